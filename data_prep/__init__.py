@@ -1,0 +1,1 @@
+"""Raw interactions to a prepared folder: download, parsing, filters, ids, split and evaluation sets. Knows nothing of JAX."""

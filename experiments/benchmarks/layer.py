@@ -1,0 +1,132 @@
+"""Time and memory of one TTT layer, forward and backward, beside attention and the definition.
+
+    python experiments/benchmarks/layer.py --lengths 10 50 200 --json layer.json
+
+Rows: the projections and norm alone (a floor that every mixer pays), causal softmax attention between the same
+projections, and TttLayer in each implementation. All take [B, L, D] and give gradients of every parameter and of the
+input; programs of one length run in turns. Ratios are of medians; a loaded machine moves the milliseconds, hardly the ratios.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from timing import interleaved, machine
+
+from ttt4rec_jax.ttt.inner import Norm, layer_norm
+from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
+
+
+class Projections(nnx.Module):
+    """Query, key and value projections, a norm and the output projection, with nothing (or attention) in between."""
+
+    def __init__(self, dim: int, num_heads: int, attend: bool, rngs: nnx.Rngs):
+        self.num_heads, self.attend = num_heads, attend
+        for name in ("theta_q", "theta_k", "theta_v", "theta_o"):
+            setattr(self, name, nnx.Param(0.02 * jax.random.normal(rngs.params(), (dim, dim))))
+        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x_BxLxD, length_B, last_only: bool = False):
+        length = x_BxLxD.shape[1]
+        valid_BxL = jnp.arange(length) < length_B[:, None]
+        q, k, v = (x_BxLxD @ theta[...] for theta in (self.theta_q, self.theta_k, self.theta_v))
+        if self.attend:
+            q, k, v = (x.reshape(*x.shape[:2], self.num_heads, -1) for x in (q, k, v))
+            scores = jnp.einsum("BiHF,BjHF->BHij", q, k) * q.shape[-1] ** -0.5
+            allowed = jnp.tri(length, dtype=bool) & valid_BxL[:, None, None]
+            weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(scores.dtype).min))
+            mixed = jnp.einsum("BHij,BjHF->BiHF", weights, v).reshape(x_BxLxD.shape)
+        else:
+            mixed = q + k + v
+        return layer_norm(mixed, Norm(self.scale[...], self.bias[...])) @ self.theta_o[...]
+
+
+def program(module, x, length, last_only: bool = False):
+    """The compiled forward and backward pass of a layer, closed over its arguments, and the temporary bytes it needs."""
+    graphdef, params = nnx.split(module, nnx.Param)
+    out = 1 if last_only else x.shape[1]
+    cotangent = jax.random.normal(jax.random.key(1), (x.shape[0], out, x.shape[2]))
+
+    def loss(params, x, length, cotangent):
+        return (nnx.merge(graphdef, params)(x, length, last_only) * cotangent).sum()
+
+    arguments = (params, x, length, cotangent)
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    return (lambda: compiled(*arguments)), None if memory is None else memory.temp_size_in_bytes
+
+
+def programs_of(length: int, sizes, args) -> dict:
+    """Every row of one length: name -> (program, temporary bytes)."""
+    x = jax.random.normal(jax.random.key(0), (args.batch_size, length, args.dim))
+    lengths = jnp.full(args.batch_size, length)
+
+    def ttt(size, impl, inner="linear", last_only=False):
+        config = TttConfig(dim=args.dim, num_heads=args.num_heads, mini_batch_size=size, impl=impl, inner=inner)
+        return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
+
+    rows = {
+        "projections and norm": program(Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths),
+        "attention": program(Projections(args.dim, args.num_heads, True, nnx.Rngs(0)), x, lengths),
+    }
+    for size in sizes:
+        rows |= {f"linear b={size} {impl}": ttt(size, impl) for impl in args.impls}
+        rows[f"linear b={size} auto, last only"] = ttt(size, "auto", last_only=True)
+    if args.mlp:
+        rows |= {f"mlp b={length} {impl}": ttt(length, impl, "mlp") for impl in ("scan", "dual")}
+    return rows
+
+
+def report(length: int, args) -> list[dict]:
+    """Measures one length and prints its table."""
+    sizes = sorted({length if size == 0 else min(size, length) for size in args.mini_batch_sizes})
+    rows = programs_of(length, sizes, args)
+    medians = interleaved({name: run for name, (run, _) in rows.items()}, args.repeats)
+    print(f"\nlength {length}\n{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}")
+    results = []
+    for name, (_, temp_bytes) in rows.items():
+        definition = medians.get(" ".join([*name.split()[:2], "scan"])) if "b=" in name else None
+        row = {
+            "length": length,
+            "name": name,
+            "ms": medians[name],
+            "times_attention": medians[name] / medians["attention"],
+            "speedup_over_definition": definition and definition / medians[name],
+            "temp_bytes": temp_bytes,
+        }
+        results.append(row)
+        speedup = "" if definition is None else f"{row['speedup_over_definition']:.2f}"
+        memory = "" if temp_bytes is None else f"{temp_bytes / 1e6:.1f}"
+        print(f"{name:34} {row['ms']:9.2f} {row['times_attention']:11.2f} {speedup:>12} {memory:>9}")
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--mini_batch_sizes", type=int, nargs="+", default=[1, 0], help="0 is the whole length")
+    parser.add_argument("--impls", nargs="+", default=["scan", "dual", "chunked"])
+    parser.add_argument("--mlp", action="store_true", help="also TTT-MLP, with the whole length as one mini-batch")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--num_heads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the machine and all rows there")
+    args = parser.parse_args()
+    before = machine()
+    print(
+        f"{before}; batch {args.batch_size}, D={args.dim}, H={args.num_heads}, forward and backward, medians of {args.repeats}"
+    )
+    results = [row for length in args.lengths for row in report(length, args)]
+    print(f"\nload at the end: {machine()['load']}")
+    if args.json:
+        args.json.write_text(
+            json.dumps({"machine": before, "arguments": vars(args) | {"json": str(args.json)}, "rows": results}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Wall time and peak memory of data preparation, raw archive to prepared folder with its evaluation sets.
+
+    python experiments/benchmarks/preparation.py --data_dir ../shared/data --electronics --csv_rows 20000000 --json prepare.json
+
+Each run is a process of its own with an empty cache folder, so that imports, parsing, filters, negatives and the
+syncing of files all count; the raw file is likely in the page cache. The generated sets are as large as the real ones:
+Electronics with review texts (its k-core removes next to nothing), and ratings like MovieLens-20M's as plain CSV.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REAL = {"ml1m": "ml-1m.zip", "beauty": "reviews_Beauty_5.json.gz"}
+PREPARE = """
+import json, sys
+from data_prep.prepare import prepare
+from data_prep.settings import DataConfig
+folder = prepare(DataConfig(dataset=sys.argv[1]), data_dir=sys.argv[2], cache_dir=sys.argv[3])
+print(json.dumps(json.loads((folder / "manifest.json").read_text())["counts"]))
+"""
+
+
+def generate_electronics(path: Path) -> None:
+    """192,403 users, 63,001 items and 1,689,188 reviews of 60 words, five or more of each user and item."""
+    import numpy as np
+
+    users, items, reviews = 192_403, 63_001, 1_689_188
+    rng = np.random.default_rng(0)
+    weights = rng.pareto(1.2, users) + 0.01
+    counts = 5 + rng.multinomial(reviews - 5 * users, weights / weights.sum())
+    popularity = 1 / np.arange(1, items + 1) ** 0.7
+    item = rng.choice(items, reviews, p=popularity / popularity.sum())
+    item[rng.permutation(reviews)[: 5 * items]] = np.repeat(np.arange(items), 5)
+    seconds = rng.integers(900_000_000, 1_400_000_000, reviews) // 86_400 * 86_400
+    words = [
+        "the",
+        "of",
+        "and",
+        "good",
+        "product",
+        "cable",
+        "works",
+        "great",
+        "price",
+        "bought",
+        "this",
+        "very",
+        "well",
+        "sound",
+    ]
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(500)]
+    rows = zip(np.repeat(np.arange(users), counts).tolist(), item.tolist(), seconds.tolist(), strict=True)
+    with gzip.open(path, "wt", compresslevel=3) as file:
+        for n, (u, i, t) in enumerate(rows):
+            file.write(
+                f'{{"reviewerID": "A{u:010d}", "asin": "B{i:08d}", "reviewerName": "someone", "helpful": [0, 0], '
+                f'"reviewText": "{texts[n % 500]}", "overall": 5.0, "summary": "Great", "unixReviewTime": {t}, '
+                '"reviewTime": "06 2, 2013"}\n'
+            )
+
+
+def generate_csv(path: Path, rows: int) -> None:
+    """Ratings of up to 138,000 users and 27,000 items, in no order."""
+    import numpy as np
+    import polars as pl
+
+    rng = np.random.default_rng(0)
+    users, items = (rng.beta(0.5, 3, rows) * 138_000).astype(int), (rng.beta(0.4, 4, rows) * 27_000).astype(int)
+    times = rng.integers(800_000_000, 1_500_000_000, rows)
+    frame = pl.DataFrame({"user": users, "item": items, "rating": np.full(rows, 4.5), "timestamp": times})
+    frame.write_csv(path)
+
+
+def measure(dataset: str, data_dir: Path, scratch: Path) -> dict:
+    """One preparation: seconds from start to end of its process, its peak memory, its counts."""
+    with tempfile.TemporaryDirectory(dir=scratch) as cache:
+        begin = time.perf_counter()
+        command = [sys.executable, "-c", PREPARE, dataset, str(data_dir), cache]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        output, errors = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{dataset}: the preparation failed\n{errors}")
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss * scale,
+        "counts": output,
+    }
+
+
+def report(name: str, dataset: str, data_dir: Path, repeats: int, scratch: Path) -> dict:
+    """Medians over some preparations, printed and returned."""
+    runs = [measure(dataset, data_dir, scratch) for _ in range(repeats)]
+    result = {
+        "name": name,
+        "seconds": round(statistics.median(run["seconds"] for run in runs), 2),
+        "fastest_seconds": round(min(run["seconds"] for run in runs), 2),
+        "cpu_seconds": round(statistics.median(run["cpu_seconds"] for run in runs), 2),
+        "peak_rss_mb": round(statistics.median(run["peak"] for run in runs) / 1e6),
+        "repeats": repeats,
+        "counts": json.loads(runs[0]["counts"]),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    print(
+        f"{name:>12}: {result['seconds']:6.2f} s (fastest {result['fastest_seconds']:.2f}, cpu {result['cpu_seconds']:.2f}), "
+        f"peak {result['peak_rss_mb']} MB, {result['counts']['interactions']:,} clicks, load {result['load_average'][0]}",
+        flush=True,
+    )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default=os.environ.get("TTT4REC_DATA_DIR", ""), help="where the real archives lie")
+    parser.add_argument("--electronics", action="store_true", help="generate Electronics in full size and prepare it, too")
+    parser.add_argument("--csv_rows", type=int, default=0, help="generate a CSV file of so many rows and prepare it, too")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    parser.add_argument("--generate", help=argparse.SUPPRESS)  # in a process of its own: a child's peak begins at its parent's
+    args = parser.parse_args()
+    if args.generate:
+        path = Path(args.generate)
+        return generate_csv(path, args.csv_rows) if args.csv_rows else generate_electronics(path)
+
+    results = []
+    with tempfile.TemporaryDirectory(prefix="preparation-") as folder:
+        scratch = Path(folder)
+        for name, file in REAL.items():
+            if (Path(args.data_dir) / file).exists():
+                results.append(report(name, name, Path(args.data_dir), args.repeats, scratch))
+            else:
+                print(f"{name:>12}: no {file} in --data_dir={args.data_dir}")
+        if args.electronics:
+            generate(scratch / "reviews_Electronics_5.json.gz")
+            results.append(report("electronics", "electronics", scratch, args.repeats, scratch))
+        if args.csv_rows:
+            generate(scratch / "clicks.csv", "--csv_rows", str(args.csv_rows))
+            results.append(report("csv", str(scratch / "clicks.csv"), scratch, args.repeats, scratch))
+    if args.json:
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        args.json.write_text(
+            json.dumps({"cpus": cpus, "python": platform.python_version(), "results": results}, indent=2) + "\n"
+        )
+
+
+def generate(path: Path, *arguments: str) -> None:
+    """Has a process of its own write a generated file."""
+    subprocess.run([sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Timing shared by the benchmarks: compiled programs run in turns, so that whatever else the machine does hits all alike."""
+
+import os
+import time
+
+import jax
+import numpy as np
+
+
+def interleaved(programs: dict, repeats: int, warmup: int = 2) -> dict[str, float]:
+    """Median milliseconds of each `name -> function of no arguments`, run one after the other, `repeats` times over."""
+    for program in programs.values():
+        for _ in range(warmup):
+            jax.block_until_ready(program())
+    seconds = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+
+
+def machine() -> dict:
+    """What the numbers were measured on, and how busy it was."""
+    return {
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+    }

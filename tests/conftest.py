@@ -1,0 +1,47 @@
+"""Small data sets made in memory, for every test that needs one."""
+
+import jax
+import numpy as np
+import pytest
+
+from ttt4rec_jax.data import Dataset, Targets
+
+
+def pytest_configure(config):
+    """Compiled programs are kept between tests and runs: compiling is most of what these tests cost."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0) -> Dataset:
+    """A leave-one-out data set from users' item sequences; users of fewer than three clicks only train."""
+    rng = np.random.default_rng(seed)
+    counts = np.array([len(s) for s in sequences])
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    users = np.flatnonzero(counts >= 3)
+    train_ends = np.where(counts >= 3, offsets[1:] - 2, offsets[1:])
+
+    def targets(back):
+        free = [np.setdiff1d(np.arange(1, num_items + 1), sequences[u]) for u in users]
+        negatives = np.stack([rng.choice(f, num_negatives, replace=False) for f in free]).astype(np.int32)
+        return Targets((offsets[users + 1] - back).astype(np.int32), users.astype(np.int32), negatives)
+
+    counts = {"users": len(sequences), "items": num_items, "interactions": int(offsets[-1])}
+    manifest = {"name": "test", "counts": counts, "sha256": "0" * 64}
+    items = np.concatenate(sequences).astype(np.int32)
+    return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
+
+
+@pytest.fixture(scope="session")
+def random_dataset() -> Dataset:
+    """40 users with 1 to 14 clicks on 30 items, repeats included."""
+    rng = np.random.default_rng(1)
+    return make_dataset([rng.integers(1, 31, rng.integers(1, 15)).tolist() for _ in range(40)], 30)
+
+
+@pytest.fixture(scope="session")
+def cyclic_dataset() -> Dataset:
+    """Users who walk round a ring of 24 items from random places: order says everything, popularity nothing."""
+    rng = np.random.default_rng(2)
+    starts = rng.integers(0, 24, 120)
+    return make_dataset([((s + np.arange(rng.integers(6, 12))) % 24 + 1).tolist() for s in starts], 24, num_negatives=9)

@@ -1,0 +1,99 @@
+"""Evaluation negatives: distinct, never clicked, of the right distribution, the same everywhere."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep import negatives
+from data_prep.settings import UserError
+
+
+def history_of(sequences, num_items):
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])])
+    items = np.concatenate([np.array(s, np.int64) for s in sequences])
+    return negatives.clicked(items, offsets, num_items), items
+
+
+@st.composite
+def problems(draw):
+    """Sequences over a small catalogue, and how many negatives each user leaves room for at most."""
+    num_items = draw(st.integers(2, 40))
+    sequence = st.lists(st.integers(1, num_items), min_size=1, max_size=num_items + 5).filter(lambda s: len(set(s)) < num_items)
+    sequences = draw(st.lists(sequence, min_size=1, max_size=8))
+    return num_items, sequences, num_items - max(len(set(s)) for s in sequences)
+
+
+@given(problems(), st.data())
+@settings(deadline=None, max_examples=150)
+def test_negatives_are_distinct_items_that_the_user_never_clicks(problem, data):
+    num_items, sequences, most = problem
+    count = data.draw(st.integers(1, most))
+    users = np.array(sorted(data.draw(st.sets(st.integers(0, len(sequences) - 1), min_size=1))))
+    history, items = history_of(sequences, num_items)
+    skewed = np.concatenate([np.arange(1, num_items + 1), np.repeat(items, 50)])
+    for pool in (np.arange(1, num_items + 1), skewed):
+        drawn = negatives.draw(users, history, pool, count, (0, 0))
+        assert drawn.shape == (len(users), count)
+        for user, row in zip(users, drawn.tolist(), strict=True):
+            assert len(set(row)) == count
+            assert set(row) <= set(range(1, num_items + 1)) - set(sequences[user])
+
+
+def chi_square(observed, expected):
+    return ((observed - expected) ** 2 / expected).sum()
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(3, negatives.ROUNDS), (24, negatives.ROUNDS), (24, (1,))])
+def test_uniform_negatives_are_uniform(count, rounds, monkeypatch):
+    monkeypatch.setattr(negatives, "ROUNDS", rounds)  # after one round alone, many rows of 24 end in the exact draw
+    users, free = 20_000, 26
+    history, _ = history_of([[1, 2, 3, 4]] * users, free + 4)
+    drawn = negatives.draw(np.arange(users), history, np.arange(1, free + 5), count, (1, 0))
+    observed = np.bincount(drawn.ravel(), minlength=free + 5)[5:]
+    assert chi_square(observed, users * count / free) < 60  # 25 degrees of freedom: passed once in 10^4 at most
+    firsts = np.bincount(drawn[:, 0], minlength=free + 5)[5:]
+    assert chi_square(firsts, users / free) < 60
+
+
+@pytest.mark.parametrize("pool", [[2, 2, 2, 2, 2, 2, 3, 3, 3, 4], [2] * 60_000 + [3] * 3 + [4]])
+def test_popular_negatives_come_one_after_another_in_proportion_to_clicks(pool):
+    """Two of three without replacement: P(a, b) = w_a / W * w_b / (W - w_a). The steep pool ends in the exact draw."""
+    users = 20_000
+    history, _ = history_of([[1]] * users, 4)
+    drawn = negatives.draw(np.arange(users), history, np.array(pool), 2, (2, 0))
+    weights = np.bincount(pool, minlength=5)
+    total = weights.sum()
+    for first, second in ((2, 3), (2, 4), (3, 2), (3, 4), (4, 2), (4, 3)):
+        expected = users * weights[first] / total * weights[second] / (total - weights[first])
+        observed = ((drawn[:, 0] == first) & (drawn[:, 1] == second)).sum()
+        assert abs(observed - expected) < 5 * np.sqrt(expected) + 1, (first, second)
+
+
+def test_popular_negatives_are_only_items_that_are_trained_on():
+    history, _ = history_of([[1], [2]], 6)
+    drawn = negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 3, (0, 0))
+    assert [sorted(row) for row in drawn.tolist()] == [[2, 3, 4], [1, 3, 4]]
+    with pytest.raises(UserError, match="of 4 items that may be drawn, a user leaves only 3"):
+        negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 4, (0, 0))
+
+
+def test_too_small_a_catalogue_is_an_error_that_says_what_would_do():
+    history, _ = history_of([[1, 2], [1, 2, 3, 3]], 5)
+    with pytest.raises(UserError, match=r"--eval_negatives=3.*leaves only 2 unclicked; set it to at most 2"):
+        negatives.draw(np.array([0, 1]), history, np.arange(1, 6), 3, (0, 0))
+    assert negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0)).shape == (1, 3)  # user 0 leaves enough
+
+
+def test_seeds_give_different_sets_and_one_seed_the_same_on_every_machine():
+    history, _ = history_of([[1, 2, 3]] * 5000, 500)
+    pool = np.repeat(np.arange(1, 501), np.arange(1, 501))
+    sets = [negatives.draw(np.arange(5000), history, pool, 99, seed) for seed in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert (sets[0] == sets[1]).all()
+    assert (sets[0] != sets[2]).mean() > 0.9
+    assert (sets[0] != sets[3]).mean() > 0.9
+    # Integers from raw PCG64 bits: if this changes, evaluation sets of the same seed do, and results no longer compare.
+    digest = hashlib.sha256(sets[0].astype("<i4").tobytes()).hexdigest()
+    assert digest[:16] == "081eb7e5e20384fc"

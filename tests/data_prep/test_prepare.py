@@ -1,0 +1,380 @@
+"""The prepared folder: its content against a brute-force twin, reuse, damage, kills and races."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_prep import negatives, readers, sources, store
+from data_prep import prepare as module
+from data_prep.prepare import prepare
+from data_prep.settings import DataConfig, UserError
+from ttt4rec_jax.data import load
+
+
+def random_rows(seed=0, users=30, items=25, clicks=600):
+    """Clicks with many shared seconds, in no order; ids that are numbers, so that 10 comes after 9."""
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(1, users, clicks), rng.integers(1, items, clicks) * 7, rng.integers(0, 40, clicks)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def write_csv(path, rows):
+    path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = write_csv(tmp_path / "clicks.csv", random_rows())
+    return DataConfig(dataset=str(path), eval_negatives=3, user_core=15, item_core=18)
+
+
+def brute(rows, user_core, item_core):
+    """{user: [(time, item), ...]} of the k-core, in order."""
+    while True:
+        users, items = Counter(r[0] for r in rows), Counter(r[1] for r in rows)
+        kept = [r for r in rows if users[r[0]] >= user_core and items[r[1]] >= item_core]
+        if len(kept) == len(rows):
+            break
+        rows = kept
+    return {
+        user: sorted(((t, i) for u, i, t in rows if u == user), key=lambda c: c[0]) for user in sorted({r[0] for r in rows})
+    }
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_folder_holds_what_the_brute_force_twin_says(config, tmp_path, split):
+    config = dataclasses.replace(config, split=split, validation_time=0.5, test_time=0.8)
+    folder = prepare(config, cache_dir=tmp_path / "cache")
+    expected = brute(random_rows(), 15, 18)
+    assert 5 < len(expected) < 29
+    dataset = load(folder)
+    user_ids = pl.read_parquet(folder / "users.parquet")["id"].to_list()
+    item_ids = pl.read_parquet(folder / "items.parquet")["id"].to_list()
+    assert user_ids == list(expected)
+    assert item_ids == sorted({item for clicks in expected.values() for _, item in clicks})
+    times = np.load(folder / "timestamps.npy")
+    for user, (start, end) in enumerate(zip(dataset.offsets, dataset.offsets[1:], strict=False)):
+        found = zip(times[start:end].tolist(), (item_ids[i - 1] for i in dataset.items[start:end]), strict=True)
+        assert list(found) == expected[user_ids[user]]
+    for targets in (dataset.validation, dataset.test):
+        for position, user, drawn in zip(*targets, strict=True):
+            first, last = dataset.offsets[user : user + 2]
+            assert first < dataset.train_ends[user] <= position < last
+            assert len(set(drawn.tolist()) - set(dataset.items[first:last].tolist())) == 3
+            if split == "leave_one_out":
+                assert position == last - (2 if targets is dataset.validation else 1)
+    types = {path.stem: np.load(path).dtype.name for path in folder.glob("*.npy")}
+    assert types == {
+        "items": "int32",
+        "timestamps": "int64",
+        "offsets": "int64",
+        "train_ends": "int64",
+        "validation_targets": "int64",
+        "test_targets": "int64",
+        "validation_negatives": "int32",
+        "test_negatives": "int32",
+    }
+
+
+def test_manifest_says_where_the_data_comes_from(config, tmp_path):
+    folder = prepare(dataclasses.replace(config, negatives="popularity", data_seed=4), cache_dir=tmp_path / "cache")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    users = len(brute(random_rows(), 15, 18))
+    assert manifest["name"] == "clicks"
+    assert manifest["source"]["file"] == "clicks.csv"
+    assert manifest["source"]["bytes"] == Path(config.dataset).stat().st_size
+    assert manifest["counts"]["users"] == manifest["counts"]["validation"] == manifest["counts"]["test"] == users
+    assert manifest["counts"]["interactions"] == len(np.load(folder / "items.npy"))
+    assert manifest["filters"] == {"user_core": 15, "item_core": 18}
+    assert manifest["negatives"] == {"kind": "popularity", "number": 3}
+    assert manifest["data_seed"] == 4
+    assert manifest["split"] == {"kind": "leave_one_out"}
+    assert manifest["skipped_rows"] == {"count": 0, "first": []}
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    assert manifest["sha256"] == store.content_digest(arrays)
+    arrays["items"][5] += 1
+    assert manifest["sha256"] != store.content_digest(arrays)
+
+
+def test_own_files_are_five_core_unless_told_otherwise(tmp_path):
+    rows = [(u, i, 0) for u in range(1, 7) for i in range(1, 7)] + [(99, i, 0) for i in range(1, 5)]
+    config = DataConfig(dataset=str(write_csv(tmp_path / "x.csv", rows)), eval_negatives=1)
+    with pytest.raises(UserError, match="catalogue is too small"):  # all six users click all six items
+        prepare(config, cache_dir=tmp_path / "cache")
+    rows += [(u, 100 + u * 10 + k, 0) for u in range(1, 7) for k in range(3)]
+    write_csv(tmp_path / "x.csv", rows)
+    folder = prepare(dataclasses.replace(config, item_core=1), cache_dir=tmp_path / "cache")
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["users"] == 6
+    folder = prepare(dataclasses.replace(config, item_core=0, user_core=0), cache_dir=tmp_path / "cache")
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["users"] == 7
+
+
+@pytest.fixture
+def makings(monkeypatch):
+    """How often a source was read."""
+    calls = []
+    read = readers.read
+    monkeypatch.setattr(readers, "read", lambda *args: calls.append(1) or read(*args))
+    return calls
+
+
+def test_same_source_and_settings_are_reused_and_others_are_not(config, tmp_path, makings):
+    cache = tmp_path / "cache"
+    first = prepare(config, cache_dir=cache)
+    before = contents(first)
+    path = Path(config.dataset)
+    os.utime(path, (1, 1))  # the content counts, not the time
+    assert prepare(config, cache_dir=cache) == first
+    assert len(makings) == 1
+    others = {
+        prepare(dataclasses.replace(config, **change), cache_dir=cache)
+        for change in (
+            {"user_core": 14},
+            {"item_core": 17},
+            {"split": "temporal"},
+            {"split": "temporal", "test_time": 0.95},
+            {"eval_negatives": 2},
+            {"negatives": "popularity"},
+            {"data_seed": 1},
+            {"on_bad_rows": "skip"},
+            {"user_col": "item", "item_col": "user", "user_core": 18, "item_core": 15},
+        )
+    }
+    assert len(others) == 9
+    assert first not in others
+    write_csv(path, random_rows(seed=1))
+    assert prepare(config, cache_dir=cache) not in {first, *others}
+    assert contents(first) == before
+
+
+def test_preparing_twice_gives_the_same_bytes(config, tmp_path):
+    folders = [prepare(config, cache_dir=tmp_path / name) for name in ("a", "b")]
+    assert folders[0].name == folders[1].name
+    assert contents(folders[0]) == contents(folders[1])
+
+
+def damage_shorter(folder):
+    path = folder / "items.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def damage_bit(folder):
+    path = folder / "test_negatives.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_missing(folder):
+    (folder / "users.parquet").unlink()
+
+
+def damage_manifest(folder):
+    (folder / "manifest.json").write_text("{")
+
+
+def damage_all(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def damage_version(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 0'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_shorter, damage_bit, damage_missing, damage_manifest, damage_all, damage_version],
+    ids=lambda d: d.__name__,
+)
+def test_a_damaged_folder_is_made_again(config, tmp_path, damage, caplog):
+    cache = tmp_path / "cache"
+    folder = prepare(config, cache_dir=cache)
+    before = contents(folder)
+    assert store.verify(folder) == ""
+    damage(folder)
+    assert store.verify(folder) != ""
+    assert prepare(config, cache_dir=cache) == folder
+    assert contents(folder) == before
+    assert "is damaged" in caplog.text
+    assert os.listdir(cache) == [folder.name]
+
+
+@pytest.mark.parametrize("step", ["k_core", "draw", "write", "rename", "manifest"])
+def test_an_interrupted_preparation_leaves_nothing(config, tmp_path, monkeypatch, step):
+    class Killed(BaseException):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Killed
+
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        target, name = {
+            "k_core": (module.clicks, "k_core"),
+            "draw": (negatives, "draw"),
+            "write": (np, "save"),
+            "rename": (os, "rename"),
+            "manifest": (store, "content_digest"),
+        }[step]
+        patch.setattr(target, name, stop)
+        with pytest.raises(Killed):
+            prepare(config, cache_dir=cache)
+    assert os.listdir(cache) == []
+    assert store.verify(prepare(config, cache_dir=cache)) == ""
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from data_prep.prepare import prepare
+from data_prep.settings import DataConfig
+saved, save = [], np.save
+def save_then_die(*args, **kwargs):
+    save(*args, **kwargs)
+    saved.append(1)
+    if len(saved) == 4:
+        os._exit(9)
+np.save = save_then_die
+prepare(DataConfig(dataset=sys.argv[1], eval_negatives=3, user_core=15, item_core=18), cache_dir=sys.argv[2])
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(config, tmp_path):
+    cache = tmp_path / "cache"
+    root = Path(module.__file__).parents[1]
+    code = subprocess.run([sys.executable, "-c", KILLED, config.dataset, str(cache)], cwd=root).returncode
+    assert code == 9
+    (left,) = cache.iterdir()
+    assert left.name.startswith(store.TEMPORARY)
+    folder = prepare(config, cache_dir=cache)
+    assert store.verify(folder) == ""
+    assert left.exists()  # it may be another process's that still works
+    old = time.time() - store.STALE_S - 60
+    os.utime(left, (old, old))
+    prepare(dataclasses.replace(config, data_seed=1), cache_dir=cache)
+    assert not left.exists()
+
+
+RACER = """
+import sys
+from pathlib import Path
+from data_prep import store
+from data_prep.prepare import prepare
+from data_prep.settings import DataConfig
+import time
+write = store.write
+def write_when_both_are_there(*args):
+    (Path(sys.argv[2]) / f"ready-{sys.argv[3]}").touch()
+    while len(list(Path(sys.argv[2]).glob("ready-*"))) < 2:
+        time.sleep(0.01)
+    write(*args)
+store.write = write_when_both_are_there
+print(prepare(DataConfig(dataset=sys.argv[1], eval_negatives=3, user_core=15, item_core=18), cache_dir=sys.argv[2]))
+"""
+
+
+def test_two_processes_that_prepare_at_once_are_both_fine(config, tmp_path):
+    cache = tmp_path / "cache"
+    root = Path(module.__file__).parents[1]
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, config.dataset, str(cache), str(n)], cwd=root, stdout=subprocess.PIPE)
+        for n in range(2)
+    ]
+    folders = {racer.communicate(timeout=60)[0].decode().strip() for racer in racers}
+    assert [racer.returncode for racer in racers] == [0, 0]
+    (folder,) = map(Path, folders)
+    assert store.verify(folder) == ""
+    assert sorted(p.name for p in cache.iterdir()) == [folder.name, "ready-0", "ready-1"]
+
+
+def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HASHED_AT_ONCE", 0)
+    path, cache = write_csv(tmp_path / "x.csv", random_rows()), tmp_path / "cache"
+    old = time.time_ns() - 10 * module.RACY_NS
+    os.utime(path, ns=(old, old))
+    digest = module.source_digest(path, cache)
+    hashed = []
+    monkeypatch.setattr(module.download, "file_digest", lambda *args: hashed.append(1) or "new")
+    assert module.source_digest(path, cache) == digest
+    assert not hashed
+    os.utime(path, ns=(old + 1, old + 1))
+    assert module.source_digest(path, cache) == "new"
+    os.utime(path)  # just changed: another change may share its time, so it is not remembered
+    assert module.source_digest(path, cache) == module.source_digest(path, cache) == "new"
+    assert len(hashed) == 3
+
+
+def test_titles_stand_beside_the_items(tmp_path):
+    from zipfile import ZipFile
+
+    rows = random_rows()
+    with ZipFile(tmp_path / "ml-1m.zip", "w") as file:
+        file.writestr("ml-1m/ratings.dat", "".join(f"{u}::{i}::5::{t}\n" for u, i, t in rows))
+        file.writestr("ml-1m/movies.dat", "".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(500) if i != 14))
+    folder = prepare(DataConfig(dataset="ml1m", eval_negatives=2), data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items["id"].to_list() == sorted({row[1] for row in rows})
+    assert items["title"].to_list() == [None if i == 14 else f"Film {i} (1999)" for i in items["id"]]
+    assert json.loads((folder / "manifest.json").read_text())["time_unit"] == "seconds"
+
+
+def test_another_checksum_of_a_local_archive_is_a_warning(tmp_path, caplog):
+    test_titles_stand_beside_the_items(tmp_path)
+    official = sources.CATALOGUE["ml1m"].md5
+    assert f"the official archive's is {official}; used as it is" in caplog.text
+
+
+def test_the_csv_form_of_amazon_is_used_where_the_other_is_not(tmp_path):
+    rows = [(f"U{u}", f"I{(u + k) % 9}", k) for u in range(9) for k in range(6)]
+    (tmp_path / "ratings_Beauty.csv").write_text("".join(f"{u},{i},5.0,{t}\n" for u, i, t in rows))
+    folder = prepare(DataConfig(dataset="beauty", eval_negatives=3), data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert json.loads((folder / "manifest.json").read_text())["source"]["file"] == "ratings_Beauty.csv"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"user_core": 10_000}, "--user_core=10000 --item_core=18: no clicks are left"),
+        ({"eval_negatives": 99}, "--eval_negatives=99: the catalogue is too small"),
+        ({"split": "temporal", "validation_time": 0.5, "test_time": 1.0}, "no user has a test target"),
+        ({"user_core": 1, "item_core": 1, "user_col": "time", "time_col": "user", "item_col": "nope"}, "no column 'nope'"),
+    ],
+)
+def test_settings_that_leave_nothing_to_do_are_errors(config, tmp_path, change, message):
+    with pytest.raises(UserError) as caught:
+        prepare(dataclasses.replace(config, **change), cache_dir=tmp_path / "cache")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--cache_dir: cannot write to .*file"):
+        prepare(config, cache_dir=tmp_path / "file")
+
+
+def test_folders_come_from_the_flag_else_the_environment_else_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TTT4REC_CACHE_DIR", raising=False)
+    assert sources.user_folder("", "TTT4REC_CACHE_DIR", "prepared") == tmp_path / "ttt4rec_jax" / "prepared"
+    monkeypatch.setenv("TTT4REC_CACHE_DIR", str(tmp_path / "env"))
+    assert prepare(DataConfig(dataset="synthetic")).parent == tmp_path / "env"
+    assert sources.user_folder(tmp_path / "flag", "TTT4REC_CACHE_DIR", "prepared") == tmp_path / "flag"

@@ -1,0 +1,113 @@
+"""Batches against a brute-force reading of the user's clicks; negatives; nothing lost or trained twice in an epoch."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt4rec_jax import data
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+
+MAX_LEN = 4
+
+
+def config(**train):
+    return Config(model=ModelConfig(max_len=MAX_LEN), train=TrainConfig(batch_size=8, **train))
+
+
+def training_clicks(dataset):
+    return [dataset.items[a:b].tolist() for a, b in zip(dataset.offsets[:-1], dataset.train_ends, strict=True)]
+
+
+def epoch_of(dataset, config):
+    """All batches of epoch 0, as numpy."""
+    clicks = data.device_clicks(dataset)
+    examples = data.training_examples(dataset, config.train.targets, MAX_LEN)
+    order = data.shuffled(jax.random.key(0), 0, len(examples.ends), config.train.batch_size)
+    make = jax.jit(lambda order, key: data.make_batch(clicks, examples, order, key, config, dataset.num_items))
+    keys = jax.random.split(jax.random.key(1), len(order))
+    return [jax.tree.map(np.asarray, make(o, k)) for o, k in zip(order, keys, strict=True)]
+
+
+@pytest.mark.parametrize("targets", ["last", "every"])
+def test_an_epoch_trains_each_click_but_a_users_first_once(random_dataset, targets):
+    expected, found = collections.Counter(), collections.Counter()
+    for clicks in training_clicks(random_dataset):
+        for t in range(1, len(clicks)):
+            if targets == "last":
+                history = clicks[max(0, t - MAX_LEN) : t]
+            else:  # runs of MAX_LEN targets, cut from the end
+                first = len(clicks) - 1 - MAX_LEN * -(-(len(clicks) - t) // MAX_LEN)
+                history = clicks[max(0, first) : t]
+            expected[(*history, clicks[t])] += 1
+    for batch in epoch_of(random_dataset, config(targets=targets)):
+        for row in range(len(batch.history)):
+            history, length = batch.history[row].tolist(), batch.length[row]
+            assert not any(history[length:]), "padding is 0, at the right"
+            pairs = [(length, batch.target[row], batch.weight[row])]
+            if targets == "every":
+                pairs = [(t + 1, batch.target[row, t], batch.weight[row, t]) for t in range(MAX_LEN)]
+            for end, target, weight in pairs:
+                assert weight in (0, 1)
+                if weight:
+                    found[(*history[:end], int(target))] += 1
+    assert found == expected
+
+
+@pytest.mark.parametrize("targets", ["last", "every"])
+def test_negatives_are_no_training_clicks_but_may_be_held_out_ones(random_dataset, targets):
+    users_of = {}
+    for clicks in training_clicks(random_dataset):
+        for t in range(1, len(clicks)):
+            users_of.setdefault((clicks[t - 1], clicks[t]), []).append(set(clicks))
+    batches = epoch_of(random_dataset, config(targets=targets, num_negatives=6))
+    for batch in batches:
+        for row in np.flatnonzero(batch.weight.reshape(len(batch.weight), -1).any(1)):
+            if targets == "last":
+                cases = [(batch.history[row, batch.length[row] - 1], batch.target[row], batch.negatives[row])]
+            else:
+                cases = [
+                    c
+                    for c, w in zip(
+                        zip(batch.history[row], batch.target[row], batch.negatives[row], strict=True),
+                        batch.weight[row],
+                        strict=True,
+                    )
+                    if w
+                ]
+            for before, target, negatives in cases:
+                assert ((negatives >= 1) & (negatives <= random_dataset.num_items)).all()
+                assert any(not known & set(negatives.tolist()) for known in users_of[(int(before), int(target))])
+
+
+def test_negatives_are_uniform_over_all_other_items(random_dataset):
+    clicks = data.device_clicks(random_dataset)
+    user = int(np.argmax(np.diff(random_dataset.offsets)))
+    known = set(training_clicks(random_dataset)[user])
+    drawn = np.asarray(data.draw_negatives(jax.random.key(0), clicks, user, (60_000,), random_dataset.num_items))
+    free = sorted(set(range(1, random_dataset.num_items + 1)) - known)
+    held_out = set(random_dataset.items[random_dataset.train_ends[user] : random_dataset.offsets[user + 1]].tolist()) - known
+    assert held_out <= set(drawn.tolist()), "to avoid the held-out items would leak them"
+    counts = np.array([np.sum(drawn == item) for item in free])
+    assert counts.sum() == len(drawn)
+    expected = len(drawn) / len(free)
+    assert ((counts - expected) ** 2 / expected).sum() < 3 * len(free), "chi-squared"
+
+
+def test_histories_are_the_last_clicks_before_the_target(random_dataset):
+    clicks, test = data.device_clicks(random_dataset), random_dataset.test
+    history, length = data.histories(clicks, jnp.asarray(test.positions), jnp.asarray(test.users), MAX_LEN)
+    for row, (position, user) in enumerate(zip(test.positions, test.users, strict=True)):
+        expected = random_dataset.items[random_dataset.offsets[user] : position][-MAX_LEN:].tolist()
+        assert history[row, : length[row]].tolist() == expected
+        assert not history[row, length[row] :].any()
+
+
+def test_epochs_are_shuffled_differently_and_reproducibly():
+    orders = [np.asarray(data.shuffled(jax.random.key(0), epoch, 21, 8)) for epoch in (0, 1, 0)]
+    for order in orders:
+        assert sorted(order.reshape(-1)) == [*range(21), 21, 21, 21], "every example once, the rest marked as none"
+    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[0], orders[2])

@@ -1,0 +1,63 @@
+"""Metrics of ranks against brute force over every way of breaking the ties, and what must hold of them in general."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttt4rec_jax import metrics
+from ttt4rec_jax.metrics import Ranks
+
+
+def ranks_of(*rows):
+    return Ranks(*np.array(rows).T)
+
+
+def brute_force(scores):
+    """Every metric of candidate 0, averaged over all orders that sort the scores."""
+    found = []
+    for order in itertools.permutations(range(len(scores))):
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
+            rank = order.index(0) + 1
+            values = {f"hit@{k}": float(rank <= k) for k in metrics.CUTOFFS}
+            values |= {f"ndcg@{k}": (rank <= k) / np.log2(rank + 1) for k in metrics.CUTOFFS}
+            below = (len(scores) - rank) / (len(scores) - 1) if len(scores) > 1 else 0.5
+            found.append(values | {"mrr": 1 / rank, "auc": below})
+    return {name: np.mean([f[name] for f in found]) for name in found[0]}
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=7))
+def test_equal_brute_force_over_all_orders(scores):
+    greater, ties = sum(s > scores[0] for s in scores), sum(s == scores[0] for s in scores) - 1
+    got = metrics.per_target(ranks_of((greater, ties, len(scores) - 1)))
+    for name, expected in brute_force(scores).items():
+        assert got[name][0] == pytest.approx(expected), name
+    assert got["tie_rate"][0] == (ties > 0)
+
+
+@given(st.integers(1, 500), st.sampled_from(metrics.CUTOFFS))
+def test_a_constant_scorer_gets_the_chance_level(others, k):
+    ranks = ranks_of((0, others, others))
+    assert metrics.hit(ranks, k)[0] == pytest.approx(min(k / (others + 1), 1))
+    assert metrics.auc(ranks)[0] == pytest.approx(0.5)
+
+
+@given(st.integers(0, 200), st.integers(0, 50), st.integers(0, 200))
+def test_a_better_rank_is_never_worse(greater, ties, others):
+    others = greater + ties + others
+    better, worse = ranks_of((greater, ties, others)), ranks_of((greater + 1, ties, others + 1))
+    for name, value in metrics.per_target(better).items():
+        assert 0 <= value[0] <= 1
+        if name != "auc":  # another candidate was added, so that the shares are not of the same whole
+            assert value[0] >= metrics.per_target(worse)[name][0]
+
+
+def test_summary_is_the_mean_and_its_interval():
+    ranks = ranks_of((0, 0, 99), (5, 0, 99), (30, 0, 99), (99, 0, 99))
+    got = metrics.summarise(ranks)
+    assert got["hit@10"] == 0.5
+    assert got["hit@10_ci95"] == pytest.approx(1.96 * np.std([1, 1, 0, 0], ddof=1) / 2)
+    assert got["ndcg@10"] == pytest.approx((1 + 1 / np.log2(7)) / 4)
+    assert got["tie_rate"] == 0

@@ -1,0 +1,177 @@
+"""Whole runs on small data: that they learn, stop, and go on where they were to the same bits."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_prep.settings import UserError
+from ttt4rec_jax import train
+from ttt4rec_jax.checkpoint import Checkpoints
+from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, TrainConfig
+from ttt4rec_jax.interrupt import Interrupted
+from ttt4rec_jax.run_folder import RunFolder
+from ttt4rec_jax.train import Trainer
+
+
+def config(model=None, **train):
+    sizes = {"dim": 8, "max_len": 4, "mini_batch_size": 2, "initializer_range": 0.3}
+    return Config(
+        model=ModelConfig(**sizes | (model or {})),
+        train=TrainConfig(**{"batch_size": 64, "learning_rate": 0.01, "epochs": 2} | train),
+    )
+
+
+def fit(config, dataset, folder, trainer=None):
+    folder = RunFolder(folder)
+    folder.create(config)
+    return (trainer or Trainer(config, dataset)).fit(folder, log=lambda line: None)
+
+
+def last_state(trainer, folder):
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints)
+    (state, _), _ = checkpoints.load_last((trainer.first_state, train.new_sums()))
+    checkpoints.close()
+    return state
+
+
+def without_times(history):
+    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in history]
+
+
+@pytest.mark.parametrize("settings", [{}, {"targets": "every", "loss": "softmax"}], ids=["paper", "every"])
+def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settings):
+    floor = fit(config({"model": "popularity"}), cyclic_dataset, tmp_path / "floor")
+    got = fit(config(epochs=25, **settings), cyclic_dataset, tmp_path / "run")
+    assert floor.best_epoch == 0 and floor.history == []
+    assert train.summary(floor.test_ranks)["full"]["hit@5"] < 0.6
+    assert train.summary(got.test_ranks)["full"]["ndcg@5"] > 0.9
+    assert got.validation["sampled"]["ndcg@10"] == max(line["validation"]["sampled"]["ndcg@10"] for line in got.history)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"dropout": 0.2}},
+        {"targets": "every", "loss": "gbce", "batch_size": 8, "model": {"ffn": True}},
+        {"loss": "sampled_softmax", "num_negatives": 16, "weight_decay": 0.1},
+    ],
+    ids=lambda s: "-".join(s),
+)
+def test_interrupted_and_resumed_is_bit_equal_to_uninterrupted(random_dataset, tmp_path, monkeypatch, settings):
+    # Given a run of two epochs that nothing disturbs
+    asked = config(**{"epochs": 2, "batch_size": 32} | settings)
+    trainer = Trainer(asked, random_dataset)
+    expected = fit(asked, random_dataset, tmp_path / "whole", trainer)
+    # When another is asked to stop after each dispatch, in the middle of epochs as well, and resumed until it ends
+    check = Trainer._check_finite
+
+    def stop_soon(self, epoch, sums):
+        check(self, epoch, sums)
+        if float(sums.loss) > 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_check_finite", stop_soon)
+    monkeypatch.setattr(train, "SECONDS_PER_DISPATCH", 0.0)
+    monkeypatch.setattr(train, "FIRST_DISPATCH", 2)
+    monkeypatch.setattr(train.StopRequest, "_ask", lambda self, number, frame: setattr(self, "asked", True))
+    stops, got = 0, None
+    while got is None:
+        try:
+            got = fit(asked, random_dataset, tmp_path / "pieces", None if stops == 0 else trainer)
+        except Interrupted:
+            stops += 1
+            assert stops < 100
+    # Then it ends in the same bits
+    assert stops >= 4
+    assert without_times(got.history) == without_times(expected.history)
+    assert got.validation == expected.validation and got.best_epoch == expected.best_epoch
+    for protocol, ranks in expected.test_ranks.items():
+        jax.tree.map(np.testing.assert_array_equal, got.test_ranks[protocol], ranks)
+    jax.tree.map(np.testing.assert_array_equal, *(last_state(trainer, tmp_path / name) for name in ("whole", "pieces")))
+
+
+def test_more_epochs_on_resume_are_the_longer_run(random_dataset, tmp_path):
+    longer = config(epochs=3)
+    expected = fit(longer, random_dataset, tmp_path / "longer")
+    fit(config(epochs=1), random_dataset, tmp_path / "run")
+    got = fit(longer, random_dataset, tmp_path / "run")
+    assert without_times(got.history) == without_times(expected.history)
+
+
+def test_metrics_file_has_a_line_an_epoch(random_dataset, tmp_path):
+    outcome = fit(config(epochs=3), random_dataset, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == outcome.history and [line["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_the_best_epoch_is_what_is_judged(random_dataset, tmp_path, monkeypatch):
+    # Given validation figures that are best in epoch 2 of 4
+    figures = iter([0.1, 0.9, 0.3, 0.9])
+    real = train.summary
+
+    def summary(ranks):
+        figures_now = real(ranks)
+        return figures_now | {"sampled": figures_now["sampled"] | {"ndcg@10": next(figures, 0.0)}}
+
+    monkeypatch.setattr(train, "summary", summary)
+    asked = config(epochs=4, learning_rate=0.1)
+    trainer = Trainer(asked, random_dataset)
+    outcome = fit(asked, random_dataset, tmp_path / "run", trainer)
+    # Then the first such epoch is chosen and its parameters, not the last ones, are scored on the test set
+    assert outcome.best_epoch == 2
+    monkeypatch.setattr(train, "summary", real)
+    fit(dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=2)), random_dataset, tmp_path / "two")
+    two = last_state(trainer, tmp_path / "two")
+    assert int(two.step) == 2 * trainer.steps
+    jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(two.params, "test"))
+
+
+def test_patience_stops_a_run_that_gets_no_better(random_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "selected", lambda line, select_by: -line["epoch"])
+    assert len(fit(config(epochs=9, patience=2), random_dataset, tmp_path / "run").history) == 3
+
+
+@pytest.mark.parametrize("broken", ["loss", "scores"])
+def test_a_run_that_diverges_stops_and_names_the_step(random_dataset, tmp_path, broken, monkeypatch):
+    # Given a run of four steps an epoch whose second epoch ends in NaN: the loss of step 3, or scores alone
+    asked = config(epochs=3)
+    trainer = Trainer(asked, random_dataset)
+    run_steps, place = trainer.run_steps, {"loss": "epoch 2 at step 3", "scores": "NaN after epoch 2"}[broken]
+
+    def poisoned(state, sums, *rest):
+        state, sums = run_steps(state, sums, *rest)
+        if int(state.step) == 2 * trainer.steps:
+            state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+            sums = sums._replace(bad_step=jnp.int32(2)) if broken == "loss" else sums
+        return state, sums
+
+    monkeypatch.setattr(trainer, "run_steps", poisoned)
+    # Then it stops there and says which checkpoint is good
+    with pytest.raises(train.DivergedError, match=f"{place}.*last finite checkpoint is that of epoch 1"):
+        fit(asked, random_dataset, tmp_path / "run", trainer)
+
+
+def test_a_loss_that_is_not_finite_is_found_in_the_compiled_steps(random_dataset, tmp_path):
+    # Given scores that overflow within a few steps
+    asked = config({"initializer_range": 1e18}, learning_rate=1e30, epochs=5, batch_size=8)
+    with pytest.raises(train.DivergedError, match="epoch 1"):
+        fit(asked, random_dataset, tmp_path / "run")
+
+
+def test_checkpoints_of_another_shape_are_refused(random_dataset, tmp_path):
+    fit(config(epochs=1), random_dataset, tmp_path / "run")
+    with pytest.raises(UserError, match="checkpoint"):
+        fit(config({"dim": 16}, epochs=2), random_dataset, tmp_path / "run")
+
+
+def test_select_by_is_what_picks(random_dataset, tmp_path):
+    asked = dataclasses.replace(config(epochs=4), eval=EvalConfig(select_by="full/hit@20"))
+    outcome = fit(asked, random_dataset, tmp_path / "run")
+    figures = [line["validation"]["full"]["hit@20"] for line in outcome.history]
+    assert outcome.best_epoch == int(np.argmax(figures)) + 1

@@ -1,0 +1,133 @@
+"""Everything that a run is set by: frozen settings, checked when made. Imports no JAX, so that a wrong flag fails at once."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.settings import DataConfig, UserError, check, option
+
+
+class Abilities(NamedTuple):
+    """What a model can do; known here so that an impossible combination is refused before JAX is imported."""
+
+    causal: bool  # the output at a position depends on no later click, so that one pass trains every position
+    trained: bool = True
+
+
+MODELS = {"ttt4rec": Abilities(causal=True), "popularity": Abilities(causal=False, trained=False)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model and its shape."""
+
+    model: str = option("ttt4rec", "The recommender.", choices=tuple(MODELS))
+    max_len: int = option(10, "Length of the history that a model reads: the last clicks before the candidate.", low=1)
+    dim: int = option(64, "Width of embeddings and blocks.", low=1)
+    num_blocks: int = option(1, "Blocks of [norm, TTT layer, residual].", low=1)
+    num_heads: int = option(2, "Heads of a TTT layer, each with fast weights of its own.", low=1)
+    dropout: float = option(0.0, "Dropout on embeddings and on what a block adds.", low=0.0, high=0.95)
+    ffn: bool = option(False, "A feed-forward network after each TTT layer.")
+    inner: str = option("linear", "The inner learner of a TTT layer.", choices=("linear", "mlp"))
+    mini_batch_size: int = option(10, "Tokens that share the weights their inner gradients are taken at; 1: online.", low=1)
+    inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
+    initializer_range: float = option(0.02, "Standard deviation of a TTT layer's initial parameters.", low=0.0)
+    fast_weight_range: float = option(-1.0, "Standard deviation of the inner learner's W_0; -1: initializer_range.", low=-1.0)
+    ttt_impl: str = option("dual", "How a TTT layer is evaluated; same results, other speed.", choices=("dual", "scan"))
+    target_tower: str = option(
+        "mlp", "What a candidate's embedding goes through: tanh MLP, or nothing.", choices=("mlp", "none")
+    )
+
+    def __post_init__(self):
+        check(self)
+        if self.dim % (2 * self.num_heads):
+            raise UserError(f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} into even widths")
+        if -1 < self.fast_weight_range < 0:
+            raise UserError(f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    targets: str = option(
+        "last",
+        "last: every training position is an example with its own window. every: one causal pass trains all positions.",
+        choices=("last", "every"),
+    )
+    loss: str = option("bce", "Training loss.", choices=("bce", "gbce", "softmax", "sampled_softmax"))
+    num_negatives: int = option(4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1)
+    gbce_t: float = option(0.75, "Calibration of loss=gbce between bce (0) and full (1).", low=0.0, high=1.0)
+    learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
+    weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
+    batch_size: int = option(256, "Examples (targets=last) or sequences (targets=every) of a step.", low=1)
+    epochs: int = option(10, "Passes over the training examples.", low=1)
+    patience: int = option(0, "Stop after so many epochs without a better validation figure; 0: never.", low=0)
+    seed: int = option(0, "Seed of initial parameters, shuffling, negatives and dropout.", low=0, high=2**31 - 1)
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How a model is judged."""
+
+    select_by: str = option(
+        "sampled/ndcg@10",
+        "Validation figure that picks the epoch.",
+        choices=tuple(f"{p}/{m}@{k}" for p in ("sampled", "full") for m in ("ndcg", "hit") for k in (5, 10, 20)),
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. Raises UserError if its parts do not go together."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def __post_init__(self):
+        if self.train.targets == "every" and not MODELS[self.model.model].causal:
+            able = ", ".join(name for name, abilities in MODELS.items() if abilities.causal)
+            raise UserError(f"--targets=every needs a causal model ({able}), --model={self.model.model} is none")
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> "Config":
+        """The run that flat flag values describe; flags of no section are left alone."""
+        return cls(
+            **{name: part(**{f.name: values[f.name] for f in dataclasses.fields(part)}) for name, part in SECTIONS.items()}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        """The run that a config.json holds."""
+        content = json.loads(path.read_text())
+        return cls(**{name: part(**content[name]) for name, part in SECTIONS.items()})
+
+    def to_dict(self) -> dict[str, dict]:
+        """What config.json holds: {section: {flag: value}}."""
+        return dataclasses.asdict(self)
+
+
+SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}
+MAY_CHANGE_ON_RESUME = ("epochs", "patience")
+
+
+def check_resumable(saved: Config, asked: Config) -> None:
+    """Raises UserError naming the first flag whose change would make a resumed run another run."""
+    for section in SECTIONS:
+        before, now = getattr(saved, section), getattr(asked, section)
+        for field in dataclasses.fields(before):
+            old, new = getattr(before, field.name), getattr(now, field.name)
+            if old != new and field.name not in MAY_CHANGE_ON_RESUME:
+                raise UserError(
+                    f"--resume: the run was started with --{field.name}={old}, found --{field.name}={new}; "
+                    "give the same value, or start a new run in another --run_dir"
+                )

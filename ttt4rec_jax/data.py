@@ -1,0 +1,172 @@
+"""Prepared folder -> arrays -> batches. A batch is a pure function of (seed, epoch, step), drawn inside jit."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Targets(NamedTuple):
+    """An evaluation set: flat positions of the targets [T], their users [T], negatives [T, C - 1]."""
+
+    positions: np.ndarray
+    users: np.ndarray
+    negatives: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared folder in memory. Items are 1..num_items, 0 is padding; a user's clicks lie together, in order."""
+
+    manifest: dict
+    items: np.ndarray  # [E]
+    offsets: np.ndarray  # [users + 1]
+    train_ends: np.ndarray  # [users]
+    validation: Targets
+    test: Targets
+
+    @property
+    def num_items(self) -> int:
+        return self.manifest["counts"]["items"]
+
+
+def load(folder: Path) -> Dataset:
+    """Reads a prepared folder (see data_prep.prepare for its files)."""
+
+    def array(name):
+        return np.load(folder / f"{name}.npy", allow_pickle=False)
+
+    offsets = array("offsets")
+
+    def targets(name):
+        positions = array(f"{name}_targets")
+        users = np.searchsorted(offsets, positions, side="right") - 1
+        return Targets(positions.astype(np.int32), users.astype(np.int32), array(f"{name}_negatives"))
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return Dataset(manifest, array("items"), offsets, array("train_ends"), targets("validation"), targets("test"))
+
+
+class Clicks(NamedTuple):
+    """What training and evaluation read of the data set, on the device. Flat click positions are int32."""
+
+    items: jax.Array  # [E]
+    starts: jax.Array  # [users], position of a user's first click
+    is_first: jax.Array  # [E], whether the user clicks this item for the first time
+    # for drawing negatives: a user's distinct training items in ascending order, as item - 1 - rank, and where they lie
+    gaps: jax.Array
+    gap_starts: jax.Array  # [users + 1]
+
+
+class Examples(NamedTuple):
+    """Training examples: positions [T] of the last target each holds, its user, and how many targets it has."""
+
+    ends: jax.Array
+    users: jax.Array
+    counts: jax.Array
+
+
+class Batch(NamedTuple):
+    """A training batch: history [B, L], its length [B], targets and their weight [B] or [B, L], negatives [..., K] or [K]."""
+
+    history: jax.Array
+    length: jax.Array
+    target: jax.Array
+    weight: jax.Array
+    negatives: jax.Array
+
+
+def device_clicks(dataset: Dataset) -> Clicks:
+    """The click sequence and its indices, as device arrays."""
+    counts = np.diff(dataset.offsets)
+    users = np.repeat(np.arange(len(counts)), counts)
+    user_item = users * np.int64(dataset.num_items + 1) + dataset.items
+    is_first = np.zeros(len(users), bool)
+    is_first[np.unique(user_item, return_index=True)[1]] = True
+    trained = np.arange(len(users)) < np.repeat(dataset.train_ends, counts)
+    known_user, known_item = np.divmod(np.unique(user_item[trained]), dataset.num_items + 1)
+    gap_starts = np.searchsorted(known_user, np.arange(len(counts) + 1))
+    gaps = known_item - 1 - (np.arange(len(known_item)) - gap_starts[known_user])
+    arrays = dataset.items, dataset.offsets[:-1], is_first, gaps, gap_starts
+    return Clicks(*(jnp.asarray(a if a.dtype == bool else a.astype(np.int32)) for a in arrays))
+
+
+def training_examples(dataset: Dataset, targets: str, max_len: int) -> Examples:
+    """The examples of an epoch. Each training click but a user's first is the target of exactly one of them.
+
+    targets="last": one example a target. "every": a user's targets in runs of max_len, cut from the end.
+    """
+    starts, ends = dataset.offsets[:-1], dataset.train_ends
+    run = 1 if targets == "last" else max_len
+    runs = -(-np.maximum(ends - starts - 1, 0) // run)
+    users = np.repeat(np.arange(len(starts)), runs)
+    run_index = np.arange(len(users)) - np.repeat(np.cumsum(runs) - runs, runs)
+    last = ends[users] - 1 - run_index * run
+    counts = np.minimum(run, last - starts[users])
+    return Examples(*(jnp.asarray(a.astype(np.int32)) for a in (last, users, counts)))
+
+
+def shuffled(key, epoch, count: int, batch_size: int):
+    """The order of an epoch's examples [steps, batch_size]; places beyond the last example hold `count`."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
+    steps = -(-count // batch_size)
+    return jnp.pad(order, (0, steps * batch_size - count), constant_values=count).reshape(steps, batch_size)
+
+
+def windows(clicks: Clicks, first_B, stop_B, max_len: int):
+    """Clicks first..stop-1 of each row, at the left of [B, max_len], zeros behind; at most max_len of them."""
+    position_BxL = first_B[:, None] + jnp.arange(max_len)
+    return jnp.where(position_BxL < stop_B[:, None], clicks.items[position_BxL], 0)
+
+
+def histories(clicks: Clicks, positions_B, users_B, max_len: int):
+    """The last max_len clicks before each position, and how many there are: ([B, L], [B])."""
+    first_B = jnp.maximum(clicks.starts[users_B], positions_B - max_len)
+    return windows(clicks, first_B, positions_B, max_len), positions_B - first_B
+
+
+def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items: int):
+    """Items uniform over those that a user's training clicks do not hold, exactly and without rejection.
+
+    The r-th item outside a sorted set is r plus the number of members that lie before it, found by bisection.
+    users: indices that broadcast to `shape`. Held-out items may come up: to avoid them would leak them.
+    """
+    first, stop = clicks.gap_starts[users], clicks.gap_starts[users + 1]
+    free = num_items - (stop - first)
+    rank = jax.random.randint(key, shape, 0, free)
+    low, high = jnp.broadcast_to(first, shape), jnp.broadcast_to(stop, shape)
+    for _ in range(num_items.bit_length()):
+        middle = (low + high) // 2
+        before = (low < high) & (clicks.gaps[middle] <= rank)
+        low, high = jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
+    return rank + (low - first) + 1
+
+
+def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_items: int) -> Batch:
+    """The batch of the examples named in order_B, with negatives drawn from key.
+
+    config: config.Config. Weights are 0 where there is no target.
+    """
+    length, train = config.model.max_len, config.train
+    real_B = order_B < len(examples.ends)
+    example_B = jnp.minimum(order_B, len(examples.ends) - 1)
+    end_B, user_B = examples.ends[example_B], examples.users[example_B]
+    if train.targets == "last":
+        history, history_length = histories(clicks, end_B, user_B, length)
+        target, weight, user = clicks.items[end_B], real_B, user_B
+    else:
+        first_B = end_B - examples.counts[example_B]
+        history, history_length = windows(clicks, first_B, end_B, length), examples.counts[example_B]
+        target = windows(clicks, first_B + 1, end_B + 1, length)
+        weight, user = real_B[:, None] & (target > 0), user_B[:, None]
+    if train.loss == "softmax":
+        negatives = jnp.zeros((0,), jnp.int32)
+    elif train.loss == "sampled_softmax":
+        negatives = jax.random.randint(key, (train.num_negatives,), 1, num_items + 1)
+    else:
+        negatives = draw_negatives(key, clicks, user[..., None], (*target.shape, train.num_negatives), num_items)
+    return Batch(history, history_length, target, weight.astype(jnp.float32), negatives)

@@ -1,0 +1,65 @@
+"""The dual form of scan.py for stacks of affine maps: a mini-batch as a few matrix products, no weights per token.
+
+The gradient of an affine map x W + b at token j is the outer product of its input x_j and the gradient g_j at its
+output, so what token i reads through the updated map is
+
+    x_i W + b - slot_scale_i * sum over j <= i of rate_j * (x_i . x_j + 1) g_j
+
+(Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A). Equal to ttt_scan in values and gradients.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ttt4rec_jax.ttt.inner import Norm, gelu, layer_norm
+from ttt4rec_jax.ttt.scan import State, Tokens, advance, over_mini_batches
+
+
+def output_gradient(z, norm: Norm, target, eps: float = 1e-6):
+    """The gradient of 1/2 || LN(z) - target ||^2 in z, over the last axis."""
+    centred = z - z.mean(-1, keepdims=True)
+    inverse_std = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    z_hat = centred * inverse_std
+    g = (z_hat * norm.scale + norm.bias - target) * norm.scale
+    return (g - g.mean(-1, keepdims=True) - z_hat * (g * z_hat).mean(-1, keepdims=True)) * inverse_std
+
+
+def key_pass(weights, norm: Norm, tokens: Tokens):
+    """Inputs x and rate-weighted output gradients g of every map for a mini-batch's keys: a list of ([b, in], [b, out])."""
+    inputs, slopes, x = [], [], tokens.key
+    for depth, (w, b) in enumerate(weights):
+        if depth:
+            x, slope = jax.vjp(gelu, x)
+            slopes.append(slope)
+        inputs.append(x)
+        x = x @ w + b
+    g = output_gradient(x, norm, tokens.value - tokens.key) * tokens.rate[:, None]
+    gradients = [g]
+    for (w, _), slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
+        gradients.append(slope(gradients[-1] @ w.T)[0])
+    return list(zip(inputs, reversed(gradients), strict=True))
+
+
+def ttt_dual(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned: bool = False):
+    """As `scan.ttt_scan`, for fast weights that are a tuple of (W, b)."""
+
+    def mini_batch(state: State, tokens: Tokens):
+        maps = key_pass(state.weights, norm, tokens)
+        update = tuple((x.T @ g, g.sum(0)) for x, g in maps)
+        after = advance(state, slot_scale_b, update, tokens.valid.sum(dtype=jnp.int32))
+        if tokens.query is None:
+            return after, None
+        size = len(tokens.key)
+        scale_bx1, causal_bxb = slot_scale_b[:size, None], jnp.tri(size, dtype=tokens.query.dtype)
+        z = tokens.query
+        for depth, ((w, b), (carried_w, carried_b), (x, g)) in enumerate(
+            zip(state.weights, state.gradients, maps, strict=True)
+        ):
+            q = gelu(z) if depth else z
+            step = (causal_bxb * (q @ x.T + 1)) @ g
+            if not aligned:  # what the first mini-batch had taken in before this sequence
+                step += q @ carried_w + carried_b
+            z = q @ w + b - scale_bx1 * step
+        return after, tokens.query + layer_norm(z, norm)
+
+    return over_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)

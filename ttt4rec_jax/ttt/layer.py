@@ -1,0 +1,178 @@
+"""The TTT layer as a Flax module: projections, rotary embedding, inner learning rates and norms around the core."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ttt4rec_jax.ttt.chunked import pick, ttt_chunked
+from ttt4rec_jax.ttt.dual import ttt_dual
+from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, layer_norm, read_out
+from ttt4rec_jax.ttt.scan import State, Tokens, initial_state, seen_weights, ttt_scan
+from ttt4rec_jax.ttt.stream import ttt_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TttConfig:
+    """Shape and constants of a TTT layer.
+
+    `impl`: "scan" (the definition), "dual" (stacks of affine maps), "chunked" (linear) or "auto", the fastest; equal in
+    everything but speed. `chunk` is chunked's, 0 for the fastest.
+    """
+
+    dim: int
+    num_heads: int
+    mini_batch_size: int
+    inner: str = "linear"
+    inner_learning_rate: float = 1.0
+    initializer_range: float = 0.02
+    fast_weight_range: float = 0.02
+    rope_theta: float = 10000.0
+    impl: str = "auto"
+    chunk: int = 0
+
+
+def rotate(x_LxF, positions_L, theta: float):
+    """Rotary position embedding on interleaved feature pairs (0, 1), (2, 3), ... (Su et al. 2021, arXiv:2104.09864)."""
+    width = x_LxF.shape[-1]
+    # known positions make sines that are constants: traced ones are computed anew wherever XLA fuses them
+    xp = np if isinstance(positions_L, np.ndarray) else jnp
+    angles = positions_L[:, None] * theta ** (-np.arange(0, width, 2, dtype=x_LxF.dtype) / width)
+    cos, sin = (jnp.asarray(table, x_LxF.dtype) for table in (xp.cos(angles), xp.sin(angles)))
+    even, odd = x_LxF[:, 0::2], x_LxF[:, 1::2]
+    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x_LxF.shape)
+
+
+class TttLayer(nnx.Module):
+    """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620)."""
+
+    def __init__(self, config: TttConfig, rngs: nnx.Rngs):
+        D, H, F = config.dim, config.num_heads, config.dim // config.num_heads
+        self.config = config
+
+        def normal(*shape):
+            return nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
+
+        self.theta_q, self.theta_k = normal(D, D), normal(D, D)
+        self.theta_v, self.theta_o = normal(D, D), normal(D, D)
+        keys = jax.random.split(rngs.params(), H)
+        init = INNER_LEARNERS[config.inner].init
+        self.fast_weights = nnx.data(
+            jax.tree.map(nnx.Param, jax.vmap(lambda key: init(key, F, config.fast_weight_range))(keys))
+        )
+        self.inner_norm_scale, self.inner_norm_bias = nnx.Param(jnp.ones((H, F))), nnx.Param(jnp.zeros((H, F)))
+        self.lr_gate_kernel, self.lr_gate_bias = normal(H, D, 1), nnx.Param(jnp.zeros((H, 1)))
+        self.token_index_offset = nnx.Param(jnp.zeros(config.mini_batch_size))
+        self.post_norm_scale, self.post_norm_bias = nnx.Param(jnp.ones(D)), nnx.Param(jnp.zeros(D))
+
+    # --- the parts that every way of running the layer shares
+
+    def initial_state(self) -> State:
+        """The state of every head [H, ...] before the first token."""
+        state = initial_state(jax.tree.map(lambda p: p[...], self.fast_weights, is_leaf=is_param))
+        return state._replace(filled=jnp.zeros(self.config.num_heads, jnp.int32))
+
+    def _norm(self) -> Norm:
+        return Norm(self.inner_norm_scale[...], self.inner_norm_bias[...])
+
+    def _slot_scale(self):
+        """max(1/i + offset_i, 0) for slot i = 1..b of a mini-batch [b]."""
+        slot = jnp.arange(1, self.config.mini_batch_size + 1, dtype=self.token_index_offset.dtype)
+        return jnp.maximum(1 / slot + self.token_index_offset[...], 0)
+
+    def _rate(self, x_LxD):
+        """Inner learning rates [H, L] of the tokens: inner_learning_rate / F * sigmoid(gate)."""
+        gate_LxH = x_LxD @ self.lr_gate_kernel[..., 0].T + self.lr_gate_bias[..., 0]
+        width = self.config.dim // self.config.num_heads
+        return self.config.inner_learning_rate / width * jax.nn.sigmoid(gate_LxH.T)
+
+    def _project(self, x_LxD, theta, slot_L=None):
+        """One projection, split into heads [H, L, F]; rotated if slots are given."""
+        heads_LxHxF = (x_LxD @ theta[...]).reshape(len(x_LxD), self.config.num_heads, -1)
+        heads_HxLxF = heads_LxHxF.transpose(1, 0, 2)
+        if slot_L is None or self.config.mini_batch_size == 1:  # slot 0 everywhere turns nothing
+            return heads_HxLxF
+        return jax.vmap(lambda x: rotate(x, slot_L, self.config.rope_theta))(heads_HxLxF)
+
+    def _mix_heads(self, outputs_HxLxF):
+        """Concatenated heads [L, D] through the post norm and the output projection."""
+        joined_LxD = outputs_HxLxF.transpose(1, 0, 2).reshape(outputs_HxLxF.shape[1], -1)
+        return layer_norm(joined_LxD, Norm(self.post_norm_scale[...], self.post_norm_bias[...])) @ self.theta_o[...]
+
+    # --- three ways of running it
+
+    def sequence(self, x_LxD, length, state: State | None = None, last_only: bool = False):
+        """Runs one sequence whose first `length` positions are valid.
+
+        Args: x_LxD inputs; state of all heads [H, ...], None for the initial one; last_only reads out nothing but the
+            last valid position, which costs about half.
+        Returns: (outputs [L, D], or [1, D] if last_only; state after the last valid token).
+        """
+        aligned = state is None
+        state = self.initial_state() if aligned else state
+        tokens, last = self._tokens(x_LxD, length, state.filled[0], aligned, last_only)
+        head = self._core(len(x_LxD), aligned, last_only)
+        outputs, state = jax.vmap(head, in_axes=(0, 0, 0, None))(self._norm(), state, tokens, last)
+        return self._mix_heads(outputs), state
+
+    def __call__(self, x_BxLxD, length_B, last_only: bool = False):
+        """Outputs [B, L, D] (or [B, 1, D] if last_only) of a batch of sequences from the initial state."""
+        tokens, last_B = jax.vmap(lambda x, n: self._tokens(x, n, 0, True, last_only))(x_BxLxD, length_B)
+        # heads outside the batch: a head's weights then meet all its sequences in one matrix product
+        head = jax.vmap(self._core(x_BxLxD.shape[1], True, last_only), in_axes=(None, None, 0, 0))
+        outputs, _ = jax.vmap(head, in_axes=(0, 0, 1, None))(self._norm(), self.initial_state(), tokens, last_B)
+        return jax.vmap(self._mix_heads, in_axes=1)(outputs)
+
+    def _tokens(self, x_LxD, length, filled, aligned: bool, last_only: bool):
+        """What the heads derive from one sequence [H, ...], and its last valid position."""
+        valid_L = jnp.arange(len(x_LxD)) < length
+        x_LxD = jnp.where(valid_L[:, None], x_LxD, 0)  # what stands in padding, even NaN, must not matter
+        position_L = np.arange(len(x_LxD)) if aligned else filled + jnp.arange(len(x_LxD))
+        slot_L = position_L % self.config.mini_batch_size
+        last = jnp.maximum(length - 1, 0)
+        read_L = (last[None], jnp.asarray(slot_L)[last][None]) if last_only else (slice(None), slot_L)
+        return Tokens(
+            self._project(x_LxD[read_L[0]], self.theta_q, read_L[1]),
+            self._project(x_LxD, self.theta_k, slot_L),
+            self._project(x_LxD, self.theta_v),
+            jnp.where(valid_L, self._rate(x_LxD), 0),
+            jnp.broadcast_to(valid_L, (self.config.num_heads, len(valid_L))),
+        ), last
+
+    def _core(self, length: int, aligned: bool, last_only: bool):
+        """The function (norm, state, tokens, last) -> (outputs, state) of one sequence and head."""
+        config, learner, slot_scale_b = self.config, INNER_LEARNERS[self.config.inner], self._slot_scale()
+        impl, chunk = pick(length, config.mini_batch_size, config.inner)
+        impl = impl if config.impl == "auto" else config.impl
+        core = ttt_dual if impl == "dual" else partial(ttt_scan, learner)
+        if impl == "chunked":
+            core = partial(ttt_chunked, chunk=config.chunk or chunk)
+
+        def head(norm, state, tokens, last):
+            if not last_only:
+                return core(norm, slot_scale_b, state, tokens, aligned)
+            if impl == "chunked":
+                return core(norm, slot_scale_b, state, tokens, aligned, last=last)
+            slot = (state.filled + last) % len(slot_scale_b)
+            _, state = core(norm, slot_scale_b, state, tokens._replace(query=None), aligned)
+            # a full mini-batch has been carried into the weights already and left no gradients: nothing is subtracted twice
+            return read_out(learner, seen_weights(state, slot_scale_b[slot]), norm, tokens.query[0])[None], state
+
+        return head
+
+    def step(self, x_D, state: State):
+        """One more valid token of one sequence: (output [D], state)."""
+        learner, x_LxD = INNER_LEARNERS[self.config.inner], x_D[None]
+        q, k = (self._project(x_LxD, theta, state.filled[:1])[:, 0] for theta in (self.theta_q, self.theta_k))
+        v, rate = self._project(x_LxD, self.theta_v)[:, 0], self._rate(x_LxD)[:, 0]
+        advance_head = jax.vmap(partial(ttt_step, learner), in_axes=(0, None, 0, 0, 0, 0, 0))
+        state, outputs_HxF = advance_head(self._norm(), self._slot_scale(), state, q, k, v, rate)
+        return self._mix_heads(outputs_HxF[:, None])[0], state
+
+
+def is_param(x) -> bool:
+    """Whether a node of a module's tree is a parameter."""
+    return isinstance(x, nnx.Param)
