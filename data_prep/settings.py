@@ -47,11 +47,15 @@ def check(settings: Any) -> None:
         if meta["choices"] and value not in meta["choices"]:
             listed = ", ".join(map(str, meta["choices"]))
             raise UserError(f"--{field.name}: {value!r} is not one of {listed}{nearest(value, meta['choices'])}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value) or not meta["low"] <= value <= meta["high"]:
-                raise UserError(f"--{field.name}: {value} is not between {meta['low']} and {meta['high']}")
-            if not value > meta["above"]:
-                raise UserError(f"--{field.name}: {value} is not greater than {meta['above']}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and not (math.isfinite(value) and meta["low"] <= value <= meta["high"] and value > meta["above"]):
+            raise UserError(f"--{field.name}: {value} is out of range, expected {_range(meta)}")
+
+
+def _range(meta) -> str:
+    """The allowed numbers of an option, in words."""
+    limits = {"more than {}": meta["above"], "at least {}": meta["low"], "at most {}": meta["high"]}
+    return " and ".join(text.format(x) for text, x in limits.items() if math.isfinite(x)) or "a finite number"
 
 
 def file_suffix(dataset: str) -> str:

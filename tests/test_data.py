@@ -24,15 +24,18 @@ def training_clicks(dataset):
 def epoch_of(dataset, config):
     """All batches of epoch 0, as numpy."""
     clicks = data.device_clicks(dataset)
-    examples = data.training_examples(dataset, config.train.targets, MAX_LEN)
-    order = data.shuffled(jax.random.key(0), 0, len(examples.ends), config.train.batch_size)
-    make = jax.jit(lambda order, key: data.make_batch(clicks, examples, order, key, config, dataset.num_items))
+    examples, buckets = data.training_examples(dataset, config)
+    of, order = data.epoch_order(jax.random.key(0), 0, buckets, config.train.batch_size)
     keys = jax.random.split(jax.random.key(1), len(order))
-    return [jax.tree.map(np.asarray, make(o, k)) for o, k in zip(order, keys, strict=True)]
+    batches = []
+    for bucket, rows, key in zip(of, order, keys, strict=True):
+        batch = data.make_batch(clicks, examples, rows, key, config, dataset.num_items, buckets[bucket].length)
+        batches.append(jax.tree.map(np.asarray, batch))
+    return batches
 
 
-@pytest.mark.parametrize("targets", ["last", "every"])
-def test_an_epoch_trains_each_click_but_a_users_first_once(random_dataset, targets):
+@pytest.mark.parametrize("targets, length_buckets", [("last", 1), ("every", 1), ("every", 3)])
+def test_an_epoch_trains_each_click_but_a_users_first_once(random_dataset, targets, length_buckets):
     expected, found = collections.Counter(), collections.Counter()
     for clicks in training_clicks(random_dataset):
         for t in range(1, len(clicks)):
@@ -42,13 +45,13 @@ def test_an_epoch_trains_each_click_but_a_users_first_once(random_dataset, targe
                 first = len(clicks) - 1 - MAX_LEN * -(-(len(clicks) - t) // MAX_LEN)
                 history = clicks[max(0, first) : t]
             expected[(*history, clicks[t])] += 1
-    for batch in epoch_of(random_dataset, config(targets=targets)):
+    for batch in epoch_of(random_dataset, config(targets=targets, length_buckets=length_buckets)):
         for row in range(len(batch.history)):
             history, length = batch.history[row].tolist(), batch.length[row]
             assert not any(history[length:]), "padding is 0, at the right"
             pairs = [(length, batch.target[row], batch.weight[row])]
             if targets == "every":
-                pairs = [(t + 1, batch.target[row, t], batch.weight[row, t]) for t in range(MAX_LEN)]
+                pairs = [(t + 1, batch.target[row, t], batch.weight[row, t]) for t in range(len(batch.target[row]))]
             for end, target, weight in pairs:
                 assert weight in (0, 1)
                 if weight:
@@ -106,8 +109,23 @@ def test_histories_are_the_last_clicks_before_the_target(random_dataset):
 
 
 def test_epochs_are_shuffled_differently_and_reproducibly():
-    orders = [np.asarray(data.shuffled(jax.random.key(0), epoch, 21, 8)) for epoch in (0, 1, 0)]
-    for order in orders:
+    buckets = data.Bucket(4, 0, 5), data.Bucket(8, 5, 21)
+    orders = [[np.asarray(x) for x in data.epoch_order(jax.random.key(0), epoch, buckets, 8)] for epoch in (0, 1, 0)]
+    for of, order in orders:
         assert sorted(order.reshape(-1)) == [*range(21), 21, 21, 21], "every example once, the rest marked as none"
-    assert (orders[0] != orders[1]).any()
-    np.testing.assert_array_equal(orders[0], orders[2])
+        for bucket, rows in zip(of, order, strict=True):
+            assert all(buckets[bucket].first <= e < buckets[bucket].stop for e in rows if e < 21)
+    assert (orders[0][1] != orders[1][1]).any()
+    np.testing.assert_array_equal(orders[0][1], orders[2][1])
+
+
+def test_bucket_lengths_cost_least_among_all_choices():
+    counts = np.array([1] * 30 + [3] * 20 + [7] * 9 + [40] * 3)
+    got = data.bucket_lengths(counts, 48, 3, 1)
+
+    def cost(lengths):
+        return sum(min(length for length in lengths if length >= count) for count in counts)
+
+    assert got[-1] == 40 and len(got) <= 3
+    assert cost(got) == min(cost((a, b, 40)) for a in (3, 4, 6, 8, 9, 12, 15, 16) for b in (8, 9, 12, 15, 16, 18, 21, 24))
+    assert data.bucket_lengths(counts, 48, 1, 1) == (40,)

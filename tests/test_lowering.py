@@ -20,13 +20,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def test_training_and_evaluation_lower_for_every_platform(random_dataset, model, train):
     config = Config(model=ModelConfig(dim=8, max_len=6, mini_batch_size=2, **model), train=TrainConfig(batch_size=4, **train))
     clicks = data.device_clicks(random_dataset)
-    examples = data.training_examples(random_dataset, config.train.targets, config.model.max_len)
+    examples, buckets = data.training_examples(random_dataset, config)
     graphdef, params = models.split(config.model, random_dataset, 0)
     tx, key = optimizer(config.train), jax.random.key(0)
     run_steps = make_run_steps(
         make_train_step(graphdef, tx, config, random_dataset.num_items), config, random_dataset.num_items
     )
-    order = data.shuffled(key, 0, len(examples.ends), 4)
+    order = data.epoch_order(key, 0, buckets, 4)
     state = TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
     evaluator = Evaluator(graphdef, params, random_dataset, clicks, config.model.max_len)
     for function, arguments in (

@@ -138,7 +138,7 @@ def test_help_lists_every_flag_without_importing_jax(environment, tmp_path):
 
 def test_a_users_own_file(environment, synthetic_run):
     cwd, _ = synthetic_run
-    rows = [f"u{u},i{(u + t) % 120},{t}" for u in range(50) for t in range(12)]
+    rows = [f"u{u},i{(u * 12 + t) % 120},{t}" for u in range(50) for t in range(12)]
     (cwd / "mine.csv").write_text("\n".join(["who,what,when", *rows]))
     flags = ["--dataset=mine.csv", "--user_col=who", "--item_col=what", "--time_col=when", "--run_dir=mine", *SMALL]
     done = main(environment, *flags, cwd=cwd)

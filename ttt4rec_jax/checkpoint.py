@@ -1,6 +1,5 @@
 """Checkpoints of a run: the last state (to resume) and the best parameters. The only module that knows orbax."""
 
-import shutil
 from pathlib import Path
 
 import jax
@@ -18,8 +17,13 @@ class Checkpoints:
     def __init__(self, folder: Path):
         folder = folder.resolve()
         self.folder = folder
-        self._last = ocp.CheckpointManager(folder / "last", options=ocp.CheckpointManagerOptions(max_to_keep=1))
-        self._best = ocp.CheckpointManager(folder / "best", options=ocp.CheckpointManagerOptions(max_to_keep=1))
+        self._last = self._manager("last", state=ocp.StandardCheckpointHandler(), progress=ocp.JsonCheckpointHandler())
+        self._best = self._manager("best", params=ocp.StandardCheckpointHandler())
+
+    def _manager(self, name: str, **handlers) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.folder / name, options=ocp.CheckpointManagerOptions(max_to_keep=1), item_handlers=handlers
+        )
 
     def save_last(self, step: int, state, progress: dict) -> None:
         """Saves the whole train state after `step` steps, with what else is needed to go on (JSON)."""
@@ -43,18 +47,30 @@ class Checkpoints:
         step = self._last.latest_step()
         if step is None:
             return None
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)), progress=ocp.args.JsonRestore())
-        restored = self._restore(self._last, step, args)
+        restored = self._restore(
+            self._last, step, "state", like, state=ocp.args.StandardRestore(_abstract(like)), progress=ocp.args.JsonRestore()
+        )
         return restored.state, restored.progress
 
     def load_best(self, like):
         """Parameters of the best epoch. `like`: parameters of the same shapes."""
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
-        return self._restore(self._best, self._best.latest_step(), args).params
+        args = {"params": ocp.args.StandardRestore(_abstract(like))}
+        return self._restore(self._best, self._best.latest_step(), "params", like, **args).params
 
-    def _restore(self, manager, step, args):
+    def _restore(self, manager, step, name, like, **args):
+        manager.wait_until_finished()
         try:
-            return manager.restore(step, args=args)
+            saved, asked = shapes(manager.item_metadata(step)[name].tree), shapes(like)
+            if different := sorted(saved.items() ^ asked.items()):
+                path = different[0][0]
+                found, expected = saved.get(path, "nothing"), asked.get(path, "nothing")
+                raise UserError(
+                    f"{self.folder}: checkpoint {step} is of another program: found {found} for {path}, expected {expected}; "
+                    "resume with the flags of the run, or start a new run"
+                )
+            return manager.restore(step, args=ocp.args.Composite(**args))
+        except UserError:
+            raise
         except (ValueError, OSError, KeyError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{self.folder}: checkpoint {step} cannot be read ({line}); start a new run") from error
@@ -76,9 +92,11 @@ class Checkpoints:
         self._last.close()
         self._best.close()
 
-    def remove_last(self) -> None:
-        """Removes the train state of a run that is finished; the best parameters stay."""
-        shutil.rmtree(self.folder / "last", ignore_errors=True)
+
+def shapes(tree) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of a tree's arrays, or of their metadata; a field, a key and an index are all just names."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves if hasattr(x, "shape")}
 
 
 def _abstract(tree):

@@ -13,9 +13,16 @@ class Abilities(NamedTuple):
 
     causal: bool  # the output at a position depends on no later click, so that one pass trains every position
     trained: bool = True
+    target_tower: str = "none"  # what target_tower=auto means
+    sparse: bool = True  # uses item ids only to look up rows of its table "embedding": optim.sparse_rows may rename them
 
 
-MODELS = {"ttt4rec": Abilities(causal=True), "popularity": Abilities(causal=False, trained=False)}
+MODELS = {
+    "ttt4rec": Abilities(causal=True, target_tower="mlp"),
+    "sasrec": Abilities(causal=True),
+    "popularity": Abilities(causal=False, trained=False, sparse=False),
+}
+OF_TTT = ("inner", "mini_batch_size", "inner_learning_rate", "initializer_range", "fast_weight_range", "ttt_impl")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +32,10 @@ class ModelConfig:
     model: str = option("ttt4rec", "The recommender.", choices=tuple(MODELS))
     max_len: int = option(10, "Length of the history that a model reads: the last clicks before the candidate.", low=1)
     dim: int = option(64, "Width of embeddings and blocks.", low=1)
-    num_blocks: int = option(1, "Blocks of [norm, TTT layer, residual].", low=1)
-    num_heads: int = option(2, "Heads of a TTT layer, each with fast weights of its own.", low=1)
+    num_blocks: int = option(1, "Blocks of [norm, TTT layer or attention, residual].", low=1)
+    num_heads: int = option(2, "Heads of a TTT layer (each with fast weights of its own) or of attention.", low=1)
     dropout: float = option(0.0, "Dropout on embeddings and on what a block adds.", low=0.0, high=0.95)
-    ffn: bool = option(False, "A feed-forward network after each TTT layer.")
+    ffn: bool = option(True, "A feed-forward network after each TTT layer or attention.")
     inner: str = option("linear", "The inner learner of a TTT layer.", choices=("linear", "mlp"))
     mini_batch_size: int = option(10, "Tokens that share the weights their inner gradients are taken at; 1: online.", low=1)
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
@@ -36,7 +43,9 @@ class ModelConfig:
     fast_weight_range: float = option(-1.0, "Standard deviation of the inner learner's W_0; -1: initializer_range.", low=-1.0)
     ttt_impl: str = option("dual", "How a TTT layer is evaluated; same results, other speed.", choices=("dual", "scan"))
     target_tower: str = option(
-        "mlp", "What a candidate's embedding goes through: tanh MLP, or nothing.", choices=("mlp", "none")
+        "auto",
+        "What a candidate's embedding goes through: tanh MLP or nothing; auto: mlp for ttt4rec, as in its paper.",
+        choices=("auto", "mlp", "none"),
     )
 
     def __post_init__(self):
@@ -45,6 +54,11 @@ class ModelConfig:
             raise UserError(f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} into even widths")
         if -1 < self.fast_weight_range < 0:
             raise UserError(f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0")
+        if self.target_tower == "auto":
+            object.__setattr__(self, "target_tower", MODELS[self.model].target_tower)
+        for field in dataclasses.fields(self):
+            if self.model != "ttt4rec" and field.name in OF_TTT and getattr(self, field.name) != field.default:
+                raise UserError(f"--{field.name}: an option of --model=ttt4rec, which --model={self.model} does not have")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +75,28 @@ class TrainConfig:
     gbce_t: float = option(0.75, "Calibration of loss=gbce between bce (0) and full (1).", low=0.0, high=1.0)
     learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
+    sparse_embeddings: bool = option(
+        False,
+        "Lazy Adam: a step updates only the item embeddings of its batch, so that its time does not grow with the catalogue. "
+        "The others keep value and moments to the bit, where dense Adam lets moments decay, coasts on them and decays weights.",
+    )
     batch_size: int = option(256, "Examples (targets=last) or sequences (targets=every) of a step.", low=1)
+    length_buckets: int = option(
+        4,
+        "targets=every: sequences of like length share a step, padded to one of so many lengths; 1: all to max_len.",
+        low=1,
+        high=8,
+    )
     epochs: int = option(10, "Passes over the training examples.", low=1)
     patience: int = option(0, "Stop after so many epochs without a better validation figure; 0: never.", low=0)
     seed: int = option(0, "Seed of initial parameters, shuffling, negatives and dropout.", low=0, high=2**31 - 1)
 
     def __post_init__(self):
         check(self)
+        if self.sparse_embeddings and self.loss == "softmax":
+            raise UserError(
+                "--sparse_embeddings: --loss=softmax reaches every item in each step; take another loss, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +126,11 @@ class Config:
         if self.train.targets == "every" and not MODELS[self.model.model].causal:
             able = ", ".join(name for name, abilities in MODELS.items() if abilities.causal)
             raise UserError(f"--targets=every needs a causal model ({able}), --model={self.model.model} is none")
+        if self.train.sparse_embeddings and not MODELS[self.model.model].sparse:
+            able = ", ".join(name for name, abilities in MODELS.items() if abilities.sparse)
+            raise UserError(
+                f"--sparse_embeddings: for a model that learns a table of its items ({able}), not --model={self.model.model}"
+            )
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> "Config":

@@ -1,6 +1,7 @@
 """Prepared folder -> arrays -> batches. A batch is a pure function of (seed, epoch, step), drawn inside jit."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,14 @@ class Examples(NamedTuple):
     counts: jax.Array
 
 
+class Bucket(NamedTuple):
+    """Examples first..stop-1, whose histories are padded to `length`. Static: known when a step is traced."""
+
+    length: int
+    first: int
+    stop: int
+
+
 class Batch(NamedTuple):
     """A training batch: history [B, L], its length [B], targets and their weight [B] or [B, L], negatives [..., K] or [K]."""
 
@@ -95,11 +104,13 @@ def device_clicks(dataset: Dataset) -> Clicks:
     return Clicks(*(jnp.asarray(a if a.dtype == bool else a.astype(np.int32)) for a in arrays))
 
 
-def training_examples(dataset: Dataset, targets: str, max_len: int) -> Examples:
-    """The examples of an epoch. Each training click but a user's first is the target of exactly one of them.
+def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket, ...]]:
+    """The examples of an epoch, and their buckets. Each training click but a user's first is the target of just one example.
 
-    targets="last": one example a target. "every": a user's targets in runs of max_len, cut from the end.
+    targets="last": one example a target. "every": a user's targets in runs of max_len, cut from the end, and sorted by
+    length into the buckets that pad least. config: config.Config.
     """
+    targets, max_len = config.train.targets, config.model.max_len
     starts, ends = dataset.offsets[:-1], dataset.train_ends
     run = 1 if targets == "last" else max_len
     runs = -(-np.maximum(ends - starts - 1, 0) // run)
@@ -107,14 +118,54 @@ def training_examples(dataset: Dataset, targets: str, max_len: int) -> Examples:
     run_index = np.arange(len(users)) - np.repeat(np.cumsum(runs) - runs, runs)
     last = ends[users] - 1 - run_index * run
     counts = np.minimum(run, last - starts[users])
-    return Examples(*(jnp.asarray(a.astype(np.int32)) for a in (last, users, counts)))
+    buckets = (Bucket(max_len, 0, len(last)),)
+    if targets == "every" and config.train.length_buckets > 1 and len(last):
+        lengths = bucket_lengths(counts, max_len, config.train.length_buckets, config.train.batch_size)
+        by_bucket = np.argsort(np.searchsorted(lengths, counts), kind="stable")
+        last, users, counts = last[by_bucket], users[by_bucket], counts[by_bucket]
+        stops = [int((counts <= length).sum()) for length in lengths]
+        buckets = tuple(Bucket(*b) for b in zip(lengths, [0, *stops[:-1]], stops, strict=True))
+    return Examples(*(jnp.asarray(a.astype(np.int32)) for a in (last, users, counts))), buckets
 
 
-def shuffled(key, epoch, count: int, batch_size: int):
-    """The order of an epoch's examples [steps, batch_size]; places beyond the last example hold `count`."""
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
-    steps = -(-count // batch_size)
-    return jnp.pad(order, (0, steps * batch_size - count), constant_values=count).reshape(steps, batch_size)
+def bucket_lengths(counts, max_len: int, most: int, batch_size: int) -> tuple[int, ...]:
+    """At most `most` lengths up to max_len, ascending, that cost the fewest positions, filled-up batches included.
+
+    Chosen among sixteenths of max_len and small powers of two. No bucket is empty.
+    """
+    longest = int(counts.max())
+    grid = {-(-max_len * i // 16) for i in range(1, 16)} | {4, 8, 16}
+    grid = sorted(length for length in grid if length < longest)
+    below = {length: int((counts <= length).sum()) for length in (*grid, longest)}
+
+    def cost(lengths):
+        sizes = np.diff([0, *(below[length] for length in lengths)])
+        return sum(-(-size // batch_size) * batch_size * length for size, length in zip(sizes, lengths, strict=True))
+
+    chosen = ((*some, longest) for n in range(most) for some in itertools.combinations(grid, n))
+    best = min(chosen, key=cost)
+    sizes = np.diff([0, *(below[length] for length in best)])
+    return tuple(length for length, size in zip(best, sizes, strict=True) if size)
+
+
+def epoch_order(key, epoch, buckets: tuple[Bucket, ...], batch_size: int):
+    """The steps of an epoch: which bucket each is of [steps], and its examples [steps, batch_size].
+
+    Examples are shuffled within a bucket, steps among all. Places that no example fills hold the number of examples.
+    """
+    key, steps_key = jax.random.split(jax.random.fold_in(key, epoch))
+    count, order, of = buckets[-1].stop, [], []
+    for index, bucket in enumerate(buckets):
+        size = bucket.stop - bucket.first
+        steps = -(-size // batch_size)
+        examples = bucket.first + jax.random.permutation(jax.random.fold_in(key, index), size)
+        filled = jnp.pad(examples, (0, steps * batch_size - size), constant_values=count)
+        order.append(filled.reshape(steps, batch_size))
+        of.append(jnp.full(steps, index, jnp.int32))
+    if len(buckets) == 1:
+        return of[0], order[0]
+    shuffle = jax.random.permutation(steps_key, sum(map(len, of)))
+    return jnp.concatenate(of)[shuffle], jnp.concatenate(order)[shuffle]
 
 
 def windows(clicks: Clicks, first_B, stop_B, max_len: int):
@@ -146,12 +197,12 @@ def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items
     return rank + (low - first) + 1
 
 
-def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_items: int) -> Batch:
-    """The batch of the examples named in order_B, with negatives drawn from key.
+def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_items: int, length: int) -> Batch:
+    """The batch of the examples named in order_B, padded to `length`, with negatives drawn from key.
 
     config: config.Config. Weights are 0 where there is no target.
     """
-    length, train = config.model.max_len, config.train
+    train = config.train
     real_B = order_B < len(examples.ends)
     example_B = jnp.minimum(order_B, len(examples.ends) - 1)
     end_B, user_B = examples.ends[example_B], examples.users[example_B]

@@ -74,7 +74,7 @@ class Trainer:
         started = time.perf_counter()
         self.config, self.dataset = config, dataset
         self.clicks = data.device_clicks(dataset)
-        self.examples = data.training_examples(dataset, config.train.targets, config.model.max_len)
+        self.examples, self.buckets = data.training_examples(dataset, config)
         graphdef, params = models.split(config.model, dataset, config.train.seed)
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params))
         self.key = jax.random.key(config.train.seed)
@@ -83,16 +83,16 @@ class Trainer:
         tx = optimizer(config.train)
         self.first_state = TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
         self.count, size = len(self.examples.ends), config.train.batch_size
-        self.steps = -(-self.count // size)
+        self.steps = sum(-(-(bucket.stop - bucket.first) // size) for bucket in self.buckets)
         if self.is_trained:
             if not self.count:
                 raise UserError(
                     f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on"
                 )
             train_step = make_train_step(graphdef, tx, config, dataset.num_items)
-            self.shuffle = jax.jit(lambda epoch: data.shuffled(self.key, epoch, self.count, size))
+            self.shuffle = jax.jit(lambda epoch: data.epoch_order(self.key, epoch, self.buckets, size))
             arguments = (self.first_state, new_sums(), self.clicks, self.examples, self.shuffle(0), self.key, 0, 0)
-            run_steps = jax.jit(make_run_steps(train_step, config, dataset.num_items), donate_argnums=0)
+            run_steps = jax.jit(make_run_steps(train_step, config, dataset.num_items, self.buckets), donate_argnums=0)
             self.run_steps = run_steps.lower(*arguments).compile()
         self.compile_seconds = time.perf_counter() - started
 
@@ -122,7 +122,7 @@ class Trainer:
         else:
             state = jax.tree.map(jnp.copy, state)  # the first step takes the buffers that it is given
         bar = tqdm(total=self.config.train.epochs * self.count, unit=" examples", unit_scale=True, disable=None, smoothing=0.1)
-        bar.update(progress.epoch * self.count + min(progress.step * self.config.train.batch_size, self.count))
+        bar.update(progress.epoch * self.count + round(self.count * progress.step / max(self.steps, 1)))
         with bar, StopRequest() as stop:
             while not is_finished(progress, self.config):
                 started = time.perf_counter()
@@ -144,6 +144,10 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, step: int, state: TrainState, sums: EpochSums, bar: tqdm, stop: StopRequest):
         """Trains from `step` of an epoch to its end, or to where `stop` asks: (step, state, sums)."""
+
+        def examples_in(steps):  # about: a bucket's last step is not full
+            return round(self.count * steps / self.steps)
+
         order, chunk, before = self.shuffle(epoch), FIRST_DISPATCH, time.perf_counter()
         while step < self.steps and not stop.asked:
             end = min(step + chunk, self.steps)
@@ -152,8 +156,7 @@ class Trainer:
             self._check_finite(epoch, pending)  # waits for the dispatch before, while the device computes this one
             if step:
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {float(pending.loss) / step:.4f}", refresh=False)
-            size = self.config.train.batch_size
-            bar.update(min(end * size, self.count) - step * size)
+            bar.update(examples_in(end) - examples_in(step))
             now = time.perf_counter()
             chunk = int(np.clip(chunk * SECONDS_PER_DISPATCH / max(now - before, 1e-3), 1, 4 * chunk))
             step, before = end, now

@@ -9,7 +9,8 @@ from flax import nnx
 
 from ttt4rec_jax import losses
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.data import Batch, Clicks, Examples, make_batch
+from ttt4rec_jax.data import Batch, Bucket, Clicks, Examples, make_batch
+from ttt4rec_jax.optim import sparse_rows
 
 
 class TrainState(NamedTuple):
@@ -63,21 +64,31 @@ def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), loss
 
-    return train_step
+    return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
 
-def make_run_steps(train_step, config: Config, num_items: int):
-    """`run_steps(state, sums, clicks, examples, order [steps, B], key, first, stop) -> (state, sums)`.
+def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...]):
+    """`run_steps(state, sums, clicks, examples, order, key, first, stop) -> (state, sums)`.
 
-    Steps first..stop-1 of an epoch whose order is given. The bounds are values, not shapes: one compilation serves all.
+    Steps first..stop-1 of an epoch whose order is given (data.epoch_order). The bounds are values, not shapes: one
+    compilation serves all. Each bucket's step is compiled for its own history length.
     """
 
     def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, order, key, first, stop):
+        def step_of_length(length):
+            def one(state, order_B):
+                batch_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
+                batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, length)
+                return train_step(state, batch, model_key)
+
+            return one
+
+        steps = [step_of_length(bucket.length) for bucket in buckets]
+        of, order_SxB = order
+
         def body(step, carry):
             state, sums = carry
-            batch_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
-            batch = make_batch(clicks, examples, order[step], batch_key, config, num_items)
-            state, loss = train_step(state, batch, model_key)
+            state, loss = jax.lax.switch(of[step], steps, state, order_SxB[step])
             first_bad = (sums.bad_step < 0) & ~jnp.isfinite(loss)
             return state, EpochSums(sums.loss + loss, jnp.where(first_bad, step, sums.bad_step))
 

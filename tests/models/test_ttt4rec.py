@@ -63,7 +63,7 @@ def test_the_last_of_every_output_is_the_user_vector(random_dataset):
 def test_initializer_range_and_fast_weight_range(random_dataset):
     def spread(**settings):
         model = build(random_dataset, dim=64, **settings)
-        ttt = model.blocks[0].ttt
+        ttt = model.blocks[0].mixer
         return [float(jnp.std(p[...])) for p in (ttt.theta_q, ttt.lr_gate_kernel, ttt.fast_weights[0][0])]
 
     np.testing.assert_allclose(spread(initializer_range=0.1), [0.1, 0.1, 0.1], rtol=0.2)

@@ -13,6 +13,7 @@ from flax import nnx
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import Dataset
 from ttt4rec_jax.models.popularity import Popularity
+from ttt4rec_jax.models.sasrec import SasRec
 from ttt4rec_jax.models.ttt4rec import Ttt4Rec
 
 
@@ -20,7 +21,8 @@ def build(config: ModelConfig, dataset: Dataset, seed: int) -> nnx.Module:
     """The model that config names, with initial parameters drawn from seed."""
     if config.model == "popularity":
         return Popularity(dataset)
-    return Ttt4Rec(config, dataset.num_items, nnx.Rngs(params=seed))
+    model = {"ttt4rec": Ttt4Rec, "sasrec": SasRec}[config.model]
+    return model(config, dataset.num_items, nnx.Rngs(params=seed))
 
 
 def split(config: ModelConfig, dataset: Dataset, seed: int) -> tuple[nnx.GraphDef, dict]:

@@ -20,17 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt4rec_jax.ttt.dual import output_gradient
-from ttt4rec_jax.ttt.inner import Norm, layer_norm
+from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, layer_norm
 from ttt4rec_jax.ttt.scan import State, Tokens
 
-CHUNK = 16
+CHUNK = 50  # the products grow with it, the number of W's to form and to keep falls: flat from 25 to 50 at F = 32
 
 
 def pick(length: int, mini_batch_size: int, inner: str) -> tuple[str, int]:
-    """The fastest implementation and chunk length: (impl, chunk)."""
-    if inner != "linear":
-        return "dual", 0
-    return "chunked", CHUNK
+    """The fastest implementation and its chunk, as measured by experiments/benchmarks/layer.py: (impl, chunk)."""
+    if inner == "linear":
+        return "chunked", max(
+            mini_batch_size, -(-length // max(1, -(-length // CHUNK)))
+        )  # chunks of one size, none nearly empty
+    learner = INNER_LEARNERS.get(inner)
+    return ("dual" if learner is not None and learner.is_affine_stack else "scan"), 0
 
 
 # --- the triangular system

@@ -1,0 +1,70 @@
+"""SASRec: parameters in closed form, attention against a loop over positions, causality, inert padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ttt4rec_jax import models
+from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.layers import CausalAttention
+
+LENGTH = 6
+
+
+def build(dataset, **settings):
+    sizes = {"model": "sasrec", "dim": 8, "num_heads": 2, "max_len": LENGTH, "num_blocks": 2}
+    return models.build(ModelConfig(**sizes | settings), dataset, 0)
+
+
+@pytest.mark.parametrize("target_tower", ["mlp", "none"])
+def test_parameter_count(random_dataset, target_tower):
+    D, V = 8, random_dataset.num_items
+    block = D + 4 * D * D + D + (D * 4 * D + 4 * D + 4 * D * D + D)
+    tower = 2 * (D * D + D) if target_tower == "mlp" else 0
+    count = sum(p.size for p in jax.tree.leaves(nnx.state(build(random_dataset, target_tower=target_tower), nnx.Param)))
+    assert count == (V + 1) * D + LENGTH * D + 2 * block + D + tower
+
+
+def test_attention_equals_a_loop_over_positions_and_heads():
+    layer = CausalAttention(8, 2, nnx.Rngs(0))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (1, 5, 8)))
+    q, k, v = np.split(x[0] @ np.asarray(layer.w_qkv[...]), 3, -1)
+    expected = np.zeros((5, 8))
+    for t in range(5):
+        for head in (slice(0, 4), slice(4, 8)):
+            weight = np.exp(k[: t + 1, head] @ q[t, head] / 2)
+            expected[t, head] = weight @ v[: t + 1, head] / weight.sum()
+    expected = expected @ np.asarray(layer.w_out[...])
+    np.testing.assert_allclose(layer(x, jnp.array([5]))[0], expected, rtol=1e-4, atol=1e-5)
+    for length in (1, 3, 5):
+        got = layer(x, jnp.array([length]), last_only=True)[0, 0]
+        np.testing.assert_allclose(got, expected[length - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_click_changes_no_earlier_output(random_dataset):
+    model, history = build(random_dataset), jnp.array([[3, 7, 1, 9, 4, 2]])
+    encode = nnx.jit(lambda model, history: model.encode(history, jnp.array([LENGTH]), every=True)[0])
+    expected = encode(model, history)
+    for changed in range(LENGTH):
+        got = encode(model, history.at[0, changed].set(11))
+        np.testing.assert_array_equal(got[:changed], expected[:changed])
+        assert (np.abs(got[changed:] - expected[changed:]).max(-1) > 0).all()
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_padding_is_inert(random_dataset, every):
+    model, lengths = build(random_dataset), jnp.array([3, 1])
+    history = jnp.array([[3, 7, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
+    encode = nnx.jit(lambda model, history: model.encode(history, lengths, every))
+    a, b = encode(model, history), encode(model, jnp.where(history > 0, history, 5))
+    valid = (jnp.arange(LENGTH) < lengths[:, None])[..., None] if every else True
+    np.testing.assert_array_equal(jnp.where(valid, a, 0), jnp.where(valid, b, 0))
+
+
+def test_the_last_of_every_output_is_the_user_vector(random_dataset):
+    model, lengths = build(random_dataset), jnp.array([6, 2])
+    history = jnp.array([[3, 7, 1, 9, 4, 2], [8, 8, 0, 0, 0, 0]])
+    every = jnp.take_along_axis(model.encode(history, lengths, every=True), lengths[:, None, None] - 1, 1)[:, 0]
+    np.testing.assert_allclose(model.encode(history, lengths), every, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,21 @@
+"""SASRec: causal self-attention over the history, its output at the last click dotted with the candidate's embedding.
+
+Kang and McAuley 2018, "Self-Attentive Sequential Recommendation" (arXiv:1808.09781), section 3. What differs here: RMSNorm
+before attention's queries, keys and values alike, a GELU feed-forward network of width 4D, no biases in attention,
+positions counted from the first click of the window, and whichever of this project's losses is asked for (the paper's: bce
+with one negative, --targets=every).
+"""
+
+from flax import nnx
+
+from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.layers import Block, BlockRecommender, CausalAttention
+
+
+class SasRec(BlockRecommender):
+    """Interface in models/__init__.py."""
+
+    def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
+        layers = [CausalAttention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
+        blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
+        super().__init__(config, num_items, blocks, positions=True, rngs=rngs)
