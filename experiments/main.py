@@ -41,12 +41,12 @@ def train_and_judge(config: Config, run: flags.RunConfig, folder: RunFolder, sta
     print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
     print(f"platform  {platform}\nrun       {folder.path}", flush=True)
     folder.create(config)
-    trainer = Trainer(config, dataset)
+    trainer = Trainer([config], dataset)
     print(
         f"model     {config.model.model}, {trainer.num_parameters:,} parameters, {trainer.count:,} training examples an epoch"
     )
     print(f"          compiled in {trainer.compile_seconds:.1f} s", flush=True)
-    outcome = trainer.fit(folder)
+    (outcome,) = trainer.fit(folder, [folder])
     seconds = {"prepare": prepare_seconds, "total": time.perf_counter() - started}
     result = report.result(config, dataset.manifest, outcome, seconds, platform)
     folder.write_result(result, outcome.test_ranks, dataset.test.users)

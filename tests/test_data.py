@@ -25,7 +25,8 @@ def epoch_of(dataset, config):
     """All batches of epoch 0, as numpy."""
     clicks = data.device_clicks(dataset)
     examples, buckets = data.training_examples(dataset, config)
-    of, order = data.epoch_order(jax.random.key(0), 0, buckets, config.train.batch_size)
+    of = data.step_buckets(0, buckets, config.train.batch_size)
+    order = data.epoch_order(jax.random.key(0), of, buckets, config.train.batch_size)
     keys = jax.random.split(jax.random.key(1), len(order))
     batches = []
     for bucket, rows, key in zip(of, order, keys, strict=True):
@@ -110,7 +111,9 @@ def test_histories_are_the_last_clicks_before_the_target(random_dataset):
 
 def test_epochs_are_shuffled_differently_and_reproducibly():
     buckets = data.Bucket(4, 0, 5), data.Bucket(8, 5, 21)
-    orders = [[np.asarray(x) for x in data.epoch_order(jax.random.key(0), epoch, buckets, 8)] for epoch in (0, 1, 0)]
+    ofs = [data.step_buckets(epoch, buckets, 8) for epoch in (0, 1, 0)]
+    keys = [jax.random.fold_in(jax.random.key(0), epoch) for epoch in (0, 1, 0)]
+    orders = [(of, np.asarray(data.epoch_order(key, of, buckets, 8))) for key, of in zip(keys, ofs, strict=True)]
     for of, order in orders:
         assert sorted(order.reshape(-1)) == [*range(21), 21, 21, 21], "every example once, the rest marked as none"
         for bucket, rows in zip(of, order, strict=True):

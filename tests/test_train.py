@@ -13,7 +13,7 @@ import pytest
 from data_prep.settings import UserError
 from ttt4rec_jax import train
 from ttt4rec_jax.checkpoint import Checkpoints
-from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, TrainConfig
+from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, TrainConfig, program
 from ttt4rec_jax.interrupt import Interrupted
 from ttt4rec_jax.run_folder import RunFolder
 from ttt4rec_jax.train import Trainer
@@ -30,12 +30,13 @@ def config(model=None, **train):
 def fit(config, dataset, folder, trainer=None):
     folder = RunFolder(folder)
     folder.create(config)
-    return (trainer or Trainer(config, dataset)).fit(folder, log=lambda line: None)
+    (outcome,) = (trainer or Trainer([config], dataset)).fit(folder, [folder], log=lambda line: None)
+    return outcome
 
 
 def last_state(trainer, folder):
-    checkpoints = Checkpoints(RunFolder(folder).checkpoints)
-    (state, _), _ = checkpoints.load_last((trainer.first_state, train.new_sums()))
+    checkpoints = Checkpoints(RunFolder(folder).last)
+    (state, _), _ = checkpoints.load((trainer.first_state, trainer.first_sums))
     checkpoints.close()
     return state
 
@@ -47,11 +48,13 @@ def without_times(history):
 @pytest.mark.parametrize("settings", [{}, {"targets": "every", "loss": "softmax"}], ids=["paper", "every"])
 def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settings):
     floor = fit(Config(model=ModelConfig(model="popularity")), cyclic_dataset, tmp_path / "floor")
-    got = fit(config(epochs=25, **settings), cyclic_dataset, tmp_path / "run")
+    # the sampled figures are 1 long before the full ones are
+    asked = dataclasses.replace(config(epochs=25, **settings), eval=EvalConfig(select_by="full/ndcg@5"))
+    got = fit(asked, cyclic_dataset, tmp_path / "run")
     assert floor.best_epoch == 0 and floor.history == []
     assert train.summary(floor.test_ranks)["full"]["hit@5"] < 0.6
     assert train.summary(got.test_ranks)["full"]["ndcg@5"] > 0.9
-    assert got.validation["sampled"]["ndcg@10"] == max(line["validation"]["sampled"]["ndcg@10"] for line in got.history)
+    assert got.validation["full"]["ndcg@5"] == max(line["validation"]["full"]["ndcg@5"] for line in got.history)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +69,14 @@ def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settin
 def test_interrupted_and_resumed_is_bit_equal_to_uninterrupted(random_dataset, tmp_path, monkeypatch, settings):
     # Given a run of two epochs that nothing disturbs
     asked = config(**{"epochs": 2, "batch_size": 32} | settings)
-    trainer = Trainer(asked, random_dataset)
+    trainer = Trainer([asked], random_dataset)
     expected = fit(asked, random_dataset, tmp_path / "whole", trainer)
     # When another is asked to stop after each dispatch, in the middle of epochs as well, and resumed until it ends
     check = Trainer._check_finite
 
-    def stop_soon(self, epoch, sums):
-        check(self, epoch, sums)
-        if float(sums.loss) > 0:
+    def stop_soon(self, progress, sums):
+        check(self, progress, sums)
+        if sums.loss[0] > 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_check_finite", stop_soon)
@@ -121,15 +124,16 @@ def test_the_best_epoch_is_what_is_judged(random_dataset, tmp_path, monkeypatch)
 
     monkeypatch.setattr(train, "summary", summary)
     asked = config(epochs=4, learning_rate=0.1)
-    trainer = Trainer(asked, random_dataset)
+    trainer = Trainer([asked], random_dataset)
     outcome = fit(asked, random_dataset, tmp_path / "run", trainer)
     # Then the first such epoch is chosen and its parameters, not the last ones, are scored on the test set
     assert outcome.best_epoch == 2
     monkeypatch.setattr(train, "summary", real)
     fit(dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=2)), random_dataset, tmp_path / "two")
     two = last_state(trainer, tmp_path / "two")
-    assert int(two.step) == 2 * trainer.steps
-    jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(two.params, "test"))
+    assert int(two.opt_state.count[0]) == 2 * trainer.steps
+    (params,) = train.unstacked(two.params)
+    jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(params, "test"))
 
 
 def test_patience_stops_a_run_that_gets_no_better(random_dataset, tmp_path, monkeypatch):
@@ -141,14 +145,14 @@ def test_patience_stops_a_run_that_gets_no_better(random_dataset, tmp_path, monk
 def test_a_run_that_diverges_stops_and_names_the_step(random_dataset, tmp_path, broken, monkeypatch):
     # Given a run of four steps an epoch whose second epoch ends in NaN: the loss of step 3, or scores alone
     asked = config(epochs=3)
-    trainer = Trainer(asked, random_dataset)
+    trainer = Trainer([asked], random_dataset)
     run_steps, place = trainer.run_steps, {"loss": "epoch 2 at step 3", "scores": "NaN after epoch 2"}[broken]
 
     def poisoned(state, sums, *rest):
         state, sums = run_steps(state, sums, *rest)
-        if int(state.step) == 2 * trainer.steps:
+        if int(state.opt_state.count[0]) == 2 * trainer.steps:
             state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
-            sums = sums._replace(bad_step=jnp.int32(2)) if broken == "loss" else sums
+            sums = sums._replace(bad_step=jnp.array([2])) if broken == "loss" else sums
         return state, sums
 
     monkeypatch.setattr(trainer, "run_steps", poisoned)
@@ -166,7 +170,7 @@ def test_a_loss_that_is_not_finite_is_found_in_the_compiled_steps(random_dataset
 
 def test_checkpoints_of_another_shape_are_refused(random_dataset, tmp_path):
     fit(config(epochs=1), random_dataset, tmp_path / "run")
-    with pytest.raises(UserError, match="checkpoint .* is of another program: found .* expected"):
+    with pytest.raises(UserError, match=r"checkpoint .* is of another program: found .* expected"):
         fit(config({"dim": 16}, epochs=2), random_dataset, tmp_path / "run")
 
 
@@ -175,3 +179,37 @@ def test_select_by_is_what_picks(random_dataset, tmp_path):
     outcome = fit(asked, random_dataset, tmp_path / "run")
     figures = [line["validation"]["full"]["hit@20"] for line in outcome.history]
     assert outcome.best_epoch == int(np.argmax(figures)) + 1
+
+
+RATES = [{"model": {"initializer_range": 0.1}}, {"seed": 3}, {"learning_rate": 0.003}]
+
+
+@pytest.mark.parametrize(
+    "variants", [RATES, [{"model": {"initializer_range": r}} for r in (0.05, 0.2, 0.5)]], ids=["mixed", "ranges"]
+)
+@pytest.mark.parametrize("settings", [{}, {"targets": "every", "batch_size": 8}], ids=["paper", "every"])
+def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, settings):
+    configs = [config(**{"epochs": 2} | settings | variant) for variant in variants]
+    assert len({program(c) for c in configs}) == 1
+    folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]
+    for c, folder in zip(configs, folders, strict=True):
+        folder.create(c)
+    group = RunFolder(tmp_path / "group")
+    together = Trainer(configs, random_dataset).fit(group, folders, log=lambda line: None)
+    for r, (c, outcome) in enumerate(zip(configs, together, strict=True)):
+        alone = fit(c, random_dataset, tmp_path / f"alone{r}")
+        for a, b in zip(outcome.history, alone.history, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+            assert a["validation"]["sampled"]["ndcg@10"] == pytest.approx(b["validation"]["sampled"]["ndcg@10"], abs=0.02)
+    losses = [outcome.history[-1]["loss"] for outcome in together]
+    assert len({round(loss, 6) for loss in losses}) == len(losses), "the runs do differ"
+
+
+def test_a_stacked_run_that_diverges_is_marked_and_the_others_go_on(random_dataset, tmp_path):
+    configs = [config(epochs=2), config(epochs=2, learning_rate=1e30)]
+    folders = [RunFolder(tmp_path / str(r)) for r in range(2)]
+    for c, folder in zip(configs, folders, strict=True):
+        folder.create(c)
+    good, bad = Trainer(configs, random_dataset).fit(RunFolder(tmp_path / "group"), folders, log=lambda line: None)
+    assert len(good.history) == 2 and np.isfinite(good.history[-1]["loss"])
+    assert isinstance(bad, train.DivergedError) and "epoch" in str(bad)

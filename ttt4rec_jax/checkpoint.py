@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last state (to resume) and the best parameters. The only module that knows orbax."""
+"""Checkpoints: a tree of arrays and what else is needed to go on. The only module that knows orbax."""
 
 from pathlib import Path
 
@@ -9,95 +9,70 @@ from data_prep.settings import UserError
 
 
 class Checkpoints:
-    """The folder checkpoints/ of a run: last/<step> with the train state and progress, best/<epoch> with parameters.
+    """A folder that keeps the newest of what is saved in it: <step>/ with a tree of arrays and a JSON object.
 
     Saves are asynchronous; a checkpoint that is not whole is never seen, since orbax renames it into place.
     """
 
     def __init__(self, folder: Path):
-        folder = folder.resolve()
-        self.folder = folder
-        self._last = self._manager("last", state=ocp.StandardCheckpointHandler(), progress=ocp.JsonCheckpointHandler())
-        self._best = self._manager("best", params=ocp.StandardCheckpointHandler())
+        self.folder = folder.resolve()
+        handlers = {"tree": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
+        options = ocp.CheckpointManagerOptions(max_to_keep=1)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
-    def _manager(self, name: str, **handlers) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self.folder / name, options=ocp.CheckpointManagerOptions(max_to_keep=1), item_handlers=handlers
-        )
-
-    def save_last(self, step: int, state, progress: dict) -> None:
-        """Saves the whole train state after `step` steps, with what else is needed to go on (JSON)."""
-        if step not in self._last.all_steps():
-            self._save(self._last, step, state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-
-    def save_best(self, epoch: int, params) -> None:
-        """Saves the parameters of the best epoch so far, in place of those before."""
-        self._save(self._best, epoch, params=ocp.args.StandardSave(params))
-
-    def _save(self, manager, step: int, **items) -> None:
+    def save(self, step: int, tree, progress: dict | None = None) -> None:
+        """Saves a tree in place of those before; one that is there for this step already is left alone."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress or {}))
         try:
-            manager.save(step, args=ocp.args.Composite(**items))
+            self._manager.save(step, args=args)
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: a checkpoint cannot be written ({error}); free some space, then --resume"
-            ) from error
+            text = f"{self.folder}: a checkpoint cannot be written ({error}); free some space, then --resume"
+            raise UserError(text) from error
 
-    def load_last(self, like):
-        """(state, progress) of the last checkpoint, or None. `like`: a state of the same shapes."""
-        step = self._last.latest_step()
+    def load(self, like):
+        """(tree, progress) of the newest checkpoint, or None. `like`: a tree of the same shapes.
+
+        Raises UserError if the shapes are others, or the files cannot be read.
+        """
+        self.wait()
+        step = self._manager.latest_step()
         if step is None:
             return None
-        restored = self._restore(
-            self._last, step, "state", like, state=ocp.args.StandardRestore(_abstract(like)), progress=ocp.args.JsonRestore()
-        )
-        return restored.state, restored.progress
-
-    def load_best(self, like):
-        """Parameters of the best epoch. `like`: parameters of the same shapes."""
-        args = {"params": ocp.args.StandardRestore(_abstract(like))}
-        return self._restore(self._best, self._best.latest_step(), "params", like, **args).params
-
-    def _restore(self, manager, step, name, like, **args):
-        manager.wait_until_finished()
         try:
-            saved, asked = shapes(manager.item_metadata(step)[name].tree), shapes(like)
-            if different := sorted(saved.items() ^ asked.items()):
-                path = different[0][0]
-                found, expected = saved.get(path, "nothing"), asked.get(path, "nothing")
-                raise UserError(
-                    f"{self.folder}: checkpoint {step} is of another program: found {found} for {path}, expected {expected}; "
-                    "resume with the flags of the run, or start a new run"
-                )
-            return manager.restore(step, args=ocp.args.Composite(**args))
-        except UserError:
-            raise
-        except (ValueError, OSError, KeyError) as error:
+            saved, asked = shapes(self._manager.item_metadata(step)["tree"].tree), shapes(like)
+            if saved == asked:
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+                restored = self._manager.restore(step, args=args)
+                return restored.tree, restored.progress
+        except (ValueError, OSError, KeyError, AttributeError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{self.folder}: checkpoint {step} cannot be read ({line}); start a new run") from error
+        path = min(path for path in saved.keys() | asked.keys() if saved.get(path) != asked.get(path))
+        found, expected = saved.get(path, "nothing"), asked.get(path, "nothing")
+        raise UserError(
+            f"{self.folder}: checkpoint {step} is of another program: found {found} for {path}, expected {expected}; "
+            "resume with the flags of the run, or start a new run"
+        )
 
-    def forget_best_after(self, epoch: int) -> None:
-        """Removes a best checkpoint of a later epoch than the run resumes from: that epoch will be trained again."""
-        for later in self._best.all_steps():
-            if later > epoch:
-                self._best.delete(later)
+    def forget_after(self, step: int) -> None:
+        """Removes checkpoints of later steps than training resumes from: they will be made again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
-        self._last.wait_until_finished()
-        self._best.wait_until_finished()
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self.wait()
-        self._last.close()
-        self._best.close()
+        self._manager.close()
 
 
 def shapes(tree) -> dict[str, tuple[int, ...]]:
     """{path: shape} of a tree's arrays, or of their metadata; a field, a key and an index are all just names."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves if hasattr(x, "shape")}
-
-
-def _abstract(tree):
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -41,7 +41,11 @@ class ModelConfig:
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
     initializer_range: float = option(0.02, "Standard deviation of a TTT layer's initial parameters.", low=0.0)
     fast_weight_range: float = option(-1.0, "Standard deviation of the inner learner's W_0; -1: initializer_range.", low=-1.0)
-    ttt_impl: str = option("dual", "How a TTT layer is evaluated; same results, other speed.", choices=("dual", "scan"))
+    ttt_impl: str = option(
+        "auto",
+        "How a TTT layer is evaluated, same results at other speeds; auto: the fastest for its shape.",
+        choices=("auto", "scan", "dual", "chunked"),
+    )
     target_tower: str = option(
         "auto",
         "What a candidate's embedding goes through: tanh MLP or nothing; auto: mlp for ttt4rec, as in its paper.",
@@ -59,6 +63,11 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             if self.model != "ttt4rec" and field.name in OF_TTT and getattr(self, field.name) != field.default:
                 raise UserError(f"--{field.name}: an option of --model=ttt4rec, which --model={self.model} does not have")
+
+    @property
+    def w0_range(self) -> float:
+        """Standard deviation of the inner learner's W_0."""
+        return self.initializer_range if self.fast_weight_range < 0 else self.fast_weight_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,3 +174,15 @@ def check_resumable(saved: Config, asked: Config) -> None:
                     f"--resume: the run was started with --{field.name}={old}, found --{field.name}={new}; "
                     "give the same value, or start a new run in another --run_dir"
                 )
+
+
+ONE_PROGRAM = {"model": ("initializer_range", "fast_weight_range"), "train": ("learning_rate", "seed")}
+
+
+def program(config: Config) -> Config:
+    """What is left of a configuration without what only changes values: runs equal in it are trained as one program."""
+    parts = {}
+    for section, names in ONE_PROGRAM.items():
+        defaults = {f.name: f.default for f in dataclasses.fields(SECTIONS[section]) if f.name in names}
+        parts[section] = dataclasses.replace(getattr(config, section), **defaults)
+    return dataclasses.replace(config, **parts)

@@ -148,24 +148,30 @@ def bucket_lengths(counts, max_len: int, most: int, batch_size: int) -> tuple[in
     return tuple(length for length, size in zip(best, sizes, strict=True) if size)
 
 
-def epoch_order(key, epoch, buckets: tuple[Bucket, ...], batch_size: int):
-    """The steps of an epoch: which bucket each is of [steps], and its examples [steps, batch_size].
+def steps_of(bucket: Bucket, batch_size: int) -> int:
+    """How many steps an epoch takes through a bucket."""
+    return -(-(bucket.stop - bucket.first) // batch_size)
 
-    Examples are shuffled within a bucket, steps among all. Places that no example fills hold the number of examples.
+
+def step_buckets(epoch, buckets: tuple[Bucket, ...], batch_size: int):
+    """The bucket of each step of an epoch [steps], shuffled; the same for every seed, so that stacked runs keep in step."""
+    of = np.repeat(np.arange(len(buckets), dtype=np.int32), [steps_of(bucket, batch_size) for bucket in buckets])
+    return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), of)
+
+
+def epoch_order(key, of, buckets: tuple[Bucket, ...], batch_size: int):
+    """The examples of an epoch's steps [steps, batch_size], given each step's bucket; shuffled within a bucket.
+
+    Places that no example fills hold the number of examples.
     """
-    key, steps_key = jax.random.split(jax.random.fold_in(key, epoch))
-    count, order, of = buckets[-1].stop, [], []
+    count, order, row = buckets[-1].stop, [], jnp.zeros_like(of)
     for index, bucket in enumerate(buckets):
-        size = bucket.stop - bucket.first
-        steps = -(-size // batch_size)
+        size, steps = bucket.stop - bucket.first, steps_of(bucket, batch_size)
+        row = jnp.where(of == index, sum(map(len, order)) + jnp.cumsum(of == index) - 1, row)
         examples = bucket.first + jax.random.permutation(jax.random.fold_in(key, index), size)
         filled = jnp.pad(examples, (0, steps * batch_size - size), constant_values=count)
         order.append(filled.reshape(steps, batch_size))
-        of.append(jnp.full(steps, index, jnp.int32))
-    if len(buckets) == 1:
-        return of[0], order[0]
-    shuffle = jax.random.permutation(steps_key, sum(map(len, of)))
-    return jnp.concatenate(of)[shuffle], jnp.concatenate(order)[shuffle]
+    return jnp.concatenate(order)[row]
 
 
 def windows(clicks: Clicks, first_B, stop_B, max_len: int):

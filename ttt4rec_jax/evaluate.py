@@ -1,4 +1,9 @@
-"""Ranks of held-out targets: among sampled negatives and in the full catalogue. Metrics of ranks are in metrics.py."""
+"""Ranks of held-out targets: among sampled negatives and in the full catalogue. Metrics of ranks are in metrics.py.
+
+Nothing here is of users x items: the full catalogue is scored in tiles of TILE x TILE that stay in a core's cache, and
+only counts leave a tile. What is compared comes from products of one shape with no edges, so that items of equal vectors
+have scores of equal bits wherever they stand, and a tie is a tie.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,54 +14,106 @@ from ttt4rec_jax.data import Clicks, Dataset, Targets, histories
 from ttt4rec_jax.metrics import Ranks
 
 PROTOCOLS = ("sampled", "full")
-SCORES_AT_ONCE = 2**24  # bounds users x items of one batch
+TILE = 512  # users, and items, that are scored at once; counts of three kinds up to it fit one int32
+NEGATIVES_AT_ONCE = 128
+SEEN_AT_ONCE = 32  # clicks of each user
+EXACT = jax.lax.Precision.HIGHEST  # an accelerator's faster products would round scores to ties
 
 
 class NonFiniteScoresError(ArithmeticError):
     """A model scored a candidate with NaN: its ranks would mean nothing."""
 
 
-def compare_sampled(user_BxD, item_vectors_VxD, candidates_BxC):
-    """(greater, ties) [B] of candidate 0 among the others."""
-    score_BxC = jnp.einsum("BD,BCD->BC", user_BxD, item_vectors_VxD[candidates_BxC])
-    target, others = score_BxC[:, :1], score_BxC[:, 1:]
-    return (others > target).sum(1), (others == target).sum(1), jnp.isnan(score_BxC).any()
+def compare(score_BxC, target_B, counted):
+    """How many of up to TILE scores are [greater than, equal to, not comparable with] the target's: [B] each.
 
-
-def compare_full(user_BxD, item_vectors_VxD, target_B, seen_BxS):
-    """(greater, ties, others) [B] of the target in the catalogue less the seen items.
-
-    seen_BxS: distinct items to leave out, 0 where there is none; a target that was seen before stays a candidate.
-    Counts what the seen items contribute and takes it off, which needs no mask of users x items.
+    counted: which scores take part, broadcast to [B, C]. One pass over the scores: the three counts share a sum's bits.
     """
-    score_BxV = (user_BxD @ item_vectors_VxD.T)[:, 1:]
-    target_Bx1 = jnp.take_along_axis(score_BxV, target_B[:, None] - 1, 1)
-    out_BxS = (seen_BxS > 0) & (seen_BxS != target_B[:, None])
-    seen_score_BxS = jnp.take_along_axis(score_BxV, jnp.maximum(seen_BxS - 1, 0), 1)
-    greater = (score_BxV > target_Bx1).sum(1) - (out_BxS & (seen_score_BxS > target_Bx1)).sum(1)
-    ties = (score_BxV == target_Bx1).sum(1) - (out_BxS & (seen_score_BxS == target_Bx1)).sum(1) - 1
-    return greater, ties, score_BxV.shape[1] - 1 - out_BxS.sum(1), jnp.isnan(score_BxV).any()
+    target_Bx1 = target_B[:, None]
+    not_greater = jnp.where(score_BxC == target_Bx1, 1 << 10, jnp.where(score_BxC < target_Bx1, 0, 1 << 20))
+    kind_BxC = jnp.where(score_BxC > target_Bx1, 1, not_greater)
+    total_B = jnp.where(counted, kind_BxC, 0).sum(1)
+    return total_B & 1023, (total_B >> 10) & 1023, total_B >> 20
 
 
-def rank_targets(model, clicks: Clicks, targets: Targets, num_items: int, max_len: int, max_seen: int):
-    """Ranks of M batches of targets, one batch at a time: {protocol: (greater, ties, others) [M, B]}, and whether any is NaN.
+def item_tiles(model, num_items: int):
+    """The vectors of all items, [N, TILE, D]: item i is row i - 1 of [N * TILE, D]; rows beyond the last item repeat it."""
+    tiles = -(-num_items // TILE)
+    item_NxC = jnp.minimum(1 + jnp.arange(tiles * TILE), num_items).reshape(tiles, TILE)
+    return jax.lax.map(model.item_vectors, item_NxC)
 
-    targets: arrays with leading axes [M, B]; max_seen: the longest history that is filtered.
+
+def compare_sampled(user_BxD, item_vectors_VxD, target_B, negatives_BxC):
+    """(greater, ties, NaNs) [B] of the target among the negatives. item_vectors: of item 1 and on."""
+    B, C = negatives_BxC.shape
+    pieces = -(-C // NEGATIVES_AT_ONCE)
+    width = -(-C // pieces)
+    padded_PxBxC = jnp.pad(negatives_BxC, ((0, 0), (0, pieces * width - C))).reshape(B, pieces, width).swapaxes(0, 1)
+
+    def piece(negatives_BxC):
+        candidates_BxC = jnp.concatenate([target_B[:, None], negatives_BxC], 1)
+        score_BxC = (user_BxD[:, None] * item_vectors_VxD[jnp.maximum(candidates_BxC - 1, 0)]).sum(-1)
+        return compare(score_BxC[:, 1:], score_BxC[:, 0], negatives_BxC > 0)
+
+    return jax.tree.map(lambda x: x.sum(0), jax.lax.map(piece, padded_PxBxC))
+
+
+def compare_full(user_BxD, item_NxCxD, clicks: Clicks, positions_B, users_B, num_items: int):
+    """(greater, ties, NaNs, others) [B] of the target in the catalogue less the items clicked before it.
+
+    A target that was clicked before stays a candidate. What is to be left out is counted in each tile and taken off, at
+    the target's own position too: a mask of users x items would cost more than the products.
     """
-    item_vectors_VxD = model.item_vectors(jnp.arange(num_items + 1))
+    start_B, target_B = clicks.starts[users_B], clicks.items[positions_B]
+    target_BxD = item_NxCxD.reshape(-1, item_NxCxD.shape[-1])[target_B - 1]
+    target_CxD = jnp.pad(target_BxD, ((0, TILE - len(target_BxD)), (0, 0)))
+    target_score_B = jnp.diagonal(jnp.matmul(user_BxD, target_CxD.T, precision=EXACT))
+    pieces = (positions_B - start_B).max() // SEEN_AT_ONCE + 1
+
+    def tile(counts, first_item_and_vectors):
+        first, item_CxD = first_item_and_vectors
+        score_BxC = jnp.matmul(user_BxD, item_CxD.T, precision=EXACT)
+        greater, ties, nans = compare(score_BxC, target_score_B, first + jnp.arange(TILE) <= num_items)
+
+        def leave_out(piece, left_out):
+            position_BxS = start_B[:, None] + piece * SEEN_AT_ONCE + jnp.arange(SEEN_AT_ONCE)
+            place_BxS = clicks.items[position_BxS] - first
+            is_here = (position_BxS <= positions_B[:, None]) & (place_BxS >= 0) & (place_BxS < TILE)
+            is_here &= clicks.is_first[position_BxS]
+            score_BxS = jnp.take_along_axis(score_BxC, jnp.clip(place_BxS, 0, TILE - 1), 1)
+            greater, ties, _ = compare(score_BxS, target_score_B, is_here)
+            return jax.tree.map(jnp.add, left_out, (greater, ties, is_here.sum(1)))
+
+        out_greater, out_ties, out = jax.lax.fori_loop(0, pieces, leave_out, (jnp.zeros_like(target_B),) * 3)
+        return jax.tree.map(jnp.add, counts, (greater - out_greater, ties - out_ties, nans, -out)), None
+
+    first_N = 1 + TILE * jnp.arange(len(item_NxCxD))
+    zeros = jnp.zeros_like(target_B)
+    return jax.lax.scan(tile, (zeros, zeros, zeros, zeros + num_items), (first_N, item_NxCxD))[0]
+
+
+def rank_targets(model, clicks: Clicks, targets: Targets, num_items: int, max_len: int, protocols=PROTOCOLS):
+    """Ranks of M batches of targets, one batch at a time: {protocol: (greater, ties, others) [M, B]}, and NaNs among scores.
+
+    targets: arrays with leading axes [M, B], B at most TILE; cheapest if histories of like length share a batch.
+    """
+    item_NxCxD = item_tiles(model, num_items)
+    item_vectors_VxD = item_NxCxD.reshape(-1, item_NxCxD.shape[-1])
 
     def batch(targets):
         positions_B, users_B, negatives_BxC = targets
-        history_BxL, length_B = histories(clicks, positions_B, users_B, max_len)
-        user_BxD = model.encode(history_BxL, length_B)
-        target_B = clicks.items[positions_B]
-        candidates_BxC = jnp.concatenate([target_B[:, None], negatives_BxC], 1)
-        *sampled, sampled_nan = compare_sampled(user_BxD, item_vectors_VxD, candidates_BxC)
-        position_BxS = clicks.starts[users_B][:, None] + jnp.arange(max_seen)
-        seen = (position_BxS < positions_B[:, None]) & clicks.is_first[position_BxS]
-        *full, full_nan = compare_full(user_BxD, item_vectors_VxD, target_B, jnp.where(seen, clicks.items[position_BxS], 0))
-        others = jnp.full_like(target_B, negatives_BxC.shape[1])
-        return {"sampled": (*sampled, others), "full": tuple(full)}, sampled_nan | full_nan
+        user_BxD = model.encode(*histories(clicks, positions_B, users_B, max_len))
+        ranks, nans = {}, jnp.zeros((), jnp.int32)
+        if "sampled" in protocols:
+            target_B = clicks.items[positions_B]
+            greater, ties, nan = compare_sampled(user_BxD, item_vectors_VxD, target_B, negatives_BxC)
+            ranks["sampled"] = greater, ties, jnp.full_like(greater, negatives_BxC.shape[1])
+            nans += nan.sum()
+        if "full" in protocols:
+            greater, ties, nan, others = compare_full(user_BxD, item_NxCxD, clicks, positions_B, users_B, num_items)
+            ranks["full"] = greater, ties, others
+            nans += nan.sum()
+        return ranks, nans
 
     return jax.lax.map(batch, targets)
 
@@ -64,31 +121,33 @@ def rank_targets(model, clicks: Clicks, targets: Targets, num_items: int, max_le
 class Evaluator:
     """Ranks the targets of a data set's evaluation sets with any parameters of one model; compiled when made."""
 
-    def __init__(self, graphdef, params, dataset: Dataset, clicks: Clicks, max_len: int):
+    def __init__(self, graphdef, params, dataset: Dataset, clicks: Clicks, max_len: int, protocols=PROTOCOLS):
         sets = {"validation": dataset.validation, "test": dataset.test}
-        self.counts = {name: len(targets.positions) for name, targets in sets.items()}
-        most = max(self.counts.values())
-        rows = int(np.clip(SCORES_AT_ONCE // (dataset.num_items + 1), 1, min(1024, most)))
+        most = max(len(targets.positions) for targets in sets.values())
+        rows = min(TILE, most)
         batches = -(-most // rows)  # the same for both sets, so that one program serves both
+        # a batch's longest history says how much it costs to leave out what was seen
+        seen = {name: targets.positions - dataset.offsets[targets.users] for name, targets in sets.items()}
+        self.order = {name: np.argsort(lengths, kind="stable") for name, lengths in seen.items()}
 
-        def split(x):
-            filler = np.repeat(x[:1], batches * rows - len(x), 0)
-            return jnp.asarray(np.concatenate([x, filler]).reshape(batches, rows, *x.shape[1:]))
+        def split(x, order):
+            filler = np.repeat(x[order[:1]], batches * rows - len(x), 0)
+            return jnp.asarray(np.concatenate([x[order], filler]).reshape(batches, rows, *x.shape[1:]))
 
-        self.clicks, self.targets = clicks, {name: Targets(*map(split, targets)) for name, targets in sets.items()}
-        max_seen = max(int((t.positions - dataset.offsets[t.users]).max()) for t in sets.values())
+        self.clicks = clicks
+        self.targets = {name: Targets(*(split(x, self.order[name]) for x in targets)) for name, targets in sets.items()}
 
         def rank(params, clicks, targets):
-            model = nnx.merge(graphdef, params)
-            return rank_targets(model, clicks, targets, dataset.num_items, max_len, max_seen)
+            return rank_targets(nnx.merge(graphdef, params), clicks, targets, dataset.num_items, max_len, protocols)
 
         self.rank = rank
         self._compiled = jax.jit(rank).lower(params, clicks, self.targets["test"]).compile()
 
     def __call__(self, params, name: str) -> dict[str, Ranks]:
         """{protocol: Ranks} of the targets of "validation" or "test". Raises NonFiniteScoresError."""
-        ranks, nan = self._compiled(params, self.clicks, self.targets[name])
-        if np.asarray(nan).any():
+        ranks, nans = self._compiled(params, self.clicks, self.targets[name])
+        if np.asarray(nans).any():
             raise NonFiniteScoresError("the model scores a candidate with NaN")
-        count = self.counts[name]
-        return {p: Ranks(*(np.asarray(x, np.int64).reshape(-1)[:count] for x in ranks[p])) for p in PROTOCOLS}
+        order = self.order[name]
+        place = np.argsort(order)  # where the batches hold the set's first target, its second, ...
+        return {p: Ranks(*(np.asarray(x, np.int64).reshape(-1)[place] for x in ranks[p])) for p in ranks}

@@ -24,10 +24,13 @@ TABLE = "embedding"
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980); AdamW if there is weight decay."""
+    """The direction of Adam (Kingma and Ba 2015, arXiv:1412.6980); AdamW if there is weight decay.
+
+    Without the learning rate, which a training state holds: runs that differ in it share a program.
+    """
     if config.weight_decay:
-        return optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
-    return optax.adam(config.learning_rate)
+        return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
+    return optax.scale_by_adam()
 
 
 class Rows(NamedTuple):

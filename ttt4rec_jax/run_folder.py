@@ -14,7 +14,8 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config, self.metrics = path / "config.json", path / "metrics.jsonl"
-        self.checkpoints, self.result, self.ranks = path / "checkpoints", path / "result.json", path / "test_ranks.parquet"
+        self.last, self.best = path / "checkpoints" / "last", path / "checkpoints" / "best"
+        self.result, self.ranks = path / "result.json", path / "test_ranks.parquet"
 
     def check(self, config: Config, resume: bool) -> None:
         """Raises UserError if the folder cannot take this run: it holds another one, or on resume none or one set otherwise."""

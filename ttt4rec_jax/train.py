@@ -1,7 +1,12 @@
-"""A run: train, judge each epoch on validation, keep the best, score the test set once. Resumes exactly."""
+"""Runs: train, judge each epoch on validation, keep the best, score the test set once. Resumes exactly.
+
+Runs whose configurations share a program (config.program) are trained together, stacked along a leading axis R by vmap; one
+run is the case R = 1. What a run yields does not depend on its company, but for rounding.
+"""
 
 import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -18,7 +23,7 @@ from ttt4rec_jax.interrupt import Interrupted, StopRequest
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.optim import optimizer
 from ttt4rec_jax.run_folder import RunFolder
-from ttt4rec_jax.train_step import EpochSums, TrainState, make_run_steps, make_train_step, new_sums
+from ttt4rec_jax.train_step import EpochSums, TrainState, make_run_steps, make_train_step, new_sums, stacked
 
 FIRST_DISPATCH = 8  # steps
 SECONDS_PER_DISPATCH = 0.5
@@ -29,7 +34,7 @@ class DivergedError(UserError):
 
 
 class Outcome(NamedTuple):
-    """What a run found: a dict an epoch, best epoch (1-based; 0: not trained), figures, test ranks, seconds an epoch."""
+    """What a run found: a dict an epoch, best epoch (1-based; 0: not trained), figures, test ranks, seconds."""
 
     history: list[dict]
     best_epoch: int
@@ -40,14 +45,26 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass
-class Progress:
-    """Where a run stands, as its checkpoint says: whole epochs, steps of the one begun, seconds spent in it."""
+class RunProgress:
+    """One run's finished epochs, the best of them, and why it ended early if it did."""
 
+    history: list[dict] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    error: str = ""
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where training stands, as its checkpoint says: whole epochs, steps of the one begun, seconds spent in it."""
+
+    runs: list[RunProgress]
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_epoch: int = 0
-    history: list[dict] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def load(cls, saved: dict) -> "Progress":
+        return cls(**saved | {"runs": [RunProgress(**run) for run in saved["runs"]]})
 
 
 def summary(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
@@ -61,158 +78,213 @@ def selected(line: dict, select_by: str) -> float:
     return line["validation"][protocol][name]
 
 
-def is_finished(progress: Progress, config: Config) -> bool:
-    """Whether all epochs are done, or patience has run out."""
-    waited = progress.epoch - progress.best_epoch
-    return progress.epoch >= config.train.epochs or 0 < config.train.patience <= waited
+def is_finished(run: RunProgress, config: Config) -> bool:
+    """Whether a run has had all its epochs, diverged, or run out of patience."""
+    epochs = len(run.history)
+    return bool(run.error) or epochs >= config.train.epochs or 0 < config.train.patience <= epochs - run.best_epoch
 
 
 class Trainer:
-    """One run's data and compiled programs, and its loop. What changes lives in `fit`'s locals and in checkpoints."""
+    """Data and compiled programs of runs that share a program, and their loop. What changes lives in `fit`'s locals."""
 
-    def __init__(self, config: Config, dataset: data.Dataset):
+    def __init__(self, configs: list[Config], dataset: data.Dataset):
         started = time.perf_counter()
-        self.config, self.dataset = config, dataset
+        self.configs, self.dataset = configs, dataset
+        config = configs[0]
+        self.is_trained = MODELS[config.model.model].trained
         self.clicks = data.device_clicks(dataset)
         self.examples, self.buckets = data.training_examples(dataset, config)
-        graphdef, params = models.split(config.model, dataset, config.train.seed)
-        self.num_parameters = sum(p.size for p in jax.tree.leaves(params))
-        self.key = jax.random.key(config.train.seed)
-        self.is_trained = MODELS[config.model.model].trained
-        self.evaluate = Evaluator(graphdef, params, dataset, self.clicks, config.model.max_len)
-        tx = optimizer(config.train)
-        self.first_state = TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
-        self.count, size = len(self.examples.ends), config.train.batch_size
-        self.steps = sum(-(-(bucket.stop - bucket.first) // size) for bucket in self.buckets)
-        if self.is_trained:
-            if not self.count:
-                raise UserError(
-                    f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on"
-                )
-            train_step = make_train_step(graphdef, tx, config, dataset.num_items)
-            self.shuffle = jax.jit(lambda epoch: data.epoch_order(self.key, epoch, self.buckets, size))
-            arguments = (self.first_state, new_sums(), self.clicks, self.examples, self.shuffle(0), self.key, 0, 0)
-            run_steps = jax.jit(make_run_steps(train_step, config, dataset.num_items, self.buckets), donate_argnums=0)
-            self.run_steps = run_steps.lower(*arguments).compile()
+        size = config.train.batch_size
+        self.count = len(self.examples.ends)
+        self.steps = sum(data.steps_of(bucket, size) for bucket in self.buckets)
+        if self.is_trained and not self.count:
+            raise UserError(f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on")
+        graphdef, params = models.split(config.model, dataset, *self._starts())
+        self.first_params = params
+        self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
+        with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
+            one = jax.tree.map(lambda x: x[0], params)
+            evaluator = pool.submit(Evaluator, graphdef, one, dataset, self.clicks, config.model.max_len)
+            if self.is_trained:
+                self._compile(graphdef)
+            self.evaluate = evaluator.result()
         self.compile_seconds = time.perf_counter() - started
 
-    def fit(self, folder: RunFolder, log=tqdm.write) -> Outcome:
-        """Trains from the folder's last checkpoint, or from the start, to the end.
+    def _starts(self):
+        """What initial parameters depend on: seeds, initializer_ranges and fast_weight_ranges, [R] each."""
+        seeds = np.array([config.train.seed for config in self.configs], np.uint32)
+        ranges = [(c.model.initializer_range, c.model.w0_range) for c in self.configs]
+        return seeds, *np.array(ranges, np.float32).T
 
-        Raises Interrupted (all saved, to be resumed), DivergedError, UserError.
+    def _compile(self, graphdef) -> None:
+        config, runs, params = self.configs[0], len(self.configs), self.first_params
+        tx = optimizer(config.train)
+        rates = jnp.array([c.train.learning_rate for c in self.configs])
+        self.first_state = TrainState(params, jax.vmap(tx.init)(params), rates)
+        # runs of one seed share each batch, which is drawn once for all
+        seeds = list(dict.fromkeys(c.train.seed for c in self.configs))
+        shared = len(seeds) == 1
+        keys = jnp.stack([jax.random.key(c.train.seed) for c in self.configs[: 1 if shared else None]])
+
+        def begin_epoch(epoch):
+            """(the bucket of each step, the examples of each step, keys of the steps): the last two [1 or R, ...]."""
+            order_keys, step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, epoch)), out_axes=1)(keys)
+            of = data.step_buckets(epoch, self.buckets, config.train.batch_size)
+            order = jax.vmap(lambda key: data.epoch_order(key, of, self.buckets, config.train.batch_size))(order_keys)
+            return of, order, step_keys
+
+        self.begin_epoch = jax.jit(begin_epoch)
+        self.first_sums = new_sums(runs)
+        train_step = make_train_step(graphdef, tx, config, self.dataset.num_items)
+        run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets)
+        self.step_function = stacked(run_steps, runs, shared)
+        arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
+        self.run_steps = jax.jit(self.step_function, donate_argnums=0).lower(*arguments).compile()
+
+    def fit(self, folder: RunFolder, run_folders: list[RunFolder], log=tqdm.write) -> list[Outcome | DivergedError]:
+        """Trains from the last checkpoint in `folder`, or from the start, to the end: an outcome a run.
+
+        run_folders: where each run's metrics and best parameters go; for a single run, `folder` itself.
+        Raises Interrupted (all saved, to be resumed), DivergedError if no run is left, UserError.
         """
-        checkpoints = Checkpoints(folder.checkpoints)
-        try:
-            params, progress = self._train(folder, checkpoints, log)
-            if progress.best_epoch:
-                params = checkpoints.load_best(params)
-            return self._judge(params, progress)
-        finally:
-            checkpoints.close()
-
-    def _train(self, folder: RunFolder, checkpoints: Checkpoints, log):
-        """(last parameters, progress) once all epochs are done."""
-        state, sums, progress = self.first_state, new_sums(), Progress()
         if not self.is_trained:
-            return state.params, progress
-        if (restored := checkpoints.load_last((state, sums))) is not None:
-            (state, sums), progress = restored[0], Progress(**restored[1])
-            checkpoints.forget_best_after(progress.epoch)
+            return [self._judge(RunProgress(), params, None) for params in unstacked(self.first_params)]
+        last = Checkpoints(folder.last)
+        best = [Checkpoints(run.best) for run in run_folders]
+        try:
+            state, progress = self._train(last, best, run_folders, log)
+            return [self._judge(progress.runs[r], params, best[r]) for r, params in enumerate(unstacked(state.params))]
+        finally:
+            for checkpoints in (last, *best):
+                checkpoints.close()
+
+    def _train(self, last: Checkpoints, best: list[Checkpoints], run_folders: list[RunFolder], log):
+        """(last state, progress) once all runs are finished."""
+        config, runs = self.configs[0], len(self.configs)
+        state, sums = self.first_state, self.first_sums
+        progress = Progress([RunProgress() for _ in self.configs])
+        if (restored := last.load((state, sums))) is not None:
+            (state, sums), progress = restored[0], Progress.load(restored[1])
+            for checkpoints in best:
+                checkpoints.forget_after(progress.epoch)
             log(f"resumed after epoch {progress.epoch}, step {progress.step} of {self.steps}")
         else:
             state = jax.tree.map(jnp.copy, state)  # the first step takes the buffers that it is given
-        bar = tqdm(total=self.config.train.epochs * self.count, unit=" examples", unit_scale=True, disable=None, smoothing=0.1)
-        bar.update(progress.epoch * self.count + round(self.count * progress.step / max(self.steps, 1)))
+        total = config.train.epochs * self.count * runs
+        bar = tqdm(total=total, unit=" examples", unit_scale=True, disable=None, smoothing=0.1)
+        bar.update(progress.epoch * self.count * runs + self._examples_in(progress.step))
         with bar, StopRequest() as stop:
-            while not is_finished(progress, self.config):
+            while not all(map(is_finished, progress.runs, self.configs)):
                 started = time.perf_counter()
-                progress.step, state, sums = self._run_epoch(progress.epoch, progress.step, state, sums, bar, stop)
+                progress.step, state, sums = self._run_epoch(progress, state, sums, bar, stop)
+                progress.seconds += time.perf_counter() - started
                 if progress.step == self.steps:
-                    self._end_epoch(state, sums, progress, progress.seconds + time.perf_counter() - started)
-                    sums = new_sums()
-                    if progress.best_epoch == progress.epoch:
-                        checkpoints.save_best(progress.epoch, state.params)
-                    log(epoch_line(progress.history[-1], self.config))
-                else:
-                    progress.seconds += time.perf_counter() - started
-                checkpoints.save_last(int(state.step), (state, sums), dataclasses.asdict(progress))
-                folder.write_metrics(progress.history)
-                if stop.asked and not is_finished(progress, self.config):
-                    checkpoints.wait()
+                    self._end_epoch(state, sums, progress, best, log)
+                    sums = self.first_sums
+                saved = dataclasses.asdict(progress)
+                last.save(progress.epoch * self.steps + progress.step, (state, sums), saved)
+                for folder, run in zip(run_folders, progress.runs, strict=True):
+                    folder.write_metrics(run.history)
+                if stop.asked and not all(map(is_finished, progress.runs, self.configs)):
+                    last.wait()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.steps}")
-        return state.params, progress
+        return state, progress
 
-    def _run_epoch(self, epoch: int, step: int, state: TrainState, sums: EpochSums, bar: tqdm, stop: StopRequest):
-        """Trains from `step` of an epoch to its end, or to where `stop` asks: (step, state, sums)."""
+    def _examples_in(self, steps: int) -> int:
+        """How many examples of all runs so many steps hold; about, since a bucket's last step is not full."""
+        return round(self.count * len(self.configs) * steps / self.steps)
 
-        def examples_in(steps):  # about: a bucket's last step is not full
-            return round(self.count * steps / self.steps)
-
-        order, chunk, before = self.shuffle(epoch), FIRST_DISPATCH, time.perf_counter()
+    def _run_epoch(self, progress: Progress, state: TrainState, sums: EpochSums, bar: tqdm, stop: StopRequest):
+        """Trains from the step that progress is at to the epoch's end, or to where `stop` asks: (step, state, sums)."""
+        epoch, step = progress.epoch, progress.step
+        order, chunk, before = self.begin_epoch(epoch), FIRST_DISPATCH, time.perf_counter()
         while step < self.steps and not stop.asked:
             end = min(step + chunk, self.steps)
             pending = sums
-            state, sums = self.run_steps(state, sums, self.clicks, self.examples, order, self.key, step, end)
-            self._check_finite(epoch, pending)  # waits for the dispatch before, while the device computes this one
+            state, sums = self.run_steps(state, sums, self.clicks, self.examples, *order, step, end)
+            self._check_finite(progress, pending)  # waits for the dispatch before, while the device computes this one
             if step:
-                bar.set_postfix_str(f"epoch {epoch + 1}, loss {float(pending.loss) / step:.4f}", refresh=False)
-            bar.update(examples_in(end) - examples_in(step))
+                bar.set_postfix_str(f"epoch {epoch + 1}, loss {np.nanmean(pending.loss) / step:.4f}", refresh=False)
+            bar.update(self._examples_in(end) - self._examples_in(step))
             now = time.perf_counter()
             chunk = int(np.clip(chunk * SECONDS_PER_DISPATCH / max(now - before, 1e-3), 1, 4 * chunk))
             step, before = end, now
-        self._check_finite(epoch, sums)
+        self._check_finite(progress, sums)
         return step, state, sums
 
-    def _check_finite(self, epoch: int, sums: EpochSums) -> None:
-        if int(sums.bad_step) >= 0:
-            raise DivergedError(
-                f"the loss is not finite in epoch {epoch + 1} at step {int(sums.bad_step) + 1}; {self._last_good(epoch)}"
-                "try a lower --learning_rate, --inner_learning_rate or --initializer_range"
-            )
+    def _check_finite(self, progress: Progress, sums: EpochSums) -> None:
+        """Notes which runs have diverged; the others go on. Raises DivergedError if none is left."""
+        for run, bad_step in zip(progress.runs, np.asarray(sums.bad_step), strict=True):
+            if bad_step >= 0 and not run.error:
+                run.error = (
+                    f"the loss is not finite in epoch {progress.epoch + 1} at step {bad_step + 1}; "
+                    f"{last_good(progress.epoch)}; try a lower --learning_rate, --inner_learning_rate or --initializer_range"
+                )
+        if all(run.error for run in progress.runs):
+            raise DivergedError(progress.runs[0].error)
 
-    @staticmethod
-    def _last_good(epoch: int) -> str:
-        return f"the last finite checkpoint is that of epoch {epoch}; " if epoch else "there is no finite checkpoint; "
+    def _end_epoch(self, state: TrainState, sums: EpochSums, progress: Progress, best: list[Checkpoints], log) -> None:
+        """Judges each run's parameters on validation, saves those that are its best, and moves progress on."""
+        losses = np.asarray(sums.loss) / self.steps
+        for r, (run, config) in enumerate(zip(progress.runs, self.configs, strict=True)):
+            if is_finished(run, config):
+                continue
+            started = time.perf_counter()
+            params = jax.tree.map(lambda x, r=r: x[r], state.params)
+            try:
+                validation = summary(self.evaluate(params, "validation"))
+            except NonFiniteScoresError as error:
+                run.error = f"{error} after epoch {progress.epoch + 1}; {last_good(progress.epoch)}"
+                continue
+            line = {
+                "epoch": progress.epoch + 1,
+                "loss": float(losses[r]),
+                "validation": validation,
+                "seconds": progress.seconds / len(self.configs),
+                "evaluation_seconds": time.perf_counter() - started,
+            }
+            select_by, before = config.eval.select_by, run.history[run.best_epoch - 1] if run.best_epoch else None
+            if before is None or selected(line, select_by) > selected(before, select_by):
+                run.best_epoch = line["epoch"]
+                best[r].save(run.best_epoch, params)
+            run.history.append(line)
+            log(epoch_line(line, config, f"run {r + 1}/{len(self.configs)}  " if len(self.configs) > 1 else ""))
+        if all(run.error for run in progress.runs):
+            raise DivergedError(progress.runs[0].error)
+        progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
 
-    def _end_epoch(self, state: TrainState, sums: EpochSums, progress: Progress, seconds: float) -> None:
-        """Judges the parameters on validation and moves progress to the next epoch."""
-        started = time.perf_counter()
-        try:
-            validation = summary(self.evaluate(state.params, "validation"))
-        except NonFiniteScoresError as error:
-            raise DivergedError(f"{error} after epoch {progress.epoch + 1}; {self._last_good(progress.epoch)}") from error
-        line = {
-            "epoch": progress.epoch + 1,
-            "loss": float(sums.loss) / self.steps,
-            "validation": validation,
-            "seconds": seconds,
-            "evaluation_seconds": time.perf_counter() - started,
-        }
-        best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
-        select_by = self.config.eval.select_by
-        if best is None or selected(line, select_by) > selected(best, select_by):
-            progress.best_epoch = line["epoch"]
-        progress.history.append(line)
-        progress.epoch, progress.step, progress.seconds = line["epoch"], 0, 0.0
-
-    def _judge(self, params, progress: Progress) -> Outcome:
-        """The figures of the chosen parameters: validation again, and the test set for the first and only time."""
+    def _judge(self, run: RunProgress, params, best: Checkpoints | None) -> Outcome | DivergedError:
+        """The figures of a run's chosen parameters: validation again, and the test set for the first and only time."""
+        if run.error:
+            return DivergedError(run.error)
+        if run.best_epoch:
+            params, _ = best.load(params)
         started = time.perf_counter()
         validation = summary(self.evaluate(params, "validation"))
         test_ranks = self.evaluate(params, "test")
         seconds = {
             "compile": self.compile_seconds,
-            "epochs": [line["seconds"] for line in progress.history],
-            "evaluate": time.perf_counter() - started + sum(line["evaluation_seconds"] for line in progress.history),
+            "epochs": [line["seconds"] for line in run.history],
+            "evaluate": time.perf_counter() - started + sum(line["evaluation_seconds"] for line in run.history),
         }
-        return Outcome(progress.history, progress.best_epoch, self.num_parameters, validation, test_ranks, seconds)
+        return Outcome(run.history, run.best_epoch, self.num_parameters, validation, test_ranks, seconds)
 
 
-def epoch_line(line: dict, config: Config) -> str:
+def last_good(epoch: int) -> str:
+    """Which checkpoint is the last finite one, after so many whole epochs."""
+    return f"the last finite checkpoint is that of epoch {epoch}" if epoch else "there is no finite checkpoint"
+
+
+def unstacked(tree) -> list:
+    """The trees that are stacked along the first axis."""
+    return [jax.tree.map(lambda x, r=r: x[r], tree) for r in range(len(jax.tree.leaves(tree)[0]))]
+
+
+def epoch_line(line: dict, config: Config, name: str = "") -> str:
     """An epoch in one line."""
     s, f = line["validation"]["sampled"], line["validation"]["full"]
     return (
-        f"epoch {line['epoch']:>3}/{config.train.epochs}  loss {line['loss']:.4f}"
+        f"{name}epoch {line['epoch']:>3}/{config.train.epochs}  loss {line['loss']:.4f}"
         f"  validation 1:{config.data.eval_negatives} HR@10 {s['hit@10']:.4f} NDCG@10 {s['ndcg@10']:.4f}"
         f"  full HR@10 {f['hit@10']:.4f} NDCG@10 {f['ndcg@10']:.4f}  {line['seconds']:.1f} s"
     )

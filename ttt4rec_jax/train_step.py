@@ -14,11 +14,11 @@ from ttt4rec_jax.optim import sparse_rows
 
 
 class TrainState(NamedTuple):
-    """What a step changes. `step` counts from the start of the run."""
+    """What a step takes and gives back."""
 
     params: dict
     opt_state: optax.OptState
-    step: jax.Array
+    learning_rate: jax.Array
 
 
 class EpochSums(NamedTuple):
@@ -28,9 +28,9 @@ class EpochSums(NamedTuple):
     bad_step: jax.Array
 
 
-def new_sums() -> EpochSums:
-    """The sums at the start of an epoch."""
-    return EpochSums(jnp.zeros(()), jnp.full((), -1, jnp.int32))
+def new_sums(*axes: int) -> EpochSums:
+    """The sums at the start of an epoch; with leading axes for stacked runs."""
+    return EpochSums(jnp.zeros(axes), jnp.full(axes, -1, jnp.int32))
 
 
 def batch_loss(model, batch: Batch, config: Config, num_items: int, key):
@@ -61,37 +61,60 @@ def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, 
             return batch_loss(nnx.merge(graphdef, params), batch, config, num_items, dropout_key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), loss
+        directions, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - state.learning_rate * d, state.params, directions)
+        return TrainState(params, opt_state, state.learning_rate), loss
 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
 
 def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...]):
-    """`run_steps(state, sums, clicks, examples, order, key, first, stop) -> (state, sums)`.
+    """`run_steps(state, sums, clicks, examples, of_S, order_SxB, key, first, stop) -> (state, sums)`.
 
-    Steps first..stop-1 of an epoch whose order is given (data.epoch_order). The bounds are values, not shapes: one
-    compilation serves all. Each bucket's step is compiled for its own history length.
+    Steps first..stop-1 of an epoch: of and order are data.step_buckets, data.epoch_order; the key is the epoch's. The bounds
+    are values, not shapes: one compilation serves all. Each bucket's step is compiled for its own history length.
     """
 
-    def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, order, key, first, stop):
-        def step_of_length(length):
-            def one(state, order_B):
-                batch_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
-                batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, length)
-                return train_step(state, batch, model_key)
-
-            return one
-
-        steps = [step_of_length(bucket.length) for bucket in buckets]
-        of, order_SxB = order
+    def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, of_S, order_SxB, key, first, stop):
+        def one(state, step, length):
+            batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
+            batch = make_batch(clicks, examples, order_SxB[step], batch_key, config, num_items, length)
+            return train_step(state, batch, model_key)
 
         def body(step, carry):
             state, sums = carry
-            state, loss = jax.lax.switch(of[step], steps, state, order_SxB[step])
+            done = state, jnp.zeros(())
+            for index, bucket in enumerate(buckets):
+                # a loop of one turn or none: it updates its carry in place, where lax.switch copies the item tables
+
+                def turn(_, done, length=bucket.length):
+                    return one(done[0], step, length)
+
+                done = jax.lax.fori_loop(0, (of_S[step] == index).astype(jnp.int32), turn, done)
+            state, loss = done
             first_bad = (sums.bad_step < 0) & ~jnp.isfinite(loss)
             return state, EpochSums(sums.loss + loss, jnp.where(first_bad, step, sums.bad_step))
 
         return jax.lax.fori_loop(first, stop, body, (state, sums))
 
     return run_steps
+
+
+def stacked(run_steps, runs: int, shared: bool):
+    """run_steps for runs stacked along the first axis of state and sums, and of order and key unless those are shared.
+
+    Shared ones have one entry, from which each batch is made once for all runs.
+    """
+
+    def of_one(state, sums, clicks, examples, of, order, key, first, stop):
+        state, sums = jax.tree.map(lambda x: x[0], (state, sums))
+        after = run_steps(state, sums, clicks, examples, of, order[0], key[0], first, stop)
+        return jax.tree.map(lambda x: x[None], after)
+
+    def of_many(state, sums, clicks, examples, of, order, key, first, stop):
+        axis = None if shared else 0
+        order, key = (order[0], key[0]) if shared else (order, key)
+        mapped = jax.vmap(run_steps, (0, 0, None, None, None, axis, axis, None, None))
+        return mapped(state, sums, clicks, examples, of, order, key, first, stop)
+
+    return of_one if runs == 1 else of_many

@@ -8,13 +8,18 @@ import numpy as np
 
 
 def interleaved(programs: dict, repeats: int, warmup: int = 2) -> dict[str, float]:
-    """Median milliseconds of each `name -> function of no arguments`, run one after the other, `repeats` times over."""
+    """Median milliseconds of each `name -> function of no arguments`, run one after the other, `repeats` times over.
+
+    Each timed call follows an untimed one of the same program: whoever comes after a program that used much memory
+    otherwise pays for it (half as much again at 10 ms), and ratios would depend on the order of the rows.
+    """
     for program in programs.values():
         for _ in range(warmup):
             jax.block_until_ready(program())
     seconds = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
+            jax.block_until_ready(program())
             start = time.perf_counter()
             jax.block_until_ready(program())
             seconds[name].append(time.perf_counter() - start)

@@ -98,7 +98,7 @@ def test_equals_definition_anywhere(data):
 
 
 def layer(impl: str, size: int, chunk: int = 0):
-    config = TttConfig(dim=8, num_heads=2, mini_batch_size=size, impl=impl, chunk=chunk, fast_weight_range=0.3)
+    config = TttConfig(dim=8, num_heads=2, mini_batch_size=size, impl=impl, chunk=chunk)
     return TttLayer(config, nnx.Rngs(0))
 
 

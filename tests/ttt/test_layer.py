@@ -6,22 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ttt4rec_jax.ttt.layer import TttConfig, TttLayer, rotate
+from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, rotate
 
 IMPLS = ["scan", "dual"]
 
 
 def make_layer(mini_batch_size, impl="dual", inner="linear"):
-    config = TttConfig(
-        dim=8,
-        num_heads=2,
-        mini_batch_size=mini_batch_size,
-        impl=impl,
-        inner=inner,
-        initializer_range=0.5,
-        fast_weight_range=0.3,
-    )
-    return TttLayer(config, nnx.Rngs(0))
+    config = TttConfig(dim=8, num_heads=2, mini_batch_size=mini_batch_size, impl=impl, inner=inner)
+    return TttLayer(config, nnx.Rngs(0), Ranges(0.5, 0.3))
 
 
 def inputs(batch, length):

@@ -15,20 +15,29 @@ from ttt4rec_jax.data import Dataset
 from ttt4rec_jax.models.popularity import Popularity
 from ttt4rec_jax.models.sasrec import SasRec
 from ttt4rec_jax.models.ttt4rec import Ttt4Rec
+from ttt4rec_jax.ttt.layer import Ranges
 
 
-def build(config: ModelConfig, dataset: Dataset, seed: int) -> nnx.Module:
-    """The model that config names, with initial parameters drawn from seed."""
+def build(config: ModelConfig, dataset: Dataset, seed, ranges: Ranges | None = None) -> nnx.Module:
+    """The model that config names, with initial parameters drawn from seed; ranges stand in for config's, if given."""
     if config.model == "popularity":
         return Popularity(dataset)
-    model = {"ttt4rec": Ttt4Rec, "sasrec": SasRec}[config.model]
-    return model(config, dataset.num_items, nnx.Rngs(params=seed))
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    if config.model == "sasrec":
+        return SasRec(config, dataset.num_items, rngs)
+    return Ttt4Rec(config, ranges or Ranges(config.initializer_range, config.w0_range), dataset.num_items, rngs)
 
 
-def split(config: ModelConfig, dataset: Dataset, seed: int) -> tuple[nnx.GraphDef, dict]:
-    """(graphdef, parameters) of the model: `nnx.merge(graphdef, parameters)` inside a pure function is the model again.
+def split(config: ModelConfig, dataset: Dataset, seeds_R, initializer_ranges_R, w0_ranges_R) -> tuple[nnx.GraphDef, dict]:
+    """(graphdef, parameters stacked over R runs) of the model.
 
-    The parameters are drawn in one compiled program, since hundreds of small ones take seconds to dispatch.
+    `nnx.merge(graphdef, one run's parameters)` inside a pure function is the model again. The parameters are drawn in one
+    compiled program, since hundreds of small ones take seconds to dispatch.
     """
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: build(config, dataset, seed)), nnx.Param)
-    return graphdef, jax.jit(lambda: nnx.to_pure_dict(nnx.split(build(config, dataset, seed), nnx.Param)[1]))()
+
+    def parameters(seed, initializer_range, w0_range):
+        model = build(config, dataset, seed, Ranges(initializer_range, w0_range))
+        return nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
+
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: build(config, dataset, 0)), nnx.Param)
+    return graphdef, jax.jit(jax.vmap(parameters))(seeds_R, initializer_ranges_R, w0_ranges_R)

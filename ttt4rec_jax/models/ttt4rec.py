@@ -10,20 +10,17 @@ from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.layers import Block, BlockRecommender
-from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
+from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer
 
 
 def ttt_config(config: ModelConfig) -> TttConfig:
     """The part of a model's settings that a TTT layer needs."""
-    same = config.fast_weight_range < 0
     return TttConfig(
         dim=config.dim,
         num_heads=config.num_heads,
         mini_batch_size=config.mini_batch_size,
         inner=config.inner,
         inner_learning_rate=config.inner_learning_rate,
-        initializer_range=config.initializer_range,
-        fast_weight_range=config.initializer_range if same else config.fast_weight_range,
         impl=config.ttt_impl,
     )
 
@@ -31,7 +28,7 @@ def ttt_config(config: ModelConfig) -> TttConfig:
 class Ttt4Rec(BlockRecommender):
     """The paper's recommender; interface in models/__init__.py."""
 
-    def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
-        layers = [TttLayer(ttt_config(config), rngs) for _ in range(config.num_blocks)]
+    def __init__(self, config: ModelConfig, ranges: Ranges, num_items: int, rngs: nnx.Rngs):
+        layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
         super().__init__(config, num_items, blocks, positions=False, rngs=rngs)

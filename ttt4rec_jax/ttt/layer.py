@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from ttt4rec_jax.ttt.stream import ttt_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TttConfig:
-    """Shape and constants of a TTT layer.
+    """Shape and constants of a TTT layer, known when it is traced.
 
     `impl`: "scan" (the definition), "dual" (stacks of affine maps), "chunked" (linear) or "auto", the fastest; equal in
     everything but speed. `chunk` is chunked's, 0 for the fastest.
@@ -28,11 +29,16 @@ class TttConfig:
     mini_batch_size: int
     inner: str = "linear"
     inner_learning_rate: float = 1.0
-    initializer_range: float = 0.02
-    fast_weight_range: float = 0.02
     rope_theta: float = 10000.0
     impl: str = "auto"
     chunk: int = 0
+
+
+class Ranges(NamedTuple):
+    """Standard deviations of a TTT layer's initial parameters, and of its inner learner's W_0; numbers or arrays."""
+
+    initializer_range: float | jax.Array = 0.02
+    w0_range: float | jax.Array = 0.02
 
 
 def rotate(x_LxF, positions_L, theta: float):
@@ -49,20 +55,18 @@ def rotate(x_LxF, positions_L, theta: float):
 class TttLayer(nnx.Module):
     """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620)."""
 
-    def __init__(self, config: TttConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TttConfig, rngs: nnx.Rngs, ranges: Ranges = Ranges()):
         D, H, F = config.dim, config.num_heads, config.dim // config.num_heads
         self.config = config
 
         def normal(*shape):
-            return nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
+            return nnx.Param(ranges.initializer_range * jax.random.normal(rngs.params(), shape))
 
         self.theta_q, self.theta_k = normal(D, D), normal(D, D)
         self.theta_v, self.theta_o = normal(D, D), normal(D, D)
         keys = jax.random.split(rngs.params(), H)
         init = INNER_LEARNERS[config.inner].init
-        self.fast_weights = nnx.data(
-            jax.tree.map(nnx.Param, jax.vmap(lambda key: init(key, F, config.fast_weight_range))(keys))
-        )
+        self.fast_weights = nnx.data(jax.tree.map(nnx.Param, jax.vmap(lambda key: init(key, F, ranges.w0_range))(keys)))
         self.inner_norm_scale, self.inner_norm_bias = nnx.Param(jnp.ones((H, F))), nnx.Param(jnp.zeros((H, F)))
         self.lr_gate_kernel, self.lr_gate_bias = normal(H, D, 1), nnx.Param(jnp.zeros((H, 1)))
         self.token_index_offset = nnx.Param(jnp.zeros(config.mini_batch_size))
