@@ -1,4 +1,8 @@
-"""Trains and evaluates one configuration: python experiments/main.py --model=ttt4rec --dataset=ml1m"""
+"""Trains and evaluates one configuration, or every combination of several values:
+
+python experiments/main.py --model=ttt4rec --dataset=ml1m
+python experiments/main.py --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2
+"""
 
 import datetime
 import sys
@@ -6,7 +10,7 @@ import time
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax import flags
+from ttt4rec_jax import flags, sweep
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.interrupt import Interrupted
 from ttt4rec_jax.run_folder import RunFolder, load_config
@@ -14,61 +18,42 @@ from ttt4rec_jax.run_folder import RunFolder, load_config
 PURPOSE = "Trains and evaluates a sequential recommender, and leaves the result in a folder."
 
 
-def run_folder(config: Config, run: flags.RunConfig) -> RunFolder:
+def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
     """The folder that --run_dir names, or a new one named by model, data set and time."""
-    if run.run_dir:
-        return RunFolder(Path(run.run_dir))
+    if run_dir:
+        return RunFolder(Path(run_dir))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return RunFolder(Path("runs") / f"{config.model.model}-{Path(config.data.dataset).stem}-{now}")
+    name = f"{config.model.model}-{Path(config.data.dataset).stem}-{'sweep-' if is_sweep else ''}{now}"
+    return RunFolder(Path("runs") / name)
 
 
-def train_and_judge(config: Config, run: flags.RunConfig, folder: RunFolder, started: float) -> None:
-    """The work, once the flags are known to be right. JAX is imported here, so that a wrong flag need not wait for it."""
-    from data_prep.prepare import prepare
-
-    prepared = prepare(config.data, run.data_dir, run.cache_dir)
-    prepare_seconds = time.perf_counter() - started
-
-    import jax
-
-    from ttt4rec_jax import data, report
-    from ttt4rec_jax.train import Trainer
-
-    dataset = data.load(prepared)
-    counts = dataset.manifest["counts"]
-    platform = f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
-    print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
-    print(f"platform  {platform}\nrun       {folder.path}", flush=True)
-    folder.create(config)
-    trainer = Trainer([config], dataset)
-    print(
-        f"model     {config.model.model}, {trainer.num_parameters:,} parameters, {trainer.count:,} training examples an epoch"
-    )
-    print(f"          compiled in {trainer.compile_seconds:.1f} s", flush=True)
-    (outcome,) = trainer.fit(folder, [folder])
-    seconds = {"prepare": prepare_seconds, "total": time.perf_counter() - started}
-    result = report.result(config, dataset.manifest, outcome, seconds, platform)
-    folder.write_result(result, outcome.test_ranks, dataset.test.users)
-    print(f"\n{report.table(result)}\nleft in    {folder.path}", flush=True)
+def saved_settings(root: Path) -> dict[str, list]:
+    """The flags of the run, or of the sweep, in a folder. Raises UserError if it holds none."""
+    if (found := sweep.saved_flags(root)) is not None:
+        return found
+    sections = load_config(RunFolder(root).config).to_dict()
+    return {name: [value] for section in sections.values() for name, value in section.items()}
 
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake or a divergence told in one line, 130 interrupted."""
-    started = time.perf_counter()
-    folder = None
+    started, root = time.perf_counter(), None
     try:
-        values, given = flags.parse(argv, PURPOSE)
-        saved = load_config(RunFolder(Path(values["run_dir"])).config) if values["resume"] and values["run_dir"] else None
-        config, run = flags.settings(values, given, saved)
-        folder = run_folder(config, run)
-        folder.check(config, run.resume)
-        train_and_judge(config, run, folder, started)
+        lists, given = flags.parse(argv, PURPOSE)
+        run_dir, resume = lists["run_dir"][0], lists["resume"][0]
+        if resume and run_dir:
+            lists |= {name: values for name, values in saved_settings(Path(run_dir)).items() if name not in given}
+        combinations, run = flags.settings(lists)
+        root = run_folder(next(iter(combinations.values())), run.run_dir, len(combinations) > 1)
+        root.check(combinations, run.resume)
+        from ttt4rec_jax import runner  # imports JAX, which a wrong flag need not wait for
+
+        runner.run(combinations, run, root, lists, started)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as interrupt:
-        resume = f"; go on with: python {argv[0]} --resume --run_dir={folder.path}" if folder and folder.config.exists() else ""
+        resume = f"; go on with: python {argv[0]} --resume --run_dir={root.path}" if root and root.path.exists() else ""
         print(f"{str(interrupt) or 'interrupted'}{resume}", file=sys.stderr)
         return 130
     return 0

@@ -176,6 +176,7 @@ def check_resumable(saved: Config, asked: Config) -> None:
                 )
 
 
+SWEPT = ("model", "train")  # sections whose flags take several values
 ONE_PROGRAM = {"model": ("initializer_range", "fast_weight_range"), "train": ("learning_rate", "seed")}
 
 

@@ -15,7 +15,7 @@ from ttt4rec_jax.metrics import Ranks
 
 PROTOCOLS = ("sampled", "full")
 TILE = 512  # users, and items, that are scored at once; counts of three kinds up to it fit one int32
-NEGATIVES_AT_ONCE = 128
+NEGATIVES_AT_ONCE = 32  # of each user; more would leave the cache
 SEEN_AT_ONCE = 32  # clicks of each user
 EXACT = jax.lax.Precision.HIGHEST  # an accelerator's faster products would round scores to ties
 
@@ -52,6 +52,7 @@ def compare_sampled(user_BxD, item_vectors_VxD, target_B, negatives_BxC):
 
     def piece(negatives_BxC):
         candidates_BxC = jnp.concatenate([target_B[:, None], negatives_BxC], 1)
+        # no batched product: at the edges of odd sizes it gives equal vectors scores that differ in the last bit
         score_BxC = (user_BxD[:, None] * item_vectors_VxD[jnp.maximum(candidates_BxC - 1, 0)]).sum(-1)
         return compare(score_BxC[:, 1:], score_BxC[:, 0], negatives_BxC > 0)
 

@@ -15,12 +15,18 @@ class RunFolder:
         self.path = path
         self.config, self.metrics = path / "config.json", path / "metrics.jsonl"
         self.last, self.best = path / "checkpoints" / "last", path / "checkpoints" / "best"
-        self.result, self.ranks = path / "result.json", path / "test_ranks.parquet"
+        self.result, self.error = path / "result.json", path / "error.json"
+        self.ranks = path / "test_ranks.parquet"
 
-    def check(self, config: Config, resume: bool) -> None:
-        """Raises UserError if the folder cannot take this run: it holds another one, or on resume none or one set otherwise."""
+    def check(self, combinations: dict[str, Config], resume: bool) -> None:
+        """Raises UserError if the folder cannot take these runs, {name of a folder in it: settings}.
+
+        It holds another run; or, on resume, one of theirs that was set otherwise.
+        """
         if resume:
-            check_resumable(load_config(self.config), config)
+            for name, config in combinations.items():
+                if (path := RunFolder(self.path / name).config).exists():
+                    check_resumable(load_config(path), config)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"--run_dir: {self.path} exists and is not empty; name another folder, or --resume the run in it")
 

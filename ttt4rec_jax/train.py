@@ -101,6 +101,7 @@ class Trainer:
             raise UserError(f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on")
         graphdef, params = models.split(config.model, dataset, *self._starts())
         self.first_params = params
+        self.ttt_impl = models.ttt_impl(config.model)
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
         with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
             one = jax.tree.map(lambda x: x[0], params)

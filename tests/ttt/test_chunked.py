@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ttt4rec_jax.ttt.chunked import pick, ttt_chunked
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm
-from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
+from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer
 from ttt4rec_jax.ttt.scan import State, Tokens, ttt_scan
 
 WIDTH = 4
@@ -99,7 +99,7 @@ def test_equals_definition_anywhere(data):
 
 def layer(impl: str, size: int, chunk: int = 0):
     config = TttConfig(dim=8, num_heads=2, mini_batch_size=size, impl=impl, chunk=chunk)
-    return TttLayer(config, nnx.Rngs(0))
+    return TttLayer(config, nnx.Rngs(0), Ranges(w0_range=0.3))
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])

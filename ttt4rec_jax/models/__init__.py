@@ -15,6 +15,7 @@ from ttt4rec_jax.data import Dataset
 from ttt4rec_jax.models.popularity import Popularity
 from ttt4rec_jax.models.sasrec import SasRec
 from ttt4rec_jax.models.ttt4rec import Ttt4Rec
+from ttt4rec_jax.ttt.chunked import pick
 from ttt4rec_jax.ttt.layer import Ranges
 
 
@@ -26,6 +27,13 @@ def build(config: ModelConfig, dataset: Dataset, seed, ranges: Ranges | None = N
     if config.model == "sasrec":
         return SasRec(config, dataset.num_items, rngs)
     return Ttt4Rec(config, ranges or Ranges(config.initializer_range, config.w0_range), dataset.num_items, rngs)
+
+
+def ttt_impl(config: ModelConfig) -> str:
+    """How the model's TTT layers are evaluated, which --ttt_impl=auto leaves to their shape; "" for a model without any."""
+    if config.model != "ttt4rec":
+        return ""
+    return pick(config.max_len, config.mini_batch_size, config.inner)[0] if config.ttt_impl == "auto" else config.ttt_impl
 
 
 def split(config: ModelConfig, dataset: Dataset, seeds_R, initializer_ranges_R, w0_ranges_R) -> tuple[nnx.GraphDef, dict]:

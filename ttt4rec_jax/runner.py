@@ -1,0 +1,96 @@
+"""From settings to results on disk: prepare, train, judge, report. The command line's work, once its flags are right."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+
+from data_prep.prepare import prepare
+from data_prep.settings import UserError
+from ttt4rec_jax import data, report, sweep
+from ttt4rec_jax.config import Config
+from ttt4rec_jax.run_folder import RunFolder, write_json
+from ttt4rec_jax.train import DivergedError, Trainer
+
+
+def keep_programs(folder: str) -> None:
+    """Keeps compiled programs in a folder for the next run: "" for one in the user's cache, "none" for not at all."""
+    if folder == "none":
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder or cache / "ttt4rec_jax" / "programs").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str, list], started: float) -> None:
+    """Trains and judges every combination. where: flags.RunConfig; started: time.perf_counter() when the program began.
+
+    Raises UserError, Interrupted (all saved, to be resumed).
+    """
+    keep_programs(where.program_cache)
+    config = next(iter(combinations.values()))
+    prepared = prepare(config.data, where.data_dir, where.cache_dir)
+    dataset = data.load(prepared)
+    prepare_seconds = time.perf_counter() - started
+    counts = dataset.manifest["counts"]
+    platform = f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
+    print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
+    print(f"platform  {platform}\nrun       {root.path}", flush=True)
+
+    folders = {name: RunFolder(root.path / name) for name in combinations}
+    for name, folder in folders.items():
+        folder.create(combinations[name])
+    is_sweep = list(combinations) != [""]
+    select_by, results = config.eval.select_by, {}
+    if is_sweep:
+        sweep.write(root.path, flags, [], select_by)
+        results = {name: found for name, folder in folders.items() if (found := finished(folder))}
+    waiting = {name: config for name, config in combinations.items() if name not in results}
+    programs = sweep.groups(waiting)
+    for number, group in enumerate(programs):
+        if is_sweep:
+            print(f"\nprogram {number + 1} of {len(programs)}: {len(group)} combinations trained together", flush=True)
+        for name, outcome in train_group(group, dataset, root.path, folders).items():
+            seconds = {"prepare": prepare_seconds, "total": time.perf_counter() - started}
+            if isinstance(outcome, DivergedError):
+                results[name] = {"error": str(outcome)}
+                write_json(folders[name].error, results[name])
+                continue
+            results[name] = report.result(combinations[name], dataset.manifest, outcome, seconds, platform)
+            folders[name].write_result(results[name], outcome.test_ranks, dataset.test.users)
+            if not is_sweep:
+                print(f"\n{report.table(results[name])}")
+    if is_sweep:
+        rows = sweep.rows(results, select_by)
+        sweep.write(root.path, flags, rows, select_by)
+        print(f"\n{sweep.table(rows, select_by)}")
+        if all(row["error"] for row in rows):
+            raise UserError(f"no combination has a result; see {root.path / 'sweep.json'}")
+    print(f"left in    {root.path}", flush=True)
+
+
+def train_group(group: dict[str, Config], dataset: data.Dataset, root: Path, folders: dict[str, RunFolder]) -> dict:
+    """{name: Outcome or DivergedError} of combinations that share a program."""
+    trainer = Trainer(list(group.values()), dataset)
+    config, examples = next(iter(group.values())), f"{trainer.count:,} training examples an epoch"
+    details = f", TTT layers as {trainer.ttt_impl}" if trainer.ttt_impl else ""
+    print(f"model     {config.model.model}, {trainer.num_parameters:,} parameters, {examples}{details}")
+    print(f"          compiled in {trainer.compile_seconds:.1f} s", flush=True)
+    try:
+        outcomes = trainer.fit(sweep.group_folder(root, list(group)), [folders[name] for name in group])
+    except DivergedError as error:
+        if list(group) == [""]:
+            raise
+        outcomes = [error] * len(group)
+    return dict(zip(group, outcomes, strict=True))
+
+
+def finished(folder: RunFolder) -> dict | None:
+    """The result, or the error, that a combination's folder holds already."""
+    for path in (folder.result, folder.error):
+        if path.exists():
+            return json.loads(path.read_text())
+    return None
