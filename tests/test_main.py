@@ -170,3 +170,36 @@ def test_the_papers_model_beats_popularity_on_beauty_within_4_gb(environment, tm
     for name, expected in (("hit@5", 0.1746), ("ndcg@5", 0.1129), ("hit@10", 0.2883), ("ndcg@10", 0.1495)):
         assert popularity[name] == pytest.approx(expected, abs=0.005)
     assert ttt["hit@10"] > popularity["hit@10"] + 0.1
+
+
+def test_a_sweep_trains_every_combination_and_never_redoes_one(environment, synthetic_run):
+    cwd, _ = synthetic_run
+    flags = [
+        "--dataset=synthetic",
+        "--run_dir=sweep",
+        "--dim=16",
+        "--epochs=1",
+        "--batch_size=512",
+        "--initializer_range=0.01,0.5",
+    ]
+    done = main(environment, *flags, "--seed=0,1", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "4 combinations trained together" in done.stdout and "<- best" in done.stdout
+    results = {path.parent.name: path for path in (cwd / "sweep").glob("*/result.json")}
+    assert set(results) == {f"initializer_range={r},seed={s}" for r in ("0.01", "0.5") for s in (0, 1)}
+    table = pl.read_csv(cwd / "sweep" / "sweep.csv")
+    for row in table.iter_rows(named=True):
+        result = json.loads(results[row["combination"]].read_text())
+        assert row["test full/ndcg@10"] == result["test"]["full"]["ndcg@10"]
+        assert result["config"]["model"]["initializer_range"] == float(row["combination"].split(",")[0].split("=")[1])
+    # Given one combination that was lost, when the sweep is started again, then that one alone is trained
+    written = {name: path.stat().st_mtime_ns for name, path in results.items()}
+    lost = results["initializer_range=0.5,seed=1"]
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    done = main(environment, "--run_dir=sweep", "--resume", cwd=cwd)
+    assert done.returncode == 0 and "1 combinations trained together" in done.stdout, done.stderr
+    after = json.loads(lost.read_text())
+    assert after["test"]["sampled"]["ndcg@10"] == pytest.approx(before["test"]["sampled"]["ndcg@10"], abs=0.02)
+    for name, path in results.items():
+        assert path == lost or path.stat().st_mtime_ns == written[name]

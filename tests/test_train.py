@@ -132,7 +132,7 @@ def test_the_best_epoch_is_what_is_judged(random_dataset, tmp_path, monkeypatch)
     fit(dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=2)), random_dataset, tmp_path / "two")
     two = last_state(trainer, tmp_path / "two")
     assert int(two.opt_state.count[0]) == 2 * trainer.steps
-    (params,) = train.unstacked(two.params)
+    params = trainer.mesh.run(two.params, 0)
     jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(params, "test"))
 
 
@@ -184,18 +184,21 @@ def test_select_by_is_what_picks(random_dataset, tmp_path):
 RATES = [{"model": {"initializer_range": 0.1}}, {"seed": 3}, {"learning_rate": 0.003}]
 
 
-@pytest.mark.parametrize(
-    "variants", [RATES, [{"model": {"initializer_range": r}} for r in (0.05, 0.2, 0.5)]], ids=["mixed", "ranges"]
-)
+RANGES = [{"model": {"initializer_range": r}} for r in (0.05, 0.1, 0.2, 0.5)]
+
+
+@pytest.mark.parametrize("variants, devices", [(RATES, 1), (RANGES, 2)], ids=["mixed", "ranges"])
 @pytest.mark.parametrize("settings", [{}, {"targets": "every", "batch_size": 8}], ids=["paper", "every"])
-def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, settings):
+def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, devices, settings):
     configs = [config(**{"epochs": 2} | settings | variant) for variant in variants]
     assert len({program(c) for c in configs}) == 1
     folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]
     for c, folder in zip(configs, folders, strict=True):
         folder.create(c)
     group = RunFolder(tmp_path / "group")
-    together = Trainer(configs, random_dataset).fit(group, folders, log=lambda line: None)
+    trainer = Trainer(configs, random_dataset)
+    assert trainer.mesh.size == devices
+    together = trainer.fit(group, folders, log=lambda line: None)
     for r, (c, outcome) in enumerate(zip(configs, together, strict=True)):
         alone = fit(c, random_dataset, tmp_path / f"alone{r}")
         for a, b in zip(outcome.history, alone.history, strict=True):

@@ -30,6 +30,8 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     Raises UserError, Interrupted (all saved, to be resumed).
     """
     keep_programs(where.program_cache)
+    if len(combinations) > 1:  # a CPU's cores train stacked runs better as devices of their own than together on each
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     config = next(iter(combinations.values()))
     prepared = prepare(config.data, where.data_dir, where.cache_dir)
     dataset = data.load(prepared)

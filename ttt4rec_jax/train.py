@@ -1,7 +1,7 @@
 """Runs: train, judge each epoch on validation, keep the best, score the test set once. Resumes exactly.
 
-Runs whose configurations share a program (config.program) are trained together, stacked along a leading axis R by vmap; one
-run is the case R = 1. What a run yields does not depend on its company, but for rounding.
+Runs whose configurations share a program (config.program) are trained together, stacked along a leading axis R by vmap and
+spread over the devices; one run is the case R = 1. What a run yields does not depend on its company, but for rounding.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from ttt4rec_jax.interrupt import Interrupted, StopRequest
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.optim import optimizer
 from ttt4rec_jax.run_folder import RunFolder
+from ttt4rec_jax.sharding import RUNS, SHARED, RunMesh
 from ttt4rec_jax.train_step import EpochSums, TrainState, make_run_steps, make_train_step, new_sums, stacked
 
 FIRST_DISPATCH = 8  # steps
@@ -92,8 +93,10 @@ class Trainer:
         self.configs, self.dataset = configs, dataset
         config = configs[0]
         self.is_trained = MODELS[config.model.model].trained
-        self.clicks = data.device_clicks(dataset)
-        self.examples, self.buckets = data.training_examples(dataset, config)
+        self.mesh = RunMesh(len(configs))
+        clicks = data.device_clicks(dataset)
+        examples, self.buckets = data.training_examples(dataset, config)
+        self.clicks, self.examples = self.mesh.place((clicks, examples), SHARED)
         size = config.train.batch_size
         self.count = len(self.examples.ends)
         self.steps = sum(data.steps_of(bucket, size) for bucket in self.buckets)
@@ -105,7 +108,7 @@ class Trainer:
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
         with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
             one = jax.tree.map(lambda x: x[0], params)
-            evaluator = pool.submit(Evaluator, graphdef, one, dataset, self.clicks, config.model.max_len)
+            evaluator = pool.submit(Evaluator, graphdef, one, dataset, clicks, config.model.max_len)
             if self.is_trained:
                 self._compile(graphdef)
             self.evaluate = evaluator.result()
@@ -118,10 +121,10 @@ class Trainer:
         return seeds, *np.array(ranges, np.float32).T
 
     def _compile(self, graphdef) -> None:
-        config, runs, params = self.configs[0], len(self.configs), self.first_params
+        config, runs, params, mesh = self.configs[0], len(self.configs), self.first_params, self.mesh
         tx = optimizer(config.train)
         rates = jnp.array([c.train.learning_rate for c in self.configs])
-        self.first_state = TrainState(params, jax.vmap(tx.init)(params), rates)
+        self.first_state = mesh.place(TrainState(params, jax.vmap(tx.init)(params), rates), RUNS)
         # runs of one seed share each batch, which is drawn once for all
         seeds = list(dict.fromkeys(c.train.seed for c in self.configs))
         shared = len(seeds) == 1
@@ -134,11 +137,19 @@ class Trainer:
             order = jax.vmap(lambda key: data.epoch_order(key, of, self.buckets, config.train.batch_size))(order_keys)
             return of, order, step_keys
 
-        self.begin_epoch = jax.jit(begin_epoch)
-        self.first_sums = new_sums(runs)
+        batches = SHARED if shared else RUNS
+        begin = jax.jit(begin_epoch)
+
+        def placed_epoch(epoch):
+            of, order, key = begin(epoch)
+            return mesh.place(of, SHARED), mesh.place(order, batches), mesh.place(key, batches)
+
+        self.begin_epoch = placed_epoch
+        self.first_sums = mesh.place(new_sums(runs), RUNS)
         train_step = make_train_step(graphdef, tx, config, self.dataset.num_items)
         run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets)
-        self.step_function = stacked(run_steps, runs, shared)
+        specs = (RUNS, RUNS, SHARED, SHARED, SHARED, batches, batches, SHARED, SHARED)
+        self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared), specs, RUNS)
         arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
         self.run_steps = jax.jit(self.step_function, donate_argnums=0).lower(*arguments).compile()
 
@@ -149,12 +160,13 @@ class Trainer:
         Raises Interrupted (all saved, to be resumed), DivergedError if no run is left, UserError.
         """
         if not self.is_trained:
-            return [self._judge(RunProgress(), params, None) for params in unstacked(self.first_params)]
+            return [self._judge(RunProgress(), self.mesh.run(self.first_params, 0), None)]
         last = Checkpoints(folder.last)
         best = [Checkpoints(run.best) for run in run_folders]
         try:
             state, progress = self._train(last, best, run_folders, log)
-            return [self._judge(progress.runs[r], params, best[r]) for r, params in enumerate(unstacked(state.params))]
+            judged = enumerate(zip(progress.runs, best, strict=True))
+            return [self._judge(run, self.mesh.run(state.params, r), checkpoints) for r, (run, checkpoints) in judged]
         finally:
             for checkpoints in (last, *best):
                 checkpoints.close()
@@ -231,7 +243,7 @@ class Trainer:
             if is_finished(run, config):
                 continue
             started = time.perf_counter()
-            params = jax.tree.map(lambda x, r=r: x[r], state.params)
+            params = self.mesh.run(state.params, r)
             try:
                 validation = summary(self.evaluate(params, "validation"))
             except NonFiniteScoresError as error:
@@ -274,11 +286,6 @@ class Trainer:
 def last_good(epoch: int) -> str:
     """Which checkpoint is the last finite one, after so many whole epochs."""
     return f"the last finite checkpoint is that of epoch {epoch}" if epoch else "there is no finite checkpoint"
-
-
-def unstacked(tree) -> list:
-    """The trees that are stacked along the first axis."""
-    return [jax.tree.map(lambda x, r=r: x[r], tree) for r in range(len(jax.tree.leaves(tree)[0]))]
 
 
 def epoch_line(line: dict, config: Config, name: str = "") -> str:

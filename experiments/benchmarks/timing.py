@@ -1,5 +1,6 @@
 """Timing shared by the benchmarks: compiled programs run in turns, so that whatever else the machine does hits all alike."""
 
+import json
 import os
 import time
 
@@ -35,3 +36,16 @@ def machine() -> dict:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
+
+
+def show(rows: list[dict], before: dict, json_file: str = "") -> None:
+    """Prints the machine and a table of rows that share their keys; writes both as JSON if a file is named."""
+    print(before)
+    cells = [list(rows[0]), *([f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+    print(f"load at the end {machine()['load']}")
+    if json_file:
+        with open(json_file, "w", encoding="utf-8") as file:
+            json.dump({"machine": before, "rows": rows}, file, indent=1)
