@@ -41,19 +41,33 @@ class Ranges(NamedTuple):
     w0_range: float | jax.Array = 0.02
 
 
+def evens_first(x, axis: int):
+    """The features of an axis in the order 0, 2, 4, ..., 1, 3, 5, ..."""
+    axis %= x.ndim
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    return pairs.swapaxes(axis, axis + 1).reshape(x.shape)
+
+
 def rotate(x_LxF, positions_L, theta: float):
-    """Rotary position embedding on interleaved feature pairs (0, 1), (2, 3), ... (Su et al. 2021, arXiv:2104.09864)."""
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on features with evens first.
+
+    So the pairs (0, 1), (2, 3), ... lie half a width apart, and turning them shuffles nothing.
+    """
     width = x_LxF.shape[-1]
     # known positions make sines that are constants: traced ones are computed anew wherever XLA fuses them
     xp = np if isinstance(positions_L, np.ndarray) else jnp
     angles = positions_L[:, None] * theta ** (-np.arange(0, width, 2, dtype=x_LxF.dtype) / width)
     cos, sin = (jnp.asarray(table, x_LxF.dtype) for table in (xp.cos(angles), xp.sin(angles)))
-    even, odd = x_LxF[:, 0::2], x_LxF[:, 1::2]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x_LxF.shape)
+    even, odd = x_LxF[:, : width // 2], x_LxF[:, width // 2 :]
+    return jnp.concatenate([even * cos - odd * sin, even * sin + odd * cos], -1)
 
 
 class TttLayer(nnx.Module):
-    """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620)."""
+    """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620).
+
+    Rotary embedding turns interleaved feature pairs. Where there is any (mini_batch_size > 1), everything of a head is kept
+    with evens first, parameters as they are read and states: a reordering of parameters is cheaper than one of tokens.
+    """
 
     def __init__(self, config: TttConfig, rngs: nnx.Rngs, ranges: Ranges = Ranges()):
         D, H, F = config.dim, config.num_heads, config.dim // config.num_heads
@@ -76,11 +90,19 @@ class TttLayer(nnx.Module):
 
     def initial_state(self) -> State:
         """The state of every head [H, ...] before the first token."""
-        state = initial_state(jax.tree.map(lambda p: p[...], self.fast_weights, is_leaf=is_param))
-        return state._replace(filled=jnp.zeros(self.config.num_heads, jnp.int32))
+        weights = jax.tree.map(lambda p: p[...], self.fast_weights, is_leaf=is_param)
+        if INNER_LEARNERS[self.config.inner].is_affine_stack:  # other learners' weights have no order to keep
+            (w, b), *rest = weights
+            *between, (last_w, last_b) = ((self._ordered(w, 1), b), *rest)
+            weights = (*between, (self._ordered(last_w, 2), self._ordered(last_b, 1)))
+        return initial_state(weights)._replace(filled=jnp.zeros(self.config.num_heads, jnp.int32))
+
+    def _ordered(self, x, axis: int):
+        """x with an axis of a head's features in the order that the core works in."""
+        return x if self.config.mini_batch_size == 1 else evens_first(x, axis)
 
     def _norm(self) -> Norm:
-        return Norm(self.inner_norm_scale[...], self.inner_norm_bias[...])
+        return Norm(self._ordered(self.inner_norm_scale[...], 1), self._ordered(self.inner_norm_bias[...], 1))
 
     def _slot_scale(self):
         """max(1/i + offset_i, 0) for slot i = 1..b of a mini-batch [b]."""
@@ -95,16 +117,22 @@ class TttLayer(nnx.Module):
 
     def _project(self, x_LxD, theta, slot_L=None):
         """One projection, split into heads [H, L, F]; rotated if slots are given."""
-        heads_LxHxF = (x_LxD @ theta[...]).reshape(len(x_LxD), self.config.num_heads, -1)
-        heads_HxLxF = heads_LxHxF.transpose(1, 0, 2)
+        D, H = theta.shape[0], self.config.num_heads
+        ordered_DxD = self._ordered(theta.reshape(D, H, -1), 2).reshape(D, D)
+        heads_HxLxF = (x_LxD @ ordered_DxD).reshape(len(x_LxD), H, -1).transpose(1, 0, 2)
         if slot_L is None or self.config.mini_batch_size == 1:  # slot 0 everywhere turns nothing
             return heads_HxLxF
         return jax.vmap(lambda x: rotate(x, slot_L, self.config.rope_theta))(heads_HxLxF)
 
     def _mix_heads(self, outputs_HxLxF):
         """Concatenated heads [L, D] through the post norm and the output projection."""
-        joined_LxD = outputs_HxLxF.transpose(1, 0, 2).reshape(outputs_HxLxF.shape[1], -1)
-        return layer_norm(joined_LxD, Norm(self.post_norm_scale[...], self.post_norm_bias[...])) @ self.theta_o[...]
+        H, L, F = outputs_HxLxF.shape
+        joined_LxD = outputs_HxLxF.transpose(1, 0, 2).reshape(L, H * F)
+        scale, bias, theta_o = (
+            self._ordered(p.reshape(H, F, -1), 1).reshape(p.shape)
+            for p in (self.post_norm_scale, self.post_norm_bias, self.theta_o)
+        )
+        return layer_norm(joined_LxD, Norm(scale, bias)) @ theta_o
 
     # --- three ways of running it
 
