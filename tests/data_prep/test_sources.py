@@ -23,7 +23,7 @@ from data_prep.settings import DataConfig, UserError
         ({"dataset": "ml1m", "user_col": "u"}, "--user_col: only for your own file; the columns of 'ml1m' are known"),
         ({"split": "tempral"}, "--split: 'tempral' is not one of leave_one_out, temporal (did you mean 'temporal'?)"),
         ({"split": "temporal", "validation_time": 0.9}, "--validation_time: 0.9 is not before --test_time=0.9"),
-        ({"eval_negatives": 0}, "--eval_negatives: 0 is not between 1 and"),
+        ({"eval_negatives": 0}, "--eval_negatives: 0 is out of range, expected at least 1"),
         ({"on_bad_rows": "ignore"}, "--on_bad_rows: 'ignore' is not one of error, skip"),
     ],
 )
