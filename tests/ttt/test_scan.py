@@ -88,7 +88,7 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(0, 9), st.i
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(shapes)
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape):
     length, mini_batch_size, valid, seed = shape
@@ -132,7 +132,7 @@ def test_an_output_depends_on_no_later_token(name, mini_batch_size):
 
 @pytest.mark.parametrize("name", ["scan", "dual"])
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(1, 5), st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_pieces_give_what_the_whole_gives(name, inner, mini_batch_size, pieces):
     length = sum(pieces)
