@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("TTT4REC_TEST_DATA") or ROOT.parent / "shared" / "data")
+DATA = Path(os.environ.get("TTT4REC_TEST_DATA") or ROOT.parent / "shared" / "data").resolve()
 SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
 
 
