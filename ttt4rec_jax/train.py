@@ -106,13 +106,17 @@ class Trainer:
         self.first_params = params
         self.ttt_impl = models.ttt_impl(config.model)
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
-        with ThreadPoolExecutor() as pool:  # XLA compiles outside Python's lock
-            one = jax.tree.map(lambda x: x[0], params)
-            evaluator = pool.submit(Evaluator, graphdef, one, dataset, clicks, config.model.max_len)
-            if self.is_trained:
-                self._compile(graphdef)
-            self.evaluate = evaluator.result()
+        if self.is_trained:
+            self._compile(graphdef)
+        one = jax.tree.map(lambda x: x[0], params)
+        # the evaluation compiles while the first steps run
+        self._evaluator = ThreadPoolExecutor(1).submit(Evaluator, graphdef, one, dataset, clicks, config.model.max_len)
         self.compile_seconds = time.perf_counter() - started
+
+    @property
+    def evaluate(self) -> Evaluator:
+        """Ranks of the evaluation sets under any run's parameters."""
+        return self._evaluator.result()
 
     def _starts(self):
         """What initial parameters depend on: seeds, initializer_ranges and fast_weight_ranges, [R] each."""
