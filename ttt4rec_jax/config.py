@@ -87,8 +87,8 @@ class TrainConfig:
     sparse_embeddings: bool = option(
         False,
         "Lazy Adam: a step updates only the item embeddings of its batch, so that its time does not grow with the catalogue. "
-        "Worth it from about 100,000 items. "
-        "The others keep value and moments to the bit, where dense Adam lets moments decay, coasts on them and decays weights.",
+        "The others keep value and moments to the bit, where dense Adam lets moments decay, coasts on them and decays weights. "
+        "Worth it from about 100,000 items.",
     )
     batch_size: int = option(256, "Examples (targets=last) or sequences (targets=every) of a step.", low=1)
     length_buckets: int = option(

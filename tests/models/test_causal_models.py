@@ -1,0 +1,45 @@
+"""What every causal model must keep: no click reaches back, padding is inert, the last of every output is the user vector."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ttt4rec_jax import models
+from ttt4rec_jax.config import ModelConfig
+
+LENGTH = 6
+SHAPE = {"dim": 8, "num_heads": 2, "max_len": LENGTH, "num_blocks": 2}
+TTT = {"model": "ttt4rec", "mini_batch_size": 4, "initializer_range": 0.3}
+CASES = {"ttt4rec": TTT, "ttt4rec, no ffn": TTT | {"ffn": False}, "sasrec": {"model": "sasrec"}}
+
+
+@pytest.fixture(params=CASES)
+def model(request, random_dataset):
+    return models.build(ModelConfig(**SHAPE | CASES[request.param]), random_dataset, 0)
+
+
+def test_a_click_changes_no_earlier_output(model):
+    history = jnp.array([[3, 7, 1, 9, 4, 2]])
+    encode = nnx.jit(lambda model, history: model.encode(history, jnp.array([LENGTH]), every=True)[0])
+    expected = encode(model, history)
+    for changed in range(LENGTH):
+        got = encode(model, history.at[0, changed].set(11))
+        np.testing.assert_array_equal(got[:changed], expected[:changed])
+        assert (np.abs(got[changed:] - expected[changed:]).max(-1) > 0).all()
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_padding_is_inert(model, every):
+    lengths = jnp.array([3, 1])
+    history = jnp.array([[3, 7, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
+    encode = nnx.jit(lambda model, history: model.encode(history, lengths, every))
+    a, b = encode(model, history), encode(model, jnp.where(history > 0, history, 5))
+    valid = (jnp.arange(LENGTH) < lengths[:, None])[..., None] if every else True
+    np.testing.assert_array_equal(jnp.where(valid, a, 0), jnp.where(valid, b, 0))
+
+
+def test_the_last_of_every_output_is_the_user_vector(model):
+    lengths, history = jnp.array([6, 2]), jnp.array([[3, 7, 1, 9, 4, 2], [8, 8, 0, 0, 0, 0]])
+    every = jnp.take_along_axis(model.encode(history, lengths, every=True), lengths[:, None, None] - 1, 1)[:, 0]
+    np.testing.assert_allclose(model.encode(history, lengths), every, rtol=1e-4, atol=1e-5)
