@@ -25,12 +25,14 @@ def epoch_of(dataset, config):
     """All batches of epoch 0, as numpy."""
     clicks = data.device_clicks(dataset)
     examples, buckets = data.training_examples(dataset, config)
-    of = data.step_buckets(0, buckets, config.train.batch_size)
-    order = data.epoch_order(jax.random.key(0), of, buckets, config.train.batch_size)
+    of = data.step_buckets(0, buckets)
+    order = data.epoch_order(jax.random.key(0), of, buckets)
     keys = jax.random.split(jax.random.key(1), len(order))
     batches = []
     for bucket, rows, key in zip(of, order, keys, strict=True):
-        batch = data.make_batch(clicks, examples, rows, key, config, dataset.num_items, buckets[bucket].length)
+        batch = data.make_batch(
+            clicks, examples, rows[: buckets[bucket].batch_size], key, config, dataset.num_items, buckets[bucket].length
+        )
         batches.append(jax.tree.map(np.asarray, batch))
     return batches
 
@@ -110,25 +112,26 @@ def test_histories_are_the_last_clicks_before_the_target(random_dataset):
 
 
 def test_epochs_are_shuffled_differently_and_reproducibly():
-    buckets = data.Bucket(4, 0, 5), data.Bucket(8, 5, 21)
-    ofs = [data.step_buckets(epoch, buckets, 8) for epoch in (0, 1, 0)]
+    buckets = data.Bucket(4, 0, 5, 8), data.Bucket(8, 5, 21, 4)
+    ofs = [data.step_buckets(epoch, buckets) for epoch in (0, 1, 0)]
     keys = [jax.random.fold_in(jax.random.key(0), epoch) for epoch in (0, 1, 0)]
-    orders = [(of, np.asarray(data.epoch_order(key, of, buckets, 8))) for key, of in zip(keys, ofs, strict=True)]
+    orders = [(of, np.asarray(data.epoch_order(key, of, buckets))) for key, of in zip(keys, ofs, strict=True)]
     for of, order in orders:
-        assert sorted(order.reshape(-1)) == [*range(21), 21, 21, 21], "every example once, the rest marked as none"
+        assert sorted(e for e in order.reshape(-1) if e < 21) == [*range(21)], "every example once"
         for bucket, rows in zip(of, order, strict=True):
             assert all(buckets[bucket].first <= e < buckets[bucket].stop for e in rows if e < 21)
+            assert (rows[buckets[bucket].batch_size :] == 21).all(), "no more than the bucket's batch"
     assert (orders[0][1] != orders[1][1]).any()
     np.testing.assert_array_equal(orders[0][1], orders[2][1])
 
 
 def test_bucket_lengths_cost_least_among_all_choices():
     counts = np.array([1] * 30 + [3] * 20 + [7] * 9 + [40] * 3)
-    got = data.bucket_lengths(counts, 48, 3, 1)
+    got = data.bucket_lengths(counts, 48, 3, lambda length: 1)
 
     def cost(lengths):
         return sum(min(length for length in lengths if length >= count) for count in counts)
 
     assert got[-1] == 40 and len(got) <= 3
     assert cost(got) == min(cost((a, b, 40)) for a in (3, 4, 6, 8, 9, 12, 15, 16) for b in (8, 9, 12, 15, 16, 18, 21, 24))
-    assert data.bucket_lengths(counts, 48, 1, 1) == (40,)
+    assert data.bucket_lengths(counts, 48, 1, lambda length: 1) == (40,)

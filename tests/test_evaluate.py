@@ -19,7 +19,7 @@ class Table(nnx.Module):
 
     def encode(self, history, length, every=False, key=None):
         last = jnp.take_along_axis(history, length[:, None] - 1, 1)[:, 0]
-        return jax.nn.one_hot(last, len(self.table[...]))
+        return jax.nn.one_hot(last, len(self.table[...]))[:, None]
 
     def item_vectors(self, items):
         return self.table[...].T[items]
@@ -32,7 +32,7 @@ class Vectors(nnx.Module):
         self.user_vectors, self.vectors = nnx.Param(jnp.asarray(user_vectors)), nnx.Param(jnp.asarray(item_vectors))
 
     def encode(self, history, length, every=False, key=None):
-        return self.user_vectors[...][jnp.take_along_axis(history, length[:, None] - 1, 1)[:, 0]]
+        return self.user_vectors[...][jnp.take_along_axis(history, length[:, None] - 1, 1)]
 
     def item_vectors(self, items):
         return self.vectors[...][items]
@@ -101,7 +101,7 @@ def test_infinite_scores_are_no_nan_and_padding_never_counts(random_dataset):
     # Given scores of -inf throughout, which is also what a careless filling of the last tile would hold
     class Worst(Table):
         def encode(self, history, length, every=False, key=None):
-            return jnp.ones((len(history), 1))
+            return jnp.ones((len(history), 1, 1))
 
         def item_vectors(self, items):
             return jnp.full((*items.shape, 1), -jnp.inf)

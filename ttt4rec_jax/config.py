@@ -11,18 +11,41 @@ from data_prep.settings import DataConfig, UserError, check, option
 class Abilities(NamedTuple):
     """What a model can do; known here so that an impossible combination is refused before JAX is imported."""
 
-    causal: bool  # the output at a position depends on no later click, so that one pass trains every position
+    targets: tuple[str, ...]  # the ways it can be trained; the first is what targets=auto means
     trained: bool = True
+    separable: bool = True  # a score is a product of a user vector and an item vector
     target_tower: str = "none"  # what target_tower=auto means
     sparse: bool = True  # uses item ids only to look up rows of its table "embedding": optim.sparse_rows may rename them
 
 
+CAUSAL = ("last", "every")  # the output at a position depends on no later click, so that one pass can train every position
+WINDOW = ("last",)
 MODELS = {
-    "ttt4rec": Abilities(causal=True, target_tower="mlp"),
-    "sasrec": Abilities(causal=True),
-    "popularity": Abilities(causal=False, trained=False, sparse=False),
+    "ttt4rec": Abilities(CAUSAL, target_tower="mlp"),
+    "sasrec": Abilities(CAUSAL),
+    "gru4rec": Abilities(CAUSAL),
+    "din": Abilities(WINDOW, separable=False),
+    "comirec_sa": Abilities(WINDOW),
+    "comirec_dr": Abilities(WINDOW),
+    "bert4rec": Abilities(("masked", "last"), sparse=False),
+    "iclrec": Abilities(CAUSAL, sparse=False),
+    "popularity": Abilities(WINDOW, trained=False, sparse=False),
+    "itemknn": Abilities(WINDOW, trained=False, separable=False, sparse=False),
 }
-OF_TTT = ("inner", "mini_batch_size", "inner_learning_rate", "initializer_range", "fast_weight_range", "ttt_impl")
+TTT, COMIREC = ("ttt4rec",), ("comirec_sa", "comirec_dr")
+BLOCKS = ("ttt4rec", "sasrec", "bert4rec", "iclrec")
+SEPARABLE = tuple(name for name, abilities in MODELS.items() if abilities.separable and abilities.trained)
+OPTIONS = {  # which models have an option; those not listed belong to all
+    **dict.fromkeys(("inner", "mini_batch_size", "inner_learning_rate", "initializer_range", "fast_weight_range"), TTT),
+    **dict.fromkeys(("ttt_impl", "backbone"), TTT),
+    **dict.fromkeys(("num_interests", "routing_iterations"), COMIREC),
+    **dict.fromkeys(("mask_probability", "mask_last_probability"), ("bert4rec",)),
+    **dict.fromkeys(("num_intents", "intent_weight", "contrast_weight", "contrast_temperature"), ("iclrec",)),
+    **dict.fromkeys(("num_heads", "ffn"), BLOCKS),
+    **dict.fromkeys(("score", "temperature", "target_tower"), SEPARABLE),
+    "num_blocks": (*BLOCKS, "gru4rec"),
+    "routing_iterations": ("comirec_dr",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +69,27 @@ class ModelConfig:
         "How a TTT layer is evaluated, same results at other speeds; auto: the fastest for its shape.",
         choices=("auto", "scan", "dual", "chunked"),
     )
+    backbone: str = option(
+        "transformer",
+        "What is around a TTT layer: projections alone, or (mamba) convolutions of width 4 on queries and keys, and a gate.",
+        choices=("transformer", "mamba"),
+    )
+    score: str = option(
+        "dot",
+        "Product of user and item vectors as they are, or of unit length and divided by the temperature.",
+        choices=("dot", "cosine"),
+    )
+    temperature: float = option(0.05, "What score=cosine is divided by.", above=0.0)
+    num_interests: int = option(4, "User vectors of a multi-interest model.", low=1)
+    routing_iterations: int = option(3, "Iterations of dynamic routing.", low=1)
+    mask_probability: float = option(0.2, "Share of clicks that masked training hides.", above=0.0, high=1.0)
+    mask_last_probability: float = option(
+        0.1, "Share of sequences of which masked training hides the last click alone, as evaluation does.", low=0.0, high=1.0
+    )
+    num_intents: int = option(256, "Intents that users' histories are clustered into, once an epoch.", low=1)
+    intent_weight: float = option(0.1, "Weight of the loss that contrasts intents.", low=0.0)
+    contrast_weight: float = option(0.1, "Weight of the loss that contrasts augmented histories.", low=0.0)
+    contrast_temperature: float = option(1.0, "What similarities of contrasted vectors are divided by.", above=0.0)
     target_tower: str = option(
         "auto",
         "What a candidate's embedding goes through: tanh MLP or nothing; auto: mlp for ttt4rec, as in its paper.",
@@ -61,8 +105,10 @@ class ModelConfig:
         if self.target_tower == "auto":
             object.__setattr__(self, "target_tower", MODELS[self.model].target_tower)
         for field in dataclasses.fields(self):
-            if self.model != "ttt4rec" and field.name in OF_TTT and getattr(self, field.name) != field.default:
-                raise UserError(f"--{field.name}: an option of --model=ttt4rec, which --model={self.model} does not have")
+            owners = OPTIONS.get(field.name, (self.model,))
+            if self.model not in owners and getattr(self, field.name) not in (field.default, "none"):
+                able = " or ".join(f"--model={name}" for name in owners)
+                raise UserError(f"--{field.name}: an option of {able}, which --model={self.model} does not have")
 
     @property
     def w0_range(self) -> float:
@@ -75,14 +121,16 @@ class TrainConfig:
     """How a model is trained."""
 
     targets: str = option(
-        "last",
-        "last: every training position is an example with its own window. every: one causal pass trains all positions.",
-        choices=("last", "every"),
+        "auto",
+        "last: every training position is an example with its own window. every: one causal pass trains all positions. "
+        "masked: clicks hidden at random are to be found again. auto: masked for bert4rec, last for the others.",
+        choices=("auto", "last", "every", "masked"),
     )
     loss: str = option("bce", "Training loss.", choices=("bce", "gbce", "softmax", "sampled_softmax"))
     num_negatives: int = option(4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1)
     gbce_t: float = option(0.75, "Calibration of loss=gbce between bce (0) and full (1).", low=0.0, high=1.0)
     learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
+    adam_b2: float = option(0.999, "Decay of Adam's mean of squares.", above=0.0, high=1.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
     sparse_embeddings: bool = option(
         False,
@@ -90,10 +138,13 @@ class TrainConfig:
         "The others keep value and moments to the bit, where dense Adam lets moments decay, coasts on them and decays weights. "
         "Worth it from about 100,000 items.",
     )
-    batch_size: int = option(256, "Examples (targets=last) or sequences (targets=every) of a step.", low=1)
+    batch_size: int = option(256, "Examples (targets=last) or sequences (every, masked) of a step.", low=1)
+    batch_tokens: int = option(
+        0, "targets=every, masked: sequences of a step are as many as fit so many positions; 0: batch_size.", low=0
+    )
     length_buckets: int = option(
         4,
-        "targets=every: sequences of like length share a step, padded to one of so many lengths; 1: all to max_len.",
+        "targets=every, masked: sequences of like length share a step, padded to one of so many lengths; 1: all to max_len.",
         low=1,
         high=8,
     )
@@ -133,9 +184,18 @@ class Config:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def __post_init__(self):
-        if self.train.targets == "every" and not MODELS[self.model.model].causal:
-            able = ", ".join(name for name, abilities in MODELS.items() if abilities.causal)
-            raise UserError(f"--targets=every needs a causal model ({able}), --model={self.model.model} is none")
+        abilities, name = MODELS[self.model.model], self.model.model
+        if self.train.targets == "auto":
+            object.__setattr__(self, "train", dataclasses.replace(self.train, targets=abilities.targets[0]))
+        targets = self.train.targets
+        if targets not in abilities.targets:
+            able = ", ".join(other for other, found in MODELS.items() if targets in found.targets)
+            kind = {"every": "a causal model", "masked": "a model with masked training", "last": "a model trained by windows"}
+            raise UserError(f"--targets={targets} needs {kind[targets]} ({able}), --model={name} is none")
+        if targets == "last" and self.train.batch_tokens:
+            raise UserError("--batch_tokens: for --targets=every or masked; --targets=last takes --batch_size")
+        if self.train.loss == "softmax" and abilities.trained and not abilities.separable:
+            raise UserError(f"--loss=softmax: --model={name} cannot score all items in each step; take sampled_softmax")
         if self.train.sparse_embeddings and not MODELS[self.model.model].sparse:
             able = ", ".join(name for name, abilities in MODELS.items() if abilities.sparse)
             raise UserError(

@@ -72,15 +72,19 @@ class Examples(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Examples first..stop-1, whose histories are padded to `length`. Static: known when a step is traced."""
+    """Examples first..stop-1, histories padded to `length`, batch_size of them a step. Static: known when a step is traced."""
 
     length: int
     first: int
     stop: int
+    batch_size: int
 
 
 class Batch(NamedTuple):
-    """A training batch: history [B, L], its length [B], targets and their weight [B] or [B, L], negatives [..., K] or [K]."""
+    """A training batch: history [B, L], its length [B], targets and their weight [B] or [B, L], negatives [..., K] or [K].
+
+    With masked training the history holds num_items + 1 where a click is hidden.
+    """
 
     history: jax.Array
     length: jax.Array
@@ -107,8 +111,8 @@ def device_clicks(dataset: Dataset) -> Clicks:
 def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket, ...]]:
     """The examples of an epoch, and their buckets. Each training click but a user's first is the target of just one example.
 
-    targets="last": one example a target. "every": a user's targets in runs of max_len, cut from the end, and sorted by
-    length into the buckets that pad least. config: config.Config.
+    targets="last": one example a target. "every", "masked": a user's targets in runs of max_len, cut from the end, and
+    sorted by length into the buckets that pad least. config: config.Config.
     """
     targets, max_len = config.train.targets, config.model.max_len
     starts, ends = dataset.offsets[:-1], dataset.train_ends
@@ -118,20 +122,38 @@ def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket,
     run_index = np.arange(len(users)) - np.repeat(np.cumsum(runs) - runs, runs)
     last = ends[users] - 1 - run_index * run
     counts = np.minimum(run, last - starts[users])
-    buckets = (Bucket(max_len, 0, len(last)),)
-    if targets == "every" and config.train.length_buckets > 1 and len(last):
-        lengths = bucket_lengths(counts, max_len, config.train.length_buckets, config.train.batch_size)
+
+    def batch_size(length):
+        return max(config.train.batch_tokens // length, 1) if config.train.batch_tokens else config.train.batch_size
+
+    buckets = (Bucket(max_len, 0, len(last), batch_size(max_len)),)
+    if targets != "last" and config.train.length_buckets > 1 and len(last):
+        lengths = bucket_lengths(counts, max_len, config.train.length_buckets, batch_size)
         by_bucket = np.argsort(np.searchsorted(lengths, counts), kind="stable")
         last, users, counts = last[by_bucket], users[by_bucket], counts[by_bucket]
         stops = [int((counts <= length).sum()) for length in lengths]
-        buckets = tuple(Bucket(*b) for b in zip(lengths, [0, *stops[:-1]], stops, strict=True))
+        sizes = map(batch_size, lengths)
+        buckets = tuple(Bucket(*b) for b in zip(lengths, [0, *stops[:-1]], stops, sizes, strict=True))
     return Examples(*(jnp.asarray(a.astype(np.int32)) for a in (last, users, counts))), buckets
 
 
-def bucket_lengths(counts, max_len: int, most: int, batch_size: int) -> tuple[int, ...]:
+def training_histories(dataset: Dataset, max_len: int, batch_size: int = 256):
+    """The last max_len training clicks of each user, in batches: histories [M, B, L], their lengths [M, B], 0 of fillers."""
+    lengths = np.minimum(dataset.train_ends - dataset.offsets[:-1], max_len)
+    positions = (dataset.train_ends - lengths)[:, None] + np.arange(max_len)
+    valid = np.arange(max_len) < lengths[:, None]
+    histories = np.where(valid, dataset.items[np.where(valid, positions, 0)], 0)
+    filler = -len(lengths) % batch_size
+    histories, lengths = np.pad(histories, ((0, filler), (0, 0))), np.pad(lengths, (0, filler))
+    return jnp.asarray(histories.reshape(-1, batch_size, max_len), jnp.int32), jnp.asarray(
+        lengths.reshape(-1, batch_size), jnp.int32
+    )
+
+
+def bucket_lengths(counts, max_len: int, most: int, batch_size) -> tuple[int, ...]:
     """At most `most` lengths up to max_len, ascending, that cost the fewest positions, filled-up batches included.
 
-    Chosen among sixteenths of max_len and small powers of two. No bucket is empty.
+    batch_size: length -> sequences of a step. Chosen among sixteenths of max_len and small powers of two. No bucket is empty.
     """
     longest = int(counts.max())
     grid = {-(-max_len * i // 16) for i in range(1, 16)} | {4, 8, 16}
@@ -140,7 +162,8 @@ def bucket_lengths(counts, max_len: int, most: int, batch_size: int) -> tuple[in
 
     def cost(lengths):
         sizes = np.diff([0, *(below[length] for length in lengths)])
-        return sum(-(-size // batch_size) * batch_size * length for size, length in zip(sizes, lengths, strict=True))
+        pairs = [(size, batch_size(length), length) for size, length in zip(sizes, lengths, strict=True)]
+        return sum(-(-size // batch) * batch * length for size, batch, length in pairs)
 
     chosen = ((*some, longest) for n in range(most) for some in itertools.combinations(grid, n))
     best = min(chosen, key=cost)
@@ -148,29 +171,31 @@ def bucket_lengths(counts, max_len: int, most: int, batch_size: int) -> tuple[in
     return tuple(length for length, size in zip(best, sizes, strict=True) if size)
 
 
-def steps_of(bucket: Bucket, batch_size: int) -> int:
+def steps_of(bucket: Bucket) -> int:
     """How many steps an epoch takes through a bucket."""
-    return -(-(bucket.stop - bucket.first) // batch_size)
+    return -(-(bucket.stop - bucket.first) // bucket.batch_size)
 
 
-def step_buckets(epoch, buckets: tuple[Bucket, ...], batch_size: int):
+def step_buckets(epoch, buckets: tuple[Bucket, ...]):
     """The bucket of each step of an epoch [steps], shuffled; the same for every seed, so that stacked runs keep in step."""
-    of = np.repeat(np.arange(len(buckets), dtype=np.int32), [steps_of(bucket, batch_size) for bucket in buckets])
+    of = np.repeat(np.arange(len(buckets), dtype=np.int32), [steps_of(bucket) for bucket in buckets])
     return jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), of)
 
 
-def epoch_order(key, of, buckets: tuple[Bucket, ...], batch_size: int):
-    """The examples of an epoch's steps [steps, batch_size], given each step's bucket; shuffled within a bucket.
+def epoch_order(key, of, buckets: tuple[Bucket, ...]):
+    """The examples of an epoch's steps [steps, largest batch], given each step's bucket; shuffled within a bucket.
 
     Places that no example fills hold the number of examples.
     """
     count, order, row = buckets[-1].stop, [], jnp.zeros_like(of)
+    widest = max(bucket.batch_size for bucket in buckets)
     for index, bucket in enumerate(buckets):
-        size, steps = bucket.stop - bucket.first, steps_of(bucket, batch_size)
+        size, steps = bucket.stop - bucket.first, steps_of(bucket)
         row = jnp.where(of == index, sum(map(len, order)) + jnp.cumsum(of == index) - 1, row)
         examples = bucket.first + jax.random.permutation(jax.random.fold_in(key, index), size)
-        filled = jnp.pad(examples, (0, steps * batch_size - size), constant_values=count)
-        order.append(filled.reshape(steps, batch_size))
+        filled = jnp.pad(examples, (0, steps * bucket.batch_size - size), constant_values=count)
+        filled = filled.reshape(steps, bucket.batch_size)
+        order.append(jnp.pad(filled, ((0, 0), (0, widest - bucket.batch_size)), constant_values=count))
     return jnp.concatenate(order)[row]
 
 
@@ -203,6 +228,20 @@ def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items
     return rank + (low - first) + 1
 
 
+def hide(key, length_B, max_len: int, model):
+    """Which positions masked training hides [B, L]: each with mask_probability, or in some rows the last alone.
+
+    A row of which chance would hide none has its last hidden. model: config.ModelConfig.
+    """
+    position_L = jnp.arange(max_len)
+    is_last_BxL = position_L == length_B[:, None] - 1
+    each_key, row_key = jax.random.split(key)
+    hidden_BxL = jax.random.bernoulli(each_key, model.mask_probability, is_last_BxL.shape)
+    hidden_BxL &= position_L < length_B[:, None]
+    last_only_B = jax.random.bernoulli(row_key, model.mask_last_probability, length_B.shape) | ~hidden_BxL.any(1)
+    return jnp.where(last_only_B[:, None], is_last_BxL, hidden_BxL)
+
+
 def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_items: int, length: int) -> Batch:
     """The batch of the examples named in order_B, padded to `length`, with negatives drawn from key.
 
@@ -212,6 +251,7 @@ def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_ite
     real_B = order_B < len(examples.ends)
     example_B = jnp.minimum(order_B, len(examples.ends) - 1)
     end_B, user_B = examples.ends[example_B], examples.users[example_B]
+    key, mask_key = (key, None) if train.targets != "masked" else jax.random.split(key)
     if train.targets == "last":
         history, history_length = histories(clicks, end_B, user_B, length)
         target, weight, user = clicks.items[end_B], real_B, user_B
@@ -220,6 +260,10 @@ def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_ite
         history, history_length = windows(clicks, first_B, end_B, length), examples.counts[example_B]
         target = windows(clicks, first_B + 1, end_B + 1, length)
         weight, user = real_B[:, None] & (target > 0), user_B[:, None]
+    if train.targets == "masked":
+        target, history_length = windows(clicks, first_B, end_B + 1, length + 1), history_length + 1
+        hidden = hide(mask_key, history_length, length + 1, config.model)
+        history, weight = jnp.where(hidden, num_items + 1, target), real_B[:, None] & hidden
     if train.loss == "softmax":
         negatives = jnp.zeros((0,), jnp.int32)
     elif train.loss == "sampled_softmax":

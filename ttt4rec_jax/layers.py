@@ -42,6 +42,11 @@ def last_valid(x_BxLxD, length_B):
     return jnp.take_along_axis(x_BxLxD, jnp.maximum(length_B - 1, 0)[:, None, None], 1)
 
 
+def unit(x):
+    """x at unit length over the last axis; 0 stays 0, with a gradient of 0."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
 class RMSNorm(nnx.Module):
     """x / RMS(x) * scale over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
@@ -64,11 +69,14 @@ class Mlp(nnx.Module):
         return self.activation(x @ self.w1[...] + self.b1[...]) @ self.w2[...] + self.b2[...]
 
 
-class CausalAttention(nnx.Module):
-    """Multi-head softmax attention to the positions up to one's own (Vaswani et al. 2017, arXiv:1706.03762), no biases."""
+class Attention(nnx.Module):
+    """Multi-head softmax attention (Vaswani et al. 2017, arXiv:1706.03762), no biases.
 
-    def __init__(self, dim: int, num_heads: int, rngs: nnx.Rngs):
-        self.num_heads = num_heads
+    To the positions up to one's own if causal, else to all valid ones.
+    """
+
+    def __init__(self, dim: int, num_heads: int, rngs: nnx.Rngs, causal: bool = True):
+        self.num_heads, self.causal = num_heads, causal
         self.w_qkv, self.w_out = normal(rngs, (dim, 3 * dim), dim**-0.5), normal(rngs, (dim, dim), dim**-0.5)
 
     def __call__(self, x_BxLxD, length_B, last_only: bool = False):
@@ -84,7 +92,8 @@ class CausalAttention(nnx.Module):
             mask = (jnp.arange(L) < length_B[:, None])[:, None, None]
         else:
             q, k, v = map(heads, jnp.split(x_BxLxD @ self.w_qkv[...], 3, -1))
-            mask = jnp.tri(L, dtype=bool)  # padding stands behind every valid position, which hides it as well
+            # padding stands behind every valid position, so that causality hides it as well
+            mask = jnp.tri(L, dtype=bool) if self.causal else (jnp.arange(L) < length_B[:, None])[:, None, None]
         score = jnp.einsum("BQHF,BKHF->BHQK", q, k) * (D // self.num_heads) ** -0.5
         weight = jax.nn.softmax(jnp.where(mask, score, -jnp.inf), -1)
         return jnp.einsum("BHQK,BKHF->BQHF", weight, v).reshape(B, -1, D) @ self.w_out[...]
@@ -111,18 +120,46 @@ class Block(nnx.Module):
         return x_BxLxD
 
 
-class BlockRecommender(nnx.Module):
-    """Item embeddings (and position embeddings, if given) -> blocks -> RMSNorm; candidates through a tower, or as they are."""
+class Separable(nnx.Module):
+    """What models with a separable score share: the table of item embeddings, the tower, the kind of score.
 
-    def __init__(self, config, num_items: int, blocks: list[Block], positions: bool, rngs: nnx.Rngs):
-        self.embedding = normal(rngs, (num_items + 1, config.dim), EMBEDDING_RANGE)
-        self.positions = normal(rngs, (config.max_len, config.dim), EMBEDDING_RANGE) if positions else None
-        self.blocks, self.norm = nnx.List(blocks), RMSNorm(config.dim)
+    A score is a product of a user vector and an item vector. For --score=cosine both have unit length, and user vectors are
+    divided by the temperature. `more_rows` ids beyond the last item (a mask token) have rows in the table as well.
+    """
+
+    def __init__(self, config, num_items: int, rngs: nnx.Rngs, more_rows: int = 0):
+        self.embedding = normal(rngs, (num_items + 1 + more_rows, config.dim), EMBEDDING_RANGE)
         self.tower = Mlp(config.dim, config.dim, jnp.tanh, rngs) if config.target_tower == "mlp" else None
+        self.temperature = config.temperature if config.score == "cosine" else None
+
+    def user_vectors(self, x):
+        """What `encode` gives, from the representations [..., D] of one interest: [..., 1, D]."""
+        x = x[..., None, :]
+        return x if self.temperature is None else unit(x) / self.temperature
+
+    def item_vectors(self, items):
+        """Vectors of the given items [..., D]."""
+        e = self.embedding[...][items]
+        e = e if self.tower is None else self.tower(e)
+        return e if self.temperature is None else unit(e)
+
+
+class BlockRecommender(Separable):
+    """Item embeddings (and position embeddings, if asked for) -> blocks -> RMSNorm."""
+
+    def __init__(self, config, num_items: int, blocks: list[Block], positions: int, rngs: nnx.Rngs, more_rows: int = 0):
+        super().__init__(config, num_items, rngs, more_rows)
+        self.positions = normal(rngs, (positions, config.dim), EMBEDDING_RANGE) if positions else None
+        self.blocks, self.norm = nnx.List(blocks), RMSNorm(config.dim)
         self.dropout = config.dropout
 
     def encode(self, history_BxL, length_B, every: bool = False, key=None):
-        """User vectors: [B, D] at the last click, or [B, L, D] at every one."""
+        """User vectors: [B, 1, D] at the last click, or [B, L, 1, D] at every one."""
+        x = self.represent(history_BxL, length_B, every, key)
+        return self.user_vectors(x if every else x[:, 0])
+
+    def represent(self, history_BxL, length_B, every: bool, key):
+        """The last block's output, normed: [B, L, D], or [B, 1, D] at the last valid position unless `every`."""
         keys = [None] * (len(self.blocks) + 1) if key is None else jax.random.split(key, len(self.blocks) + 1)
         x = self.embedding[...][history_BxL]
         if self.positions is not None:
@@ -130,10 +167,4 @@ class BlockRecommender(nnx.Module):
         x = dropout(x, self.dropout, keys[-1])
         for depth, block in enumerate(self.blocks):
             x = block(x, length_B, last_only=not every and depth == len(self.blocks) - 1, key=keys[depth])
-        x = self.norm(x)
-        return x if every else x[:, 0]
-
-    def item_vectors(self, items):
-        """Vectors of the given items [..., D]."""
-        e = self.embedding[...][items]
-        return e if self.tower is None else self.tower(e)
+        return self.norm(x)

@@ -28,9 +28,8 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     Without the learning rate, which a training state holds: runs that differ in it share a program.
     """
-    if config.weight_decay:
-        return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
-    return optax.scale_by_adam()
+    adam = optax.scale_by_adam(b2=config.adam_b2)
+    return optax.chain(adam, optax.add_decayed_weights(config.weight_decay)) if config.weight_decay else adam
 
 
 class Rows(NamedTuple):

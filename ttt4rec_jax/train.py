@@ -12,13 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tqdm import tqdm
 
 from data_prep.settings import UserError
 from ttt4rec_jax import data, metrics, models
 from ttt4rec_jax.checkpoint import Checkpoints
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.evaluate import Evaluator, NonFiniteScoresError
+from ttt4rec_jax.evaluate import PROTOCOLS, Evaluator, NonFiniteScoresError
 from ttt4rec_jax.interrupt import Interrupted, StopRequest
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.optim import optimizer
@@ -28,6 +29,7 @@ from ttt4rec_jax.train_step import EpochSums, TrainState, make_run_steps, make_t
 
 FIRST_DISPATCH = 8  # steps
 SECONDS_PER_DISPATCH = 0.5
+OF_CONTEXT = 2  # what an epoch's key is folded with to make the key of begin_context
 
 
 class DivergedError(UserError):
@@ -73,6 +75,16 @@ def summary(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
     return {protocol: metrics.summarise(r) for protocol, r in ranks.items()}
 
 
+def protocols(config: Config) -> dict[str, tuple[str, ...]]:
+    """Which evaluations are made of validation and test.
+
+    A model that scores pairs takes minutes for users x items: it is validated among sampled negatives, unless the full
+    catalogue is what picks the epoch.
+    """
+    is_cheap = MODELS[config.model.model].separable or config.eval.select_by.startswith("full/")
+    return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
+
+
 def selected(line: dict, select_by: str) -> float:
     """The validation figure of an epoch that picks among epochs."""
     protocol, name = select_by.split("/")
@@ -97,9 +109,8 @@ class Trainer:
         clicks = data.device_clicks(dataset)
         examples, self.buckets = data.training_examples(dataset, config)
         self.clicks, self.examples = self.mesh.place((clicks, examples), SHARED)
-        size = config.train.batch_size
         self.count = len(self.examples.ends)
-        self.steps = sum(data.steps_of(bucket, size) for bucket in self.buckets)
+        self.steps = sum(data.steps_of(bucket) for bucket in self.buckets)
         if self.is_trained and not self.count:
             raise UserError(f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on")
         graphdef, params = models.split(config.model, dataset, *self._starts())
@@ -110,7 +121,8 @@ class Trainer:
             self._compile(graphdef)
         one = jax.tree.map(lambda x: x[0], params)
         # the evaluation compiles while the first steps run
-        self._evaluator = ThreadPoolExecutor(1).submit(Evaluator, graphdef, one, dataset, clicks, config.model.max_len)
+        arguments = graphdef, one, dataset, clicks, config.model.max_len, protocols(config)
+        self._evaluator = ThreadPoolExecutor(1).submit(Evaluator, *arguments)
         self.compile_seconds = time.perf_counter() - started
 
     @property
@@ -128,7 +140,8 @@ class Trainer:
         config, runs, params, mesh = self.configs[0], len(self.configs), self.first_params, self.mesh
         tx = optimizer(config.train)
         rates = jnp.array([c.train.learning_rate for c in self.configs])
-        self.first_state = mesh.place(TrainState(params, jax.vmap(tx.init)(params), rates), RUNS)
+        context, self.begin_context = self._context(graphdef)
+        self.first_state = mesh.place(TrainState(params, jax.vmap(tx.init)(params), rates, context), RUNS)
         # runs of one seed share each batch, which is drawn once for all
         seeds = list(dict.fromkeys(c.train.seed for c in self.configs))
         shared = len(seeds) == 1
@@ -137,8 +150,8 @@ class Trainer:
         def begin_epoch(epoch):
             """(the bucket of each step, the examples of each step, keys of the steps): the last two [1 or R, ...]."""
             order_keys, step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, epoch)), out_axes=1)(keys)
-            of = data.step_buckets(epoch, self.buckets, config.train.batch_size)
-            order = jax.vmap(lambda key: data.epoch_order(key, of, self.buckets, config.train.batch_size))(order_keys)
+            of = data.step_buckets(epoch, self.buckets)
+            order = jax.vmap(lambda key: data.epoch_order(key, of, self.buckets))(order_keys)
             return of, order, step_keys
 
         batches = SHARED if shared else RUNS
@@ -156,6 +169,29 @@ class Trainer:
         self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared), specs, RUNS)
         arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
         self.run_steps = jax.jit(self.step_function, donate_argnums=0).lower(*arguments).compile()
+
+    def _context(self, graphdef):
+        """(what the model knows of all histories before the first epoch, (state, epoch) -> the state at an epoch's start)."""
+        one = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], self.first_params))
+        if not hasattr(one, "learn_context"):
+            return (), lambda state, epoch: state
+        histories = self.mesh.place(data.training_histories(self.dataset, self.configs[0].model.max_len), SHARED)
+        keys = self.mesh.place(jnp.stack([jax.random.key(config.train.seed) for config in self.configs]), RUNS)
+
+        def learn(params_R, keys_R, histories, epoch):
+            def of_run(params, key):
+                own_key = jax.random.fold_in(jax.random.fold_in(key, epoch), OF_CONTEXT)
+                return nnx.merge(graphdef, params).learn_context(*histories, own_key)
+
+            return jax.vmap(of_run)(params_R, keys_R)
+
+        learn = jax.jit(self.mesh.map(learn, (RUNS, RUNS, SHARED, SHARED), RUNS))
+
+        def begin(state: TrainState, epoch: int) -> TrainState:
+            return state._replace(context=learn(state.params, keys, histories, epoch))
+
+        first = jax.tree.map(lambda x: jnp.stack([x] * len(self.configs)), one.initial_context())
+        return first, begin
 
     def fit(self, folder: RunFolder, run_folders: list[RunFolder], log=tqdm.write) -> list[Outcome | DivergedError]:
         """Trains from the last checkpoint in `folder`, or from the start, to the end: an outcome a run.
@@ -215,6 +251,8 @@ class Trainer:
         """Trains from the step that progress is at to the epoch's end, or to where `stop` asks: (step, state, sums)."""
         epoch, step = progress.epoch, progress.step
         order, chunk, before = self.begin_epoch(epoch), FIRST_DISPATCH, time.perf_counter()
+        if step == 0:
+            state = self.begin_context(state, epoch)
         while step < self.steps and not stop.asked:
             end = min(step + chunk, self.steps)
             pending = sums
@@ -294,9 +332,9 @@ def last_good(epoch: int) -> str:
 
 def epoch_line(line: dict, config: Config, name: str = "") -> str:
     """An epoch in one line."""
-    s, f = line["validation"]["sampled"], line["validation"]["full"]
+    names = {"sampled": f"1:{config.data.eval_negatives}", "full": "full"}
+    figures = [f"{names[p]} HR@10 {f['hit@10']:.4f} NDCG@10 {f['ndcg@10']:.4f}" for p, f in line["validation"].items()]
     return (
         f"{name}epoch {line['epoch']:>3}/{config.train.epochs}  loss {line['loss']:.4f}"
-        f"  validation 1:{config.data.eval_negatives} HR@10 {s['hit@10']:.4f} NDCG@10 {s['ndcg@10']:.4f}"
-        f"  full HR@10 {f['hit@10']:.4f} NDCG@10 {f['ndcg@10']:.4f}  {line['seconds']:.1f} s"
+        f"  validation {'  '.join(figures)}  {line['seconds']:.1f} s"
     )

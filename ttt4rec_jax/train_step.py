@@ -1,14 +1,14 @@
 """One step of training as a pure function, and many of them in one dispatch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ttt4rec_jax import losses
-from ttt4rec_jax.config import Config
+from ttt4rec_jax import losses, models
+from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data import Batch, Bucket, Clicks, Examples, make_batch
 from ttt4rec_jax.optim import sparse_rows
 
@@ -19,6 +19,7 @@ class TrainState(NamedTuple):
     params: dict
     opt_state: optax.OptState
     learning_rate: jax.Array
+    context: Any = ()  # what the model learns beside its parameters, once an epoch (models.begin_epoch)
 
 
 class EpochSums(NamedTuple):
@@ -33,37 +34,49 @@ def new_sums(*axes: int) -> EpochSums:
     return EpochSums(jnp.zeros(axes), jnp.full(axes, -1, jnp.int32))
 
 
-def batch_loss(model, batch: Batch, config: Config, num_items: int, key):
-    """The mean loss over a batch's targets."""
-    users = model.encode(batch.history, batch.length, every=config.train.targets == "every", key=key)
+def batch_scores(model, batch: Batch, config: Config, key):
+    """(user vectors, None of a model without; scores of the targets [...]; of their negatives [..., K])."""
+    if not MODELS[config.model.model].separable:
+        negatives = jnp.broadcast_to(batch.negatives, (len(batch.target), batch.negatives.shape[-1]))
+        candidates = jnp.concatenate([batch.target[:, None], negatives], 1)
+        score = model.score(batch.history, batch.length, candidates, key)
+        return None, score[:, 0], score[:, 1:]
+    interests = model.encode(batch.history, batch.length, every=config.train.targets != "last", key=key)
+    target = model.item_vectors(batch.target)
+    users = models.nearest_interest(interests, target)
+    negatives = jnp.einsum("...D,...KD->...K", users, model.item_vectors(batch.negatives))
+    return users, (users * target).sum(-1), negatives
+
+
+def batch_loss(model, batch: Batch, config: Config, num_items: int, context, key):
+    """The mean loss over a batch's targets, and what the model adds to it."""
+    model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
+    users, positive, negatives = batch_scores(model, batch, config, model_key)
     if config.train.loss == "softmax":
         item_vectors_VxD = model.item_vectors(jnp.arange(num_items + 1))
         loss = losses.softmax(users @ item_vectors_VxD.T, batch.target)
     else:
-        positive = (users * model.item_vectors(batch.target)).sum(-1)
-        negatives = jnp.einsum("...D,...KD->...K", users, model.item_vectors(batch.negatives))
         if config.train.loss == "bce":
             loss = losses.bce(positive, negatives)
         elif config.train.loss == "gbce":
             loss = losses.gbce(positive, negatives, num_items, config.train.gbce_t)
         else:
             loss = losses.sampled_softmax(positive, batch.target, negatives, batch.negatives, num_items)
-    return jnp.where(batch.weight > 0, loss * batch.weight, 0).sum() / jnp.maximum(batch.weight.sum(), 1)
+    mean = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum() / jnp.maximum(batch.weight.sum(), 1)
+    return mean + model.own_loss(batch, context, own_key) if hasattr(model, "own_loss") else mean
 
 
 def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, num_items: int):
     """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside."""
 
     def train_step(state: TrainState, batch: Batch, key):
-        dropout_key = key if config.model.dropout > 0 else None
-
         def loss_of(params):
-            return batch_loss(nnx.merge(graphdef, params), batch, config, num_items, dropout_key)
+            return batch_loss(nnx.merge(graphdef, params), batch, config, num_items, state.context, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - state.learning_rate * d, state.params, directions)
-        return TrainState(params, opt_state, state.learning_rate), loss
+        return state._replace(params=params, opt_state=opt_state), loss
 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
@@ -76,9 +89,10 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
     """
 
     def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, of_S, order_SxB, key, first, stop):
-        def one(state, step, length):
+        def one(state, step, bucket):
             batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
-            batch = make_batch(clicks, examples, order_SxB[step], batch_key, config, num_items, length)
+            order_B = order_SxB[step, : bucket.batch_size]
+            batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, bucket.length)
             return train_step(state, batch, model_key)
 
         def body(step, carry):
@@ -87,8 +101,8 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
             for index, bucket in enumerate(buckets):
                 # a loop of one turn or none: it updates its carry in place, where lax.switch copies the item tables
 
-                def turn(_, done, length=bucket.length):
-                    return one(done[0], step, length)
+                def turn(_, done, bucket=bucket):
+                    return one(done[0], step, bucket)
 
                 done = jax.lax.fori_loop(0, (of_S[step] == index).astype(jnp.int32), turn, done)
             state, loss = done

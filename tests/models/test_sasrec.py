@@ -8,7 +8,7 @@ from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import CausalAttention
+from ttt4rec_jax.layers import Attention
 
 LENGTH = 6
 
@@ -28,7 +28,7 @@ def test_parameter_count(random_dataset, target_tower):
 
 
 def test_attention_equals_a_loop_over_positions_and_heads():
-    layer = CausalAttention(8, 2, nnx.Rngs(0))
+    layer = Attention(8, 2, nnx.Rngs(0))
     x = np.asarray(jax.random.normal(jax.random.key(1), (1, 5, 8)))
     q, k, v = np.split(x[0] @ np.asarray(layer.w_qkv[...]), 3, -1)
     expected = np.zeros((5, 8))

@@ -9,13 +9,13 @@ with one negative, --targets=every).
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import Block, BlockRecommender, CausalAttention
+from ttt4rec_jax.layers import Attention, Block, BlockRecommender
 
 
 class SasRec(BlockRecommender):
     """Interface in models/__init__.py."""
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
-        layers = [CausalAttention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
+        layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, positions=True, rngs=rngs)
+        super().__init__(config, num_items, blocks, positions=config.max_len, rngs=rngs)
