@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax import flags, sweep
+from ttt4rec_jax import flags, presets, sweep
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.interrupt import Interrupted
 from ttt4rec_jax.run_folder import RunFolder, load_config
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
         run_dir, resume = lists["run_dir"][0], lists["resume"][0]
         if resume and run_dir:
             lists |= {name: values for name, values in saved_settings(Path(run_dir)).items() if name not in given}
+        else:
+            lists = presets.apply(lists, given)
         combinations, run = flags.settings(lists)
         root = run_folder(next(iter(combinations.values())), run.run_dir, len(combinations) > 1)
         root.check(combinations, run.resume)

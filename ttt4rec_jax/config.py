@@ -15,6 +15,7 @@ class Abilities(NamedTuple):
     trained: bool = True
     separable: bool = True  # a score is a product of a user vector and an item vector
     target_tower: str = "none"  # what target_tower=auto means
+    positions: str = "none"  # what positions=auto means
     sparse: bool = True  # uses item ids only to look up rows of its table "embedding": optim.sparse_rows may rename them
 
 
@@ -22,13 +23,13 @@ CAUSAL = ("last", "every")  # the output at a position depends on no later click
 WINDOW = ("last",)
 MODELS = {
     "ttt4rec": Abilities(CAUSAL, target_tower="mlp"),
-    "sasrec": Abilities(CAUSAL),
+    "sasrec": Abilities(CAUSAL, positions="learned"),
     "gru4rec": Abilities(CAUSAL),
     "din": Abilities(WINDOW, separable=False),
     "comirec_sa": Abilities(WINDOW),
     "comirec_dr": Abilities(WINDOW),
-    "bert4rec": Abilities(("masked", "last"), sparse=False),
-    "iclrec": Abilities(CAUSAL, sparse=False),
+    "bert4rec": Abilities(("masked", "last"), positions="learned", sparse=False),
+    "iclrec": Abilities(CAUSAL, positions="learned", sparse=False),
     "popularity": Abilities(WINDOW, trained=False, sparse=False),
     "itemknn": Abilities(WINDOW, trained=False, separable=False, sparse=False),
 }
@@ -41,7 +42,7 @@ OPTIONS = {  # which models have an option; those not listed belong to all
     **dict.fromkeys(("num_interests", "routing_iterations"), COMIREC),
     **dict.fromkeys(("mask_probability", "mask_last_probability"), ("bert4rec",)),
     **dict.fromkeys(("num_intents", "intent_weight", "contrast_weight", "contrast_temperature"), ("iclrec",)),
-    **dict.fromkeys(("num_heads", "ffn"), BLOCKS),
+    **dict.fromkeys(("num_heads", "ffn", "positions"), BLOCKS),
     **dict.fromkeys(("score", "temperature", "target_tower"), SEPARABLE),
     "num_blocks": (*BLOCKS, "gru4rec"),
     "routing_iterations": ("comirec_dr",),
@@ -59,6 +60,11 @@ class ModelConfig:
     num_heads: int = option(2, "Heads of a TTT layer (each with fast weights of its own) or of attention.", low=1)
     dropout: float = option(0.0, "Dropout on embeddings and on what a block adds.", low=0.0, high=0.95)
     ffn: bool = option(True, "A feed-forward network after each TTT layer or attention.")
+    positions: str = option(
+        "auto",
+        "Embeddings of a click's place in the window, added to the item's; auto: learned for attention, none for ttt4rec.",
+        choices=("auto", "learned", "none"),
+    )
     inner: str = option("linear", "The inner learner of a TTT layer.", choices=("linear", "mlp"))
     mini_batch_size: int = option(10, "Tokens that share the weights their inner gradients are taken at; 1: online.", low=1)
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
@@ -102,8 +108,9 @@ class ModelConfig:
             raise UserError(f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} into even widths")
         if -1 < self.fast_weight_range < 0:
             raise UserError(f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0")
-        if self.target_tower == "auto":
-            object.__setattr__(self, "target_tower", MODELS[self.model].target_tower)
+        for name in ("target_tower", "positions"):
+            if getattr(self, name) == "auto":
+                object.__setattr__(self, name, getattr(MODELS[self.model], name))
         for field in dataclasses.fields(self):
             owners = OPTIONS.get(field.name, (self.model,))
             if self.model not in owners and getattr(self, field.name) not in (field.default, "none"):

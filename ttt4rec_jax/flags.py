@@ -12,8 +12,13 @@ from ttt4rec_jax.config import SECTIONS, SWEPT, Config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run reads and writes; nothing here changes its result."""
+    """Where a run reads and writes, and what stands in for flags that are not given."""
 
+    preset: str = option(
+        "paper",
+        "Values of the flags that are not given: the paper's, or the best found for the model and data set.",
+        choices=("paper", "best"),
+    )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
     resume: bool = option(False, "Go on with the run in --run_dir; flags not given keep the run's values.")
     data_dir: str = option("", "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.")

@@ -147,9 +147,10 @@ class Separable(nnx.Module):
 class BlockRecommender(Separable):
     """Item embeddings (and position embeddings, if asked for) -> blocks -> RMSNorm."""
 
-    def __init__(self, config, num_items: int, blocks: list[Block], positions: int, rngs: nnx.Rngs, more_rows: int = 0):
+    def __init__(self, config, num_items: int, blocks: list[Block], rngs: nnx.Rngs, more_rows: int = 0, more_places: int = 0):
         super().__init__(config, num_items, rngs, more_rows)
-        self.positions = normal(rngs, (positions, config.dim), EMBEDDING_RANGE) if positions else None
+        places = (config.max_len + more_places, config.dim)
+        self.positions = normal(rngs, places, EMBEDDING_RANGE) if config.positions == "learned" else None
         self.blocks, self.norm = nnx.List(blocks), RMSNorm(config.dim)
         self.dropout = config.dropout
 

@@ -333,7 +333,9 @@ def last_good(epoch: int) -> str:
 def epoch_line(line: dict, config: Config, name: str = "") -> str:
     """An epoch in one line."""
     names = {"sampled": f"1:{config.data.eval_negatives}", "full": "full"}
-    figures = [f"{names[p]} HR@10 {f['hit@10']:.4f} NDCG@10 {f['ndcg@10']:.4f}" for p, f in line["validation"].items()]
+    figures = [
+        f"{names[p]} HR@10 {f['hit@10']:.4f} NDCG@10 {f['ndcg@10']:.4f}" for p in PROTOCOLS if (f := line["validation"].get(p))
+    ]
     return (
         f"{name}epoch {line['epoch']:>3}/{config.train.epochs}  loss {line['loss']:.4f}"
         f"  validation {'  '.join(figures)}  {line['seconds']:.1f} s"

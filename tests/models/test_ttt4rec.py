@@ -20,11 +20,13 @@ def build(dataset, **settings):
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
 @pytest.mark.parametrize("ffn", [False, True])
 @pytest.mark.parametrize("target_tower", ["mlp", "none"])
-def test_parameter_count(random_dataset, inner, ffn, target_tower):
-    model = build(random_dataset, inner=inner, ffn=ffn, target_tower=target_tower)
+@pytest.mark.parametrize("backbone", ["transformer", "mamba"])
+def test_parameter_count(random_dataset, inner, ffn, target_tower, backbone):
+    model = build(random_dataset, inner=inner, ffn=ffn, target_tower=target_tower, backbone=backbone)
     D, H, F, b, V = 8, 2, 4, 4, random_dataset.num_items
     fast = F * F + F if inner == "linear" else 2 * F * 4 * F + 4 * F + F
-    ttt = 4 * D * D + H * (fast + 2 * F + D + 1) + b + 2 * D
+    convolutions = 2 * (4 * D + D) if backbone == "mamba" else 0  # its gate and shared projection are two more D x D again
+    ttt = 4 * D * D + convolutions + H * (fast + 2 * F + D + 1) + b + 2 * D
     block = D + ttt + (D + 2 * D * 4 * D + 4 * D + D if ffn else 0)
     tower = 2 * (D * D + D) if target_tower == "mlp" else 0
     assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == (V + 1) * D + 2 * block + D + tower

@@ -22,6 +22,7 @@ from ttt4rec_jax.models.bert4rec import Bert4Rec
 from ttt4rec_jax.models.comirec import ComiRecDr, ComiRecSa
 from ttt4rec_jax.models.din import Din
 from ttt4rec_jax.models.gru4rec import Gru4Rec
+from ttt4rec_jax.models.iclrec import IclRec
 from ttt4rec_jax.models.itemknn import ItemKnn
 from ttt4rec_jax.models.popularity import Popularity
 from ttt4rec_jax.models.sasrec import SasRec
@@ -36,6 +37,7 @@ TRAINED = {
     "comirec_sa": ComiRecSa,
     "comirec_dr": ComiRecDr,
     "bert4rec": Bert4Rec,
+    "iclrec": IclRec,
 }
 
 

@@ -19,7 +19,7 @@ class Bert4Rec(BlockRecommender):
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs, causal=False) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, positions=config.max_len + 1, rngs=rngs, more_rows=1)
+        super().__init__(config, num_items, blocks, rngs, more_rows=1, more_places=1)
         self.mask = num_items + 1
 
     def encode(self, history_BxL, length_B, every: bool = False, key=None):

@@ -38,7 +38,7 @@ class IclRec(BlockRecommender):
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, positions=config.max_len, rngs=rngs, more_rows=1)
+        super().__init__(config, num_items, blocks, rngs, more_rows=1)
         self.mask, self.config = num_items + 1, config
 
     def initial_context(self) -> dict:

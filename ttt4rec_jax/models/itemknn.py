@@ -11,6 +11,7 @@ from flax import nnx
 from ttt4rec_jax.data import Dataset
 
 LONGEST = 1000  # a user's last training items that make pairs: pairs grow with the square
+PAIRS_AT_ONCE = 2**24  # in memory before they are merged
 
 
 def co_occurrences(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,7 +32,7 @@ def co_occurrences(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray
         both = (items[:, None] * (num_items + 1) + items)[~np.eye(len(items), dtype=bool)]
         waiting.append(both)
         size += len(both)
-        if size > 2**24:  # merged now and then, so that memory holds the distinct pairs and little more
+        if size > PAIRS_AT_ONCE:  # merged now and then, so that memory holds the distinct pairs and little more
             (pairs, counts), waiting, size = merged(pairs, counts, waiting), [], 0
     pairs, counts = merged(pairs, counts, waiting or [pairs[:0]])
     of, neighbour = np.divmod(pairs, num_items + 1)

@@ -18,4 +18,4 @@ class SasRec(BlockRecommender):
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, positions=config.max_len, rngs=rngs)
+        super().__init__(config, num_items, blocks, rngs)

@@ -32,4 +32,4 @@ class Ttt4Rec(BlockRecommender):
     def __init__(self, config: ModelConfig, ranges: Ranges, num_items: int, rngs: nnx.Rngs):
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, positions=0, rngs=rngs)
+        super().__init__(config, num_items, blocks, rngs)

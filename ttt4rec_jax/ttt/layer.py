@@ -77,7 +77,7 @@ def convolve(rows, kernel, bias_D):
 
     Args: kernel [width, D]; rows [width - 1 + L, D], the first width - 1 being those before the sequence.
     """
-    # shifted products: XLA fuses them on every backend, while its grouped convolution is slow on CPUs
+    # so few shifted products are one fused loop, forwards and backwards: nothing is gained by a library's convolution
     length = len(rows) - len(kernel) + 1
     return bias_D + sum(kernel[j] * rows[j : j + length] for j in range(len(kernel)))
 
@@ -85,11 +85,10 @@ def convolve(rows, kernel, bias_D):
 class TttLayer(nnx.Module):
     """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620).
 
-    backbone "transformer": queries x theta_q, keys x theta_k. backbone "mamba" (section 2.7, figure 13): queries and keys
-    are two causal depthwise convolutions, with biases, of one projection x theta_qk, and theta_o is applied to
-    (post-normed output) * gelu(x theta_g). As in the paper's code, where every TTT block also begins with a
-    residual convolution of its input, x + conv(norm(x)), which is the block's and not here. Kernels begin Lecun-normal, as there,
-    whatever the ranges.
+    backbone "transformer": queries x theta_q and keys x theta_k. backbone "mamba" (section 2.7 and figure 13): queries and
+    keys are two causal depthwise convolutions, with biases, of one projection x theta_qk, and the post-normed output is
+    multiplied by gelu(x theta_g) before theta_o. Kernels begin Lecun-normal, whatever the ranges. As in the paper's code,
+    but that there a block also adds a convolution of its normed input to its input, before this layer's norm (pre_conv).
 
     Rotary embedding turns interleaved feature pairs. Where there is any (mini_batch_size > 1), everything of a head is kept
     with evens first, parameters as they are read and states: a reordering of parameters is cheaper than one of tokens.

@@ -1,0 +1,56 @@
+"""BERT4Rec: what masked training hides, attention in both directions, the mask behind the history."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttt4rec_jax import data, models
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+
+SIZES = {"model": "bert4rec", "dim": 8, "max_len": 6}
+
+
+def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
+    config = Config(
+        model=ModelConfig(**SIZES, mask_probability=0.4, mask_last_probability=0.2),
+        train=TrainConfig(batch_size=8, length_buckets=2),
+    )
+    assert config.train.targets == "masked"
+    clicks, mask = data.device_clicks(random_dataset), random_dataset.num_items + 1
+    examples, buckets = data.training_examples(random_dataset, config)
+    hidden, last_only, valid, rows = 0, 0, 0, 0
+    for seed in range(40):
+        order = jnp.arange(buckets[-1].first, buckets[-1].stop)
+        batch = data.make_batch(clicks, examples, order, jax.random.key(seed), config, mask - 1, buckets[-1].length)
+        history, target, weight = (np.asarray(x) for x in (batch.history, batch.target, batch.weight))
+        for row, example in enumerate(np.asarray(order)):
+            end, count = int(examples.ends[example]), int(examples.counts[example])
+            sequence = random_dataset.items[end - count : end + 1]
+            assert batch.length[row] == count + 1
+            np.testing.assert_array_equal(target[row, : count + 1], sequence)
+            places = weight[row] > 0
+            assert places.any() and not places[count + 1 :].any(), "each sequence hides something, padding never"
+            np.testing.assert_array_equal(history[row], np.where(places, mask, target[row]))
+            hidden, last_only = hidden + places.sum(), last_only + (places.sum() == 1 and places[count])
+            valid, rows = valid + count + 1, rows + 1
+    assert abs(hidden / valid - 0.4) < 0.08 and 0.2 < last_only / rows < 0.5
+
+
+def test_an_output_depends_on_clicks_on_both_sides_and_on_no_padding(random_dataset):
+    model = models.build(ModelConfig(**SIZES), random_dataset, 0)
+    history = jnp.array([[3, 31, 9, 4, 0, 0, 0]])
+    encode = jax.jit(lambda history: model.encode(history, jnp.array([4]), every=True)[0, 1, 0])
+    expected = encode(history)
+    for place in (0, 2, 3):
+        assert np.abs(encode(history.at[0, place].set(11)) - expected).max() > 1e-6
+    np.testing.assert_array_equal(encode(history.at[0, 5].set(11)), expected)
+
+
+def test_a_user_vector_is_the_output_at_a_mask_behind_the_history(random_dataset):
+    model = models.build(ModelConfig(**SIZES), random_dataset, 0)
+    got = model.encode(jnp.array([[3, 7, 9, 0, 0, 0], [1, 2, 3, 4, 5, 6]]), jnp.array([3, 6]))
+    mask = random_dataset.num_items + 1
+    masked = jnp.array([[3, 7, 9, mask, 0, 0, 0], [1, 2, 3, 4, 5, 6, mask]])
+    every = model.encode(masked, jnp.array([4, 7]), every=True)
+    np.testing.assert_allclose(got[0], every[0, 3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got[1], every[1, 6], rtol=1e-4, atol=1e-5)
