@@ -113,6 +113,14 @@ MISTAKES = {
     "--resume --run_dir=nowhere": "nowhere",
     "--dataset=missing.csv": "missing.csv",
     "epochs=3": "--flag=value",
+    "--model=din --targets=every": "a causal model (ttt4rec, sasrec, gru4rec, iclrec), --model=din is none",
+    "--model=din --loss=softmax": "--loss=softmax",
+    "--model=sasrec --num_interests=2": "--model=comirec_sa or --model=comirec_dr",
+    "--model=din --score=cosine": "--score: an option of",
+    "--batch_tokens=1024": "--targets=last takes --batch_size",
+    "--model=bert4rec --sparse_embeddings": "--sparse_embeddings",
+    "--preset=best --model=din": "--preset=best: there is none for --model=din on --dataset=ml1m",
+    "--model=sasrec --backbone=mamba": "--backbone: an option of --model=ttt4rec",
 }
 
 

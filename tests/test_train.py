@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import signal
@@ -18,10 +19,13 @@ from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, TrainConfig, pro
 from ttt4rec_jax.interrupt import Interrupted
 from ttt4rec_jax.run_folder import RunFolder
 from ttt4rec_jax.train import Trainer
+from ttt4rec_jax.train_step import cosine
 
 
 def config(model=None, **train):
-    sizes = {"dim": 8, "max_len": 4, "mini_batch_size": 2, "initializer_range": 0.3}
+    sizes = {"dim": 8, "max_len": 4}
+    if "model" not in (model or {}):
+        sizes |= {"mini_batch_size": 2, "initializer_range": 0.3}
     return Config(
         model=ModelConfig(**sizes | (model or {})),
         train=TrainConfig(**{"batch_size": 64, "learning_rate": 0.01, "epochs": 2} | train),
@@ -64,6 +68,8 @@ def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settin
         {"model": {"dropout": 0.2}},
         {"targets": "every", "loss": "gbce", "batch_size": 8, "model": {"ffn": True}},
         {"loss": "sampled_softmax", "num_negatives": 16, "weight_decay": 0.1, "sparse_embeddings": True},
+        {"model": {"model": "iclrec", "num_intents": 4}, "targets": "every", "batch_tokens": 16, "schedule": "cosine"},
+        {"model": {"model": "bert4rec"}, "schedule": "cosine"},
     ],
     ids=lambda s: "-".join(s),
 )
@@ -106,6 +112,37 @@ def test_more_epochs_on_resume_are_the_longer_run(random_dataset, tmp_path):
     fit(config(epochs=1), random_dataset, tmp_path / "run")
     got = fit(longer, random_dataset, tmp_path / "run")
     assert without_times(got.history) == without_times(expected.history)
+
+
+def test_a_cosine_schedule_falls_from_the_full_rate_to_zero():
+    steps = jnp.arange(0, 101)
+    factor = cosine(steps, 100)
+    np.testing.assert_allclose(factor[jnp.array([0, 50, 100])], [1, 0.5, 0], atol=1e-6)
+    assert (jnp.diff(factor) < 0).all()
+
+
+def test_a_cosine_schedule_is_followed(random_dataset):
+    asked = config(epochs=3, schedule="cosine", batch_size=512, num_negatives=2)
+    trainer = Trainer([asked], random_dataset)
+    assert trainer.steps == 1
+    states = [trainer.first_state]
+    for step in range(3):
+        state, _ = trainer.run_steps(
+            jax.tree.map(jnp.copy, states[-1]),
+            trainer.first_sums,
+            trainer.clicks,
+            trainer.examples,
+            *trainer.begin_epoch(step),
+            0,
+            1,
+        )
+        states.append(state)
+    moved = [
+        max(float(jnp.abs(a - b).max()) for a, b in zip(*(jax.tree.leaves(s.params) for s in pair), strict=True))
+        for pair in itertools.pairwise(states)
+    ]
+    # Adam moves what it moves most by about the rate: 1, 3/4 and 1/4 of it
+    np.testing.assert_allclose(moved, [0.01, 0.0075, 0.0025], rtol=0.35)
 
 
 def test_metrics_file_has_a_line_an_epoch(random_dataset, tmp_path):

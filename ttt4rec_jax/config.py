@@ -137,6 +137,11 @@ class TrainConfig:
     num_negatives: int = option(4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1)
     gbce_t: float = option(0.75, "Calibration of loss=gbce between bce (0) and full (1).", low=0.0, high=1.0)
     learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
+    schedule: str = option(
+        "constant",
+        "The learning rate over the run's epochs: constant, or falling to zero along a half cosine.",
+        choices=("constant", "cosine"),
+    )
     adam_b2: float = option(0.999, "Decay of Adam's mean of squares.", above=0.0, high=1.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
     sparse_embeddings: bool = option(
@@ -237,7 +242,10 @@ def check_resumable(saved: Config, asked: Config) -> None:
         before, now = getattr(saved, section), getattr(asked, section)
         for field in dataclasses.fields(before):
             old, new = getattr(before, field.name), getattr(now, field.name)
-            if old != new and field.name not in MAY_CHANGE_ON_RESUME:
+            may_change = field.name in MAY_CHANGE_ON_RESUME and not (
+                field.name == "epochs" and saved.train.schedule == "cosine"
+            )
+            if old != new and not may_change:
                 raise UserError(
                     f"--resume: the run was started with --{field.name}={old}, found --{field.name}={new}; "
                     "give the same value, or start a new run in another --run_dir"

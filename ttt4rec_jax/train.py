@@ -163,7 +163,7 @@ class Trainer:
 
         self.begin_epoch = placed_epoch
         self.first_sums = mesh.place(new_sums(runs), RUNS)
-        train_step = make_train_step(graphdef, tx, config, self.dataset.num_items)
+        train_step = make_train_step(graphdef, tx, config, self.dataset.num_items, config.train.epochs * self.steps)
         run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets)
         specs = (RUNS, RUNS, SHARED, SHARED, SHARED, batches, batches, SHARED, SHARED)
         self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared), specs, RUNS)

@@ -66,8 +66,13 @@ def batch_loss(model, batch: Batch, config: Config, num_items: int, context, key
     return mean + model.own_loss(batch, context, own_key) if hasattr(model, "own_loss") else mean
 
 
-def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, num_items: int):
-    """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside."""
+def cosine(step, steps: int):
+    """What a learning rate is multiplied by at a step of `steps`: from 1 to 0 (Loshchilov, Hutter 2017, arXiv:1608.03983)."""
+    return (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1))) / 2
+
+
+def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, num_items: int, steps: int = 0):
+    """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside. steps: of the run, for schedule=cosine."""
 
     def train_step(state: TrainState, batch: Batch, key):
         def loss_of(params):
@@ -75,7 +80,10 @@ def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, 
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - state.learning_rate * d, state.params, directions)
+        rate = state.learning_rate
+        if config.train.schedule == "cosine":
+            rate = rate * cosine(optax.tree.get(state.opt_state, "count"), steps)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         return state._replace(params=params, opt_state=opt_state), loss
 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step

@@ -85,7 +85,7 @@ def test_intent_loss_contrasts_each_view_with_the_unit_intent_of_its_history():
 
 @pytest.mark.parametrize("every, score", [(True, "dot"), (False, "cosine")])
 def test_own_loss_is_the_weighted_sum_of_both(every, score):
-    model, key = build(score=score), jax.random.key(3)
+    model, key = build(score=score, dropout=0.8), jax.random.key(3)
     batch = make_batch([12, 5, 1, 9, 3, 12], [1, 1, 1, 0, 1, 1], every)
     real = np.array([1, 1, 1, 0, 1, 1], bool)
     view_key, dropout_key = jax.random.split(key)
@@ -98,6 +98,8 @@ def test_own_loss_is_the_weighted_sum_of_both(every, score):
     intents = 2 * h[[0, 2, 4]]
     intent = np.square(h[:, None] - intents).sum(-1).argmin(-1)
     assert 1 < len(set(intent[real])) < 5
+    dropped = np.array(summary(model, batch.history, batch.length, dropout_key))
+    assert (np.square(dropped[:, None] - intents).sum(-1).argmin(-1) != intent)[real].any()
     c = (intents / np.linalg.norm(intents, axis=1, keepdims=True))[intent]
     by_intent = (nt_xent(first, c, intent, real, 0.5) + nt_xent(second, c, intent, real, 0.5)) / 2
     expected = 0.7 * nt_xent(first, second, np.arange(6), real, 0.5) + 0.3 * by_intent

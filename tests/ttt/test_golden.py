@@ -29,6 +29,7 @@ def load_layer(file, impl):
         inner=meta["kind"],
         inner_learning_rate=meta["base_lr"],
         rope_theta=meta["rope_theta"],
+        backbone=meta.get("backbone", "transformer"),
         impl=impl,
     )
     layer = TttLayer(config, nnx.Rngs(0))
