@@ -135,3 +135,16 @@ def test_bucket_lengths_cost_least_among_all_choices():
     assert got[-1] == 40 and len(got) <= 3
     assert cost(got) == min(cost((a, b, 40)) for a in (3, 4, 6, 8, 9, 12, 15, 16) for b in (8, 9, 12, 15, 16, 18, 21, 24))
     assert data.bucket_lengths(counts, 48, 1, lambda length: 1) == (40,)
+
+
+def test_training_histories_hold_each_user_with_two_training_clicks_once(random_dataset):
+    expected = collections.Counter(tuple(s[-MAX_LEN:]) for s in training_clicks(random_dataset) if len(s) > 1)
+    found = collections.Counter()
+    groups = data.training_histories(random_dataset, MAX_LEN, batch_size=7)
+    assert len(groups) > 1
+    for group in groups:
+        for history, length in zip(group.history.reshape(-1, group.history.shape[-1]), group.length.reshape(-1), strict=True):
+            assert not history[length:].any()
+            if length:
+                found[tuple(history[:length].tolist())] += 1
+    assert found == expected

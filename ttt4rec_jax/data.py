@@ -137,17 +137,28 @@ def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket,
     return Examples(*(jnp.asarray(a.astype(np.int32)) for a in (last, users, counts))), buckets
 
 
-def training_histories(dataset: Dataset, max_len: int, batch_size: int = 256):
-    """The last max_len training clicks of each user, in batches: histories [M, B, L], their lengths [M, B], 0 of fillers."""
-    lengths = np.minimum(dataset.train_ends - dataset.offsets[:-1], max_len)
-    positions = (dataset.train_ends - lengths)[:, None] + np.arange(max_len)
-    valid = np.arange(max_len) < lengths[:, None]
-    histories = np.where(valid, dataset.items[np.where(valid, positions, 0)], 0)
-    filler = -len(lengths) % batch_size
-    histories, lengths = np.pad(histories, ((0, filler), (0, 0))), np.pad(lengths, (0, filler))
-    return jnp.asarray(histories.reshape(-1, batch_size, max_len), jnp.int32), jnp.asarray(
-        lengths.reshape(-1, batch_size), jnp.int32
-    )
+class Histories(NamedTuple):
+    """Histories of like length in M batches: [M, B, L], their lengths [M, B], 0 of fillers."""
+
+    history: jax.Array
+    length: jax.Array
+
+
+def training_histories(dataset: Dataset, max_len: int, batch_size: int = 256) -> tuple[Histories, ...]:
+    """The last max_len training clicks of each user with two at least, in at most four groups, each padded to a length."""
+    counts = np.minimum(dataset.train_ends - dataset.offsets[:-1], max_len)
+    widths = bucket_lengths(counts[counts > 1], max_len, 4, lambda length: batch_size)
+
+    def group(shorter: int, width: int) -> Histories:
+        users = np.flatnonzero((counts > max(shorter, 1)) & (counts <= width))
+        users_MxB = np.pad(users, (0, -len(users) % batch_size), constant_values=-1).reshape(-1, batch_size)
+        length_MxB = np.where(users_MxB >= 0, counts[users_MxB], 0)
+        place_MxBxL = (dataset.train_ends[users_MxB] - length_MxB)[..., None] + np.arange(width)
+        valid_MxBxL = np.arange(width) < length_MxB[..., None]
+        history_MxBxL = np.where(valid_MxBxL, dataset.items[np.where(valid_MxBxL, place_MxBxL, 0)], 0)
+        return Histories(jnp.asarray(history_MxBxL, jnp.int32), jnp.asarray(length_MxB, jnp.int32))
+
+    return tuple(map(group, (0, *widths[:-1]), widths))
 
 
 def bucket_lengths(counts, max_len: int, most: int, batch_size) -> tuple[int, ...]:

@@ -181,7 +181,7 @@ class Trainer:
         def learn(params_R, keys_R, histories, epoch):
             def of_run(params, key):
                 own_key = jax.random.fold_in(jax.random.fold_in(key, epoch), OF_CONTEXT)
-                return nnx.merge(graphdef, params).learn_context(*histories, own_key)
+                return nnx.merge(graphdef, params).learn_context(histories, own_key)
 
             return jax.vmap(of_run)(params_R, keys_R)
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data import Batch
+from ttt4rec_jax.data import Batch, Histories
 from ttt4rec_jax.models import iclrec
 from ttt4rec_jax.models.iclrec import IclRec
 
@@ -268,7 +268,7 @@ def test_context_is_learnt_from_histories_of_two_clicks_or_more():
     lengths = np.array([[12, 0, 5, 1], [2, 1, 0, 7]], np.int32)
     histories = random_histories(lengths)
     graphdef, params = nnx.split(model)
-    learn = jax.jit(lambda histories, lengths: nnx.merge(graphdef, params).learn_context(histories, lengths, key))
+    learn = jax.jit(lambda histories, lengths: nnx.merge(graphdef, params).learn_context((Histories(histories, lengths),), key))
     context = learn(histories, lengths)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), context) == jax.tree.map(
         lambda x: (x.shape, x.dtype), model.initial_context()
@@ -278,7 +278,7 @@ def test_context_is_learnt_from_histories_of_two_clicks_or_more():
     # as many intents as users, so that each is some user's summary
     four = IclRec(ModelConfig(**vars(model.config) | {"num_intents": 4}), ITEMS, nnx.Rngs(0))
     summaries = np.array(four.summary(histories.reshape(8, LENGTH), lengths.reshape(8)))[lengths.reshape(8) > 1]
-    intents = np.array(four.learn_context(histories, lengths, key)["intents"])
+    intents = np.array(four.learn_context((Histories(histories, lengths),), key)["intents"])
     order = [np.square(intents - s).sum(-1).argmin() for s in summaries]
     np.testing.assert_allclose(intents[order], summaries, rtol=1e-4, atol=1e-5)
     assert sorted(order) == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ A model whose score depends on the history and the candidate together gives it a
 History is padded with 0 at the right; `every` asks for the vectors at each position (causal and masked training); a key
 turns dropout on. A model may add to the loss, from what it learns of all training histories once an epoch:
     own_loss(batch, context, key) -> scalar
-    learn_context(histories [M, B, L], lengths [M, B], key) -> context, a tree of arrays; initial_context() -> one like it
+    learn_context(histories in groups (data.Histories), key) -> context, a tree of arrays; initial_context() -> one like it
 """
 
 import jax

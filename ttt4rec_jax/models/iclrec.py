@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data import Batch
+from ttt4rec_jax.data import Batch, Histories
 from ttt4rec_jax.layers import Attention, Block, BlockRecommender, unit
 
 CROPPED, MASKED, REORDERED = 2, 7, 2  # tenths of a history that a crop keeps, a mask hides, a reordering shuffles
@@ -45,10 +45,11 @@ class IclRec(BlockRecommender):
         """What learn_context gives, in zeros."""
         return {"intents": jnp.zeros((self.config.num_intents, self.config.dim))}
 
-    def learn_context(self, history_MxBxL, length_MxB, key) -> dict:
+    def learn_context(self, groups: tuple[Histories, ...], key) -> dict:
         """The E step: intents [K, D], centres of all users' histories. Histories of less than two clicks are fillers."""
-        h_MxBxD = jax.lax.map(lambda batch: self.summary(*batch), (history_MxBxL, length_MxB))
-        return {"intents": kmeans(h_MxBxD, length_MxB > 1, self.config.num_intents, key)}
+        summaries = [jax.lax.map(lambda batch: self.summary(*batch), tuple(group)) for group in groups]
+        real_MxB = jnp.concatenate([group.length for group in groups]) > 1
+        return {"intents": kmeans(jnp.concatenate(summaries), real_MxB, self.config.num_intents, key)}
 
     def own_loss(self, batch: Batch, context: dict, key):
         """beta L_SeqCL + lambda L_ICL over the rows that have a target. The key draws views and dropout."""
