@@ -13,6 +13,12 @@ CASES = {
     "scan, dropout": ({"ttt_impl": "scan", "dropout": 0.1}, {"targets": "every"}, 1),
     "mlp, stacked": ({"inner": "mlp"}, {"targets": "every", "loss": "softmax"}, 2),
     "sasrec, sparse": ({"model": "sasrec"}, {"targets": "every", "loss": "sampled_softmax", "sparse_embeddings": True}, 1),
+    "mamba, cosine": ({"backbone": "mamba", "score": "cosine"}, {"targets": "every", "schedule": "cosine"}, 1),
+    "gru4rec": ({"model": "gru4rec"}, {"targets": "every", "batch_tokens": 12}, 1),
+    "din": ({"model": "din"}, {}, 1),
+    "comirec_dr": ({"model": "comirec_dr"}, {}, 1),
+    "bert4rec": ({"model": "bert4rec"}, {}, 1),
+    "iclrec, stacked": ({"model": "iclrec", "num_intents": 4, "dropout": 0.1}, {"targets": "every"}, 2),
 }
 
 

@@ -1,7 +1,7 @@
 """ItemKNN: items by how many users clicked them together with the history's last item. A floor without training.
 
 Item-to-item co-occurrence (Linden, Smith, York 2003, "Amazon.com Recommendations: Item-to-Item Collaborative Filtering", with
-counts instead of cosines), from the last click alone.
+counts instead of cosines), from the last click alone. All pairs of a user's clicks count, not only consecutive ones.
 """
 
 import jax.numpy as jnp
