@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+import math
 import sys
 
 from absl import flags
 
 from data_prep.settings import UserError, check, nearest, option
+from ttt4rec_jax import presets
 from ttt4rec_jax.config import SECTIONS, SWEPT, Config
 
 
@@ -21,6 +23,7 @@ class RunConfig:
     )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
     resume: bool = option(False, "Go on with the run in --run_dir; flags not given keep the run's values.")
+    dry_run: bool = option(False, "Say what would be trained, in which programs, and what it costs; train nothing.")
     data_dir: str = option("", "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.")
     cache_dir: str = option("", "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache.")
     program_cache: str = option("", "Folder of compiled programs; default: a folder in the user's cache; none: keep none.")
@@ -32,6 +35,10 @@ class RunConfig:
 
 
 PARTS = [*SECTIONS.values(), RunConfig]
+SEVERAL = (
+    "Numbers and choices may be several, and every combination is trained: 0.01,0.1 or sasrec,ttt4rec; of numbers also",
+    "lo:hi:n for n at equal distances, lo:hi:n:log for n at equal ratios (whole numbers are rounded).",
+)
 
 
 def define() -> flags.FlagValues:
@@ -52,8 +59,7 @@ def usage(program: str, purpose: str) -> str:
     """What --help prints."""
     lines = [purpose, "", f"usage: python {program} [--flag=value ...]"]
     for name, part in zip([*SECTIONS, "run"], PARTS, strict=True):
-        swept = " Each number may be several, as in 0.01,0.1: every combination is trained." if name in SWEPT else ""
-        lines += ["", part.__doc__.splitlines()[0] + swept]
+        lines += ["", part.__doc__.splitlines()[0], *(SEVERAL if name in SWEPT else ())]
         for field in dataclasses.fields(part):
             choices = f" [{', '.join(map(str, field.metadata['choices']))}]" if field.metadata["choices"] else ""
             lines.append(f"  --{field.name}={field.default}\n        {field.metadata['help']}{choices}")
@@ -80,11 +86,51 @@ def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
     for section, part in zip([*SECTIONS, "run"], PARTS, strict=True):
         for field in dataclasses.fields(part):
             text, kind = values[field.name].value, type(field.default)
-            several = section in SWEPT and kind in (int, float)
-            lists[field.name] = [convert(field.name, t, kind) for t in (text.split(",") if several else [text])]
+            several = section in SWEPT and kind is not bool
+            lists[field.name] = expand(field.name, text, kind) if several else [convert(field.name, text, kind)]
             if len(set(lists[field.name])) < len(lists[field.name]):
                 raise UserError(f"--{field.name}={text}: a value stands there twice")
+    check_presets(lists, given)
     return lists, given
+
+
+def check_presets(lists: dict[str, list], given: set[str]) -> None:
+    """Raises UserError if several models are swept for which the preset gives a flag, that is not given, different values."""
+    models, preset, dataset = lists["model"], lists["preset"][0], lists["dataset"][0]
+    if len(models) == 1:
+        return
+    first, *others = ({f: v for f, v in presets.values(preset, m, dataset).items() if f not in given} for m in models)
+    for model, other in zip(models[1:], others, strict=True):
+        for name in [*first, *other]:
+            if first.get(name) != other.get(name):
+                defaults = {f.name: f.default for part in PARTS for f in dataclasses.fields(part)}
+                a, b = (found.get(name, defaults[name]) for found in (first, other))
+                raise UserError(
+                    f"--{name}: --preset={preset} gives {a} to {models[0]} and {b} to {model}; give --{name} for all"
+                )
+
+
+def expand(name: str, text: str, kind: type) -> list:
+    """The values that a flag lists: a,b,c, with lo:hi:n and lo:hi:n:log among them if they are numbers. Raises UserError."""
+    found = []
+    for part in text.split(","):
+        found += spread(name, part, kind) if ":" in part and kind is not str else [convert(name, part, kind)]
+    return found
+
+
+def spread(name: str, text: str, kind: type) -> list:
+    """n numbers from lo to hi, as lo:hi:n or lo:hi:n:log asks. Raises UserError."""
+    low, high, count, *form = text.split(":") if text.count(":") in (2, 3) else ("", "", "", "?")
+    if form not in ([], ["log"]):
+        raise UserError(f"--{name}: {text!r} is not a range; expected lo:hi:n or lo:hi:n:log, as in 0.001:0.1:5:log")
+    low, high, count = convert(name, low, kind), convert(name, high, kind), convert(name, count, int)
+    if not 2 <= count <= 1000 or not (math.isfinite(low) and math.isfinite(high)) or (form and min(low, high) <= 0):
+        wants = "n of 2 to 1000" + " and limits above 0" * bool(form)
+        raise UserError(f"--{name}: {text!r} is a range of {count} from {low} to {high}; expected {wants}")
+    shares = [i / (count - 1) for i in range(count)]
+    inner = [low * (high / low) ** t if form else low + (high - low) * t for t in shares[1:-1]]
+    # to six digits, so that folders are not named 0.30000000000000004
+    return [low, *(round(x) if kind is int else float(f"{x:.6g}") for x in inner), high]
 
 
 def convert(name: str, text, kind: type):
@@ -104,9 +150,12 @@ def settings(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
     run = RunConfig(**{f.name: lists[f.name][0] for f in dataclasses.fields(RunConfig)})
     swept = [name for name, values in lists.items() if len(values) > 1]
     single = {name: values[0] for name, values in lists.items()}
-    combinations = {}
+    combinations, names = {}, {}
     for values in itertools.product(*(lists[name] for name in swept)):
         chosen = dict(zip(swept, values, strict=True))
         name = ",".join(f"{flag}={value}" for flag, value in chosen.items())
-        combinations[name] = Config.from_flags(single | chosen)
+        config = Config.from_flags(single | chosen)
+        if (same := names.setdefault(config, name)) != name:
+            raise UserError(f"{same} and {name} are the same run; leave one out")
+        combinations[name] = config
     return combinations, run

@@ -119,6 +119,22 @@ class Block(nnx.Module):
             x_BxLxD = x_BxLxD + dropout(self.ffn(self.ffn_norm(x_BxLxD)), self.dropout, keys[1])
         return x_BxLxD
 
+    def advance(self, x_LxD, length, state, last_only: bool):
+        """Goes on from a state of the mixer with clicks of one sequence, without dropout: (output, state).
+
+        The output is [L, D], or [1, D] at the last valid position with last_only.
+        """
+        normed_LxD = self.norm(x_LxD)
+        if len(x_LxD) == 1:  # a sequence would compute a whole mini-batch for it
+            added_D, state = self.mixer.step(normed_LxD[0], state)
+            added_LxD = added_D[None]
+        else:
+            added_LxD, state = self.mixer.sequence(normed_LxD, length, state, last_only)
+        if last_only:
+            x_LxD = x_LxD[jnp.maximum(length - 1, 0)][None]
+        x_LxD = x_LxD + added_LxD
+        return (x_LxD if self.ffn is None else x_LxD + self.ffn(self.ffn_norm(x_LxD))), state
+
 
 class Separable(nnx.Module):
     """What models with a separable score share: the table of item embeddings, the tower, the kind of score.

@@ -1,4 +1,4 @@
-"""The folder a run leaves: config.json, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json."""
+"""The folder a run leaves: config.json, catalogue.parquet, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json."""
 
 import json
 import os
@@ -17,6 +17,8 @@ class RunFolder:
         self.last, self.best = path / "checkpoints" / "last", path / "checkpoints" / "best"
         self.result, self.error = path / "result.json", path / "error.json"
         self.ranks = path / "test_ranks.parquet"
+        # what serving needs of the data, so that the folder alone suffices: catalogue.py
+        self.catalogue, self.training_clicks = path / "catalogue.parquet", path / "training_clicks.npz"
 
     def check(self, combinations: dict[str, Config], resume: bool) -> None:
         """Raises UserError if the folder cannot take these runs, {name of a folder in it: settings}.

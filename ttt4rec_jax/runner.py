@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import jax
+from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
-from ttt4rec_jax import data, report, sweep
-from ttt4rec_jax.config import Config
+from ttt4rec_jax import catalogue, data, models, report, sweep
+from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.run_folder import RunFolder, write_json
 from ttt4rec_jax.train import DivergedError, Trainer
 
@@ -41,10 +42,15 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
     print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
     print(f"platform  {platform}\nrun       {root.path}", flush=True)
+    if where.dry_run:
+        print(dry_run(combinations, dataset, root.path))
+        return
 
     folders = {name: RunFolder(root.path / name) for name in combinations}
+    items = catalogue.of_prepared(prepared, dataset)
     for name, folder in folders.items():
         folder.create(combinations[name])
+        catalogue.leave(folder, items, dataset, MODELS[combinations[name].model.model].trained)
     is_sweep = list(combinations) != [""]
     select_by, results = config.eval.select_by, {}
     if is_sweep:
@@ -68,10 +74,28 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     if is_sweep:
         rows = sweep.rows(results, select_by)
         sweep.write(root.path, flags, rows, select_by)
+        sweep.draw(root.path, flags, rows, select_by)
         print(f"\n{sweep.table(rows, select_by)}")
         if all(row["error"] for row in rows):
             raise UserError(f"no combination has a result; see {root.path / 'sweep.json'}")
     print(f"left in    {root.path}", flush=True)
+
+
+def dry_run(combinations: dict[str, Config], dataset: data.Dataset, root: Path) -> str:
+    """What `run` would train in this folder, in lines; compiles and writes nothing."""
+    waiting = {name: config for name, config in combinations.items() if not finished(RunFolder(root / name))}
+    programs = sweep.groups(waiting)
+    return sweep.plan(programs, [size(next(iter(g.values())), dataset) for g in programs], len(combinations) - len(waiting))
+
+
+def size(config: Config, dataset: data.Dataset) -> tuple[int, int, int]:
+    """(examples of an epoch, its steps, the model's parameters)."""
+    module = nnx.eval_shape(lambda: models.build(config.model, dataset, 0))
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    if not MODELS[config.model.model].trained:
+        return 0, 0, parameters
+    examples, buckets = data.training_examples(dataset, config)
+    return len(examples.ends), sum(map(data.steps_of, buckets)), parameters
 
 
 def train_group(group: dict[str, Config], dataset: data.Dataset, root: Path, folders: dict[str, RunFolder]) -> dict:

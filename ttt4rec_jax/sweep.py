@@ -1,4 +1,4 @@
-"""A sweep's combinations, grouped into programs; its table and files. Imports no JAX."""
+"""A sweep's combinations, grouped into programs; its plan, table, files and picture. Imports no JAX."""
 
 import csv
 import hashlib
@@ -11,6 +11,7 @@ from ttt4rec_jax.config import Config, program
 from ttt4rec_jax.run_folder import RunFolder, write_json, write_text
 
 METRICS = ("hit@10", "ndcg@10")
+BYTES = 12  # of a parameter in training: its value and Adam's two moments, float32
 
 
 def groups(combinations: dict[str, Config]) -> list[dict[str, Config]]:
@@ -80,6 +81,89 @@ def table(found: list[dict], select_by: str) -> str:
             figures = {m: statistics.fmean(row[f"test {protocol}/{m}"] for row in chosen) for m in METRICS}
             lines.append(f"{protocol:<8} HR@10 {figures['hit@10']:.4f}  NDCG@10 {figures['ndcg@10']:.4f}")
     return "\n".join(lines)
+
+
+def plan(programs: list[dict[str, Config]], sizes: list[tuple[int, int, int]], kept: int) -> str:
+    """What would be trained, in lines. sizes: (examples, steps of an epoch, parameters of a run) of each program.
+
+    Cost is counted, not timed: no machine's speed is assumed.
+    """
+    count = sum(map(len, programs))
+    lines = [f"dry run   {count} to train in {len(programs)} programs, {kept} finished already; nothing is trained"]
+    total_examples = total_steps = 0
+    for number, (group, (examples, steps, parameters)) in enumerate(zip(programs, sizes, strict=True), 1):
+        train, model = (next(iter(group.values())).train, next(iter(group.values())).model)
+        epochs = train.epochs if examples else 0
+        total_examples += len(group) * epochs * examples
+        total_steps += epochs * steps
+        most = f"at most {epochs} epochs, patience {train.patience}" if train.patience else f"{epochs} epochs"
+        megabytes = f"{len(group) * parameters * BYTES / 1e6:,.0f} MB of parameters and moments"
+        lines.append(f"\nprogram {number} of {len(programs)}: {len(group)} trained together, {model.model}, {most}")
+        lines.append(f"  {examples:,} examples, {steps:,} steps an epoch, {parameters:,} parameters a run, {megabytes}")
+        lines += [f"    {name or 'the one run'}" for name in group]
+    return "\n".join(
+        [
+            *lines,
+            f"\ncost      {total_examples:,} examples seen in {total_steps:,} steps "
+            "(examples x epochs x combinations; a step serves all of its program)",
+        ]
+    )
+
+
+def varied(flags: dict[str, list]) -> list[str]:
+    """The flags that a sweep varies, but for the seed."""
+    return [name for name, values in flags.items() if len(values) > 1 and name != "seed"]
+
+
+def values_of(name: str) -> dict[str, str]:
+    """A combination's values as texts, by flag."""
+    return dict(part.split("=", 1) for part in name.split(",") if "=" in part)
+
+
+def picture(flags: dict[str, list], found: list[dict], select_by: str):
+    """The sweep as a matplotlib figure: a line with a band over seeds, or a heat map; None if it varies nothing but seeds.
+
+    More than two flags: a heat map of the two that have most values, the others as in the best combination.
+    """
+    from ttt4rec_jax import plots  # not at the top: matplotlib takes a second
+
+    means = over_seeds(found, select_by)
+    names = sorted(varied(flags), key=lambda name: -len(flags[name]))[:2]
+    if not names or not means:
+        return None
+    best = values_of(means[0]["combination"])
+    fixed = {name: value for name, value in best.items() if name not in names}
+    shown = {
+        tuple(values[name] for name in names): (row["mean"], row["std"], row["seeds"])
+        for row in means
+        if fixed.items() <= (values := values_of(row["combination"])).items()
+    }
+    seeds = max(row["seeds"] for row in means)
+    what = f"validation {metric_label(select_by)}" + f", mean of {seeds} seeds" * (seeds > 1)
+    title = ", ".join(f"{name}={value}" for name, value in fixed.items())
+    place = tuple(best[name] for name in names)
+    if len(names) == 1:
+        points = [(value, *shown[str(value),]) for value in flags[names[0]] if (str(value),) in shown]
+        return plots.line_over_seeds(points, names[0], what, title, best[names[0]])
+    columns, rows_ = (flags[name] for name in names)
+    cells = [[shown.get((str(c), str(r)), (None,))[0] for c in columns] for r in rows_]
+    mark = ([str(r) for r in rows_].index(place[1]), [str(c) for c in columns].index(place[0]))
+    return plots.heat_map(cells, (names[1], rows_), (names[0], columns), what, title, mark)
+
+
+def metric_label(select_by: str) -> str:
+    """ "sampled/ndcg@10" as figures name it."""
+    protocol, metric = select_by.split("/")
+    return f"{metric.upper().replace('HIT', 'HR')}, {'sampled candidates' if protocol == 'sampled' else 'full catalogue'}"
+
+
+def draw(root: Path, flags: dict[str, list], found: list[dict], select_by: str) -> None:
+    """Writes sweep.png, if there is something to draw."""
+    figure = picture(flags, found, select_by)
+    if figure is not None:
+        from ttt4rec_jax import plots
+
+        plots.save(figure, root / "sweep.png")
 
 
 def write(root: Path, flags: dict[str, list], found: list[dict], select_by: str) -> None:

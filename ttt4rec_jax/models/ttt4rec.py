@@ -10,7 +10,7 @@ from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.layers import Block, BlockRecommender
-from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer
+from ttt4rec_jax.ttt.layer import LayerState, Ranges, TttConfig, TttLayer
 
 
 def ttt_config(config: ModelConfig) -> TttConfig:
@@ -33,3 +33,24 @@ class Ttt4Rec(BlockRecommender):
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
         blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
         super().__init__(config, num_items, blocks, rngs)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether clicks can be read one by one without end: positions learned for max_len places stand in the way."""
+        return self.positions is None
+
+    def initial_state(self) -> tuple[LayerState, ...]:
+        """The state of every block before the first click."""
+        return tuple(block.mixer.initial_state() for block in self.blocks)
+
+    def advance(self, click_L, length, state: tuple[LayerState, ...]):
+        """Goes on from a state with clicks of one user, the first `length` (at least 1) valid.
+
+        Returns: (user vectors [1, D] at the last of them, as `encode` gives, state). What it costs does not depend on
+        how many clicks the state has seen.
+        """
+        x, after = self.embedding[...][click_L], []
+        for depth, (block, before) in enumerate(zip(self.blocks, state, strict=True)):
+            x, block_state = block.advance(x, length, before, last_only=depth == len(self.blocks) - 1)
+            after.append(block_state)
+        return self.user_vectors(self.norm(x)[0]), tuple(after)

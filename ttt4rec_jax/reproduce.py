@@ -1,0 +1,236 @@
+"""The paper's experiments as a list of runs, each trained by main.py in a process of its own. Imports no JAX.
+
+A process a run keeps memory bounded and an interruption clean. A finished run is kept, one begun is resumed; a journal holds
+what each process took and where it ran.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from data_prep.settings import UserError
+from ttt4rec_jax import flags, presets
+from ttt4rec_jax.config import Config
+from ttt4rec_jax.interrupt import Interrupted, StopRequest
+from ttt4rec_jax.run_folder import RunFolder, write_json
+
+PARTS = ("table1", "figure2", "figure3")
+DATASETS = ("beauty", "electronics", "ml1m")
+PAPER = ("din", "gru4rec", "sasrec", "comirec_sa", "comirec_dr", "ttt4rec")
+EXTRAS = ("bert4rec", "iclrec", "ttt_mlp")
+FLOORS = ("popularity", "itemknn")
+TITLES = {
+    "din": "DIN",
+    "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec",
+    "comirec_sa": "ComiRec-SA",
+    "comirec_dr": "ComiRec-DR",
+    "ttt4rec": "TTT4Rec",
+    "bert4rec": "BERT4Rec",
+    "iclrec": "ICLRec",
+    "ttt_mlp": "TTT4Rec with TTT-MLP",
+    "popularity": "popularity",
+    "itemknn": "ItemKNN",
+}
+MODEL_FLAGS = {"ttt_mlp": ["--model=ttt4rec", "--inner=mlp"]}
+RANGES, BATCHES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.5), (1, 2, 5, 10)
+QUICK_EPOCHS, QUICK_COMIREC, QUICK_GRID = 2, 4, 1
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "polars", "matplotlib", "ttt4rec_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be reproduced, and where."""
+
+    output: Path
+    parts: tuple[str, ...] = PARTS
+    datasets: tuple[str, ...] = DATASETS
+    seeds: int = 3
+    quick: bool = False
+
+    def __post_init__(self):
+        for dataset in self.datasets:
+            if dataset not in (*DATASETS, "ml100k", "synthetic"):
+                raise UserError(f"--datasets: {dataset!r} is not one of {', '.join(DATASETS)}, ml100k, synthetic")
+        if not 1 <= self.seeds <= 100:
+            raise UserError(f"--seeds: {self.seeds} is out of range, expected 1 to 100")
+
+    @property
+    def figures_on(self) -> str:
+        """The data set of Figures 2 and 3: Beauty, as in the paper, unless it is not among those asked for."""
+        return "beauty" if "beauty" in self.datasets else self.datasets[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One process of main.py: a run, or the sweep of Figure 3. name: its folder under runs/."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    @functools.cached_property
+    def combinations(self) -> dict[str, Config]:
+        """The settings that it trains, by the folder in its own ("" for a single run)."""
+        lists, given = flags.parse(["main.py", *self.flags], "")
+        return flags.settings(presets.apply(lists, given))[0]
+
+    def folders(self, output: Path) -> dict[str, RunFolder]:
+        return {name: RunFolder(output / "runs" / self.name / name) for name in self.combinations}
+
+    def is_finished(self, output: Path) -> bool:
+        """Whether each combination has a result, or has failed within a sweep that went on. Raises UserError.
+
+        A result of other settings (--quick's, another version's) is never taken for it.
+        """
+        there = self.folders(output)
+        for name, folder in there.items():
+            if folder.config.exists() and json.loads(folder.config.read_text()) != self.combinations[name].to_dict():
+                raise UserError(f"--output: {folder.path} holds a run of other settings; name another folder")
+        return all(folder.result.exists() or folder.error.exists() for folder in there.values())
+
+
+def jobs(plan: Plan) -> list[Job]:
+    """Every run of the plan, in order; a run that two parts need is there once."""
+
+    def run(dataset, model, seed):
+        chosen = ["--preset=paper", f"--dataset={dataset}", *MODEL_FLAGS.get(model, [f"--model={model}"]), f"--seed={seed}"]
+        if plan.quick and model not in FLOORS:
+            chosen.append(f"--epochs={QUICK_COMIREC if model.startswith('comirec') else QUICK_EPOCHS}")
+        return Job(f"{dataset}/{model}-{seed}", tuple(chosen))
+
+    found = []
+    if "table1" in plan.parts:
+        for dataset in plan.datasets:
+            found += [run(dataset, model, 0) for model in FLOORS]
+            found += [run(dataset, model, seed) for seed in range(plan.seeds) for model in (*PAPER, *EXTRAS)]
+    if "figure2" in plan.parts:
+        models = ("comirec_sa", "comirec_dr", "ttt4rec")
+        found += [run(plan.figures_on, model, seed) for seed in range(plan.seeds) for model in models]
+    if "figure3" in plan.parts:
+        found.append(grid(plan))
+    return list({job.name: job for job in found}.values())
+
+
+def grid(plan: Plan) -> Job:
+    """The sweep of Figure 3."""
+    listed = {"initializer_range": RANGES, "mini_batch_size": BATCHES, "seed": range(plan.seeds)}
+    swept = [f"--{name}={','.join(map(str, values))}" for name, values in listed.items()]
+    epochs = [f"--epochs={QUICK_GRID}"] if plan.quick else []
+    return Job(
+        f"{plan.figures_on}/figure3", ("--preset=paper", f"--dataset={plan.figures_on}", "--model=ttt4rec", *swept, *epochs)
+    )
+
+
+def environment() -> dict:
+    """The machine, and the versions that results depend on."""
+
+    def version(package):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    hardware = f"{processor}, {cores} cores, {platform.system()} {platform.release()}"
+    return {"hardware": hardware, "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}}
+
+
+def run_all(plan: Plan, main: Path, more_flags: list[str], log=print) -> None:
+    """Trains what is not finished; after one that fails the others go on. main: main.py. Raises Interrupted, UserError."""
+    listed = jobs(plan)
+    waiting = [job for job in listed if not job.is_finished(plan.output)]
+    log(f"{len(listed)} runs, {len(listed) - len(waiting)} finished already; logs in {plan.output / 'logs'}")
+    here = environment()
+    for number, job in enumerate(waiting, 1):
+        started = time.perf_counter()
+        log(f"[{number}/{len(waiting)}] {job.name} ...")
+        code = train(job, plan.output, main, more_flags)
+        seconds = time.perf_counter() - started
+        with open(plan.output / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"run": job.name, "seconds": seconds, "exit": code, "environment": here}) + "\n")
+        if code == 130:
+            raise Interrupted(f"stopped in {job.name}; what is finished is kept")
+        log(f"    {'finished' if code == 0 else failure(job, plan.output)}, {seconds:.0f} s")
+
+
+def train(job: Job, output: Path, main: Path, more_flags: list[str]) -> int:
+    """The exit code of main.py's process for a job, which a request to stop is handed on to."""
+    folder, log_file = output / "runs" / job.name, log_path(job, output)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    begun = (folder / "config.json").exists() or (folder / "sweep.json").exists()
+    command = [sys.executable, str(main), *job.flags, f"--run_dir={folder}", *["--resume"] * begun, *more_flags]
+    with open(log_file, "a", encoding="utf-8") as text, StopRequest() as stop:
+        # a session of its own: Ctrl-C reaches this process alone, which hands it on just once (a second would kill)
+        process = subprocess.Popen(command, stdout=text, stderr=text, start_new_session=True)
+        told = False
+        while (code := process.poll()) is None:
+            if stop.asked and not told:
+                process.send_signal(signal.SIGINT)
+                told = True
+            time.sleep(0.1)
+    return 130 if stop.asked else code
+
+
+def log_path(job: Job, output: Path) -> Path:
+    return output / "logs" / f"{job.name.replace('/', '-')}.log"
+
+
+def failure(job: Job, output: Path) -> str:
+    """Why a job has no result, by its log's last line: "failed: ..."; "missing" if it was not begun or cut off."""
+    try:
+        lines = log_path(job, output).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return "missing"
+    last = lines[-1] if lines else ""
+    return f"failed: {last.removeprefix('error: ')}" if "error" in last.lower() else "missing"
+
+
+def save_plan(plan: Plan) -> None:
+    """Writes plan.json. Raises UserError if the folder cannot be written."""
+    try:
+        plan.output.mkdir(parents=True, exist_ok=True)
+        content = dataclasses.asdict(plan)
+        del content["output"]
+        write_json(plan.output / "plan.json", content)
+    except OSError as error:
+        raise UserError(f"--output: {plan.output} cannot be written ({error.strerror}); name another folder") from error
+
+
+def saved_plan(output: Path) -> dict:
+    """What plan.json holds; nothing if there is none. Raises UserError if it is damaged."""
+    path = output / "plan.json"
+    try:
+        saved = json.loads(path.read_text())
+        return saved | {name: tuple(saved[name]) for name in ("parts", "datasets")}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error!r}); delete it and give the flags again") from error
+
+
+def journal(output: Path) -> list[dict]:
+    """What each process took, a dict each; a line that was cut off is left out."""
+    found = []
+    try:
+        text = (output / "journal.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return found
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
