@@ -4,11 +4,11 @@ python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/sasrec-2 runs/ttt
 python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from data_prep.settings import UserError
+from ttt4rec_jax.command_line import Parser
 from ttt4rec_jax.compare import PROTOCOLS, compare, table
 from ttt4rec_jax.run_folder import write_json
 
@@ -18,17 +18,9 @@ means, 95% interval, relative difference and p. Users are paired; with two or mo
 intervals speak of other trainings as well (how, and why so: the docstring of ttt4rec_jax/compare.py)."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see --help")
-
-
 def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake told in one line."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=f"python {argv[0]}", description=DESCRIPTION, formatter_class=style, allow_abbrev=False)
+    parser = Parser(argv[0], DESCRIPTION)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run, or of a sweep: all its combinations"
     )

@@ -4,23 +4,16 @@ python experiments/plot.py runs/sasrec-0 runs/ttt4rec-0 --output=curves.png
 python experiments/plot.py runs/my-sweep --metric=hit@10
 """
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 
 from data_prep.settings import UserError
+from ttt4rec_jax.command_line import Parser
 from ttt4rec_jax.run_folder import RunFolder
 
 METRICS = tuple(f"{name}@{k}" for k in (5, 10, 20) for name in ("ndcg", "hit"))
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see --help")
 
 
 def folders(paths: list[Path]) -> list[Path]:
@@ -64,8 +57,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake told in one line."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=f"python {argv[0]}", description=__doc__, formatter_class=style, allow_abbrev=False)
+    parser = Parser(argv[0], __doc__)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run, or of a sweep: all its combinations"
     )

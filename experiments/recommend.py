@@ -5,7 +5,6 @@ python experiments/recommend.py --run=runs/x --user=42
 python experiments/recommend.py --run=runs/x --interactive
 """
 
-import argparse
 import itertools
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax import history_files
+from ttt4rec_jax.command_line import Parser
 from ttt4rec_jax.history_files import Reader, Writer
 
 DESCRIPTION = f"""Recommends with the best parameters of a run, whose folder is all that is needed (--user without --histories
@@ -23,17 +23,9 @@ HISTORIES_AT_ONCE = 4096
 SHOWN = 10  # last clicks of a user
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see --help")
-
-
 def parser(program: str) -> Parser:
     """The command line."""
-    style = argparse.RawDescriptionHelpFormatter
-    found = Parser(prog=f"python {program}", description=DESCRIPTION, formatter_class=style, allow_abbrev=False)
+    found = Parser(program, DESCRIPTION)
     add = found.add_argument
     add("--run", metavar="FOLDER", required=True, help="folder of the run")
     add("--histories", metavar="FILE", default="", help="users' clicks, .parquet, .csv, .jsonl, or - for stdin")

@@ -11,21 +11,14 @@ from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax import reproduce
+from ttt4rec_jax.command_line import Parser
 from ttt4rec_jax.interrupt import Interrupted
 
 MAIN = Path(__file__).with_name("main.py")
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see --help")
-
-
 def parser(program: str) -> Parser:
-    style = argparse.RawDescriptionHelpFormatter
-    found = Parser(prog=f"python {program}", description=__doc__, formatter_class=style, allow_abbrev=False)
+    found = Parser(program, __doc__)
     for part in reproduce.PARTS:
         found.add_argument(f"--{part}", action="store_true", help="this part (none named: all three)")
     found.add_argument("--datasets", metavar="A,B", help=f"{','.join(reproduce.DATASETS)} (with --quick: beauty)")

@@ -1,5 +1,7 @@
 """Small data sets made in memory, for every test that needs one."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -31,6 +33,13 @@ def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int 
     manifest = {"name": "test", "counts": counts, "sha256": "0" * 64}
     items = np.concatenate(sequences).astype(np.int32)
     return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Cache folders of the tests' own, and no network to fall back to."""
+    folder = tmp_path_factory.mktemp("caches")
+    return os.environ | {"TTT4REC_CACHE_DIR": str(folder / "prepared"), "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture(scope="session")

@@ -51,12 +51,23 @@ def evaluator_of(dataset, model):
     return evaluate.Evaluator(graphdef, params, dataset, data.device_clicks(dataset), 3), params
 
 
+class Pairs(Table):
+    """The same as a model that scores pairs of history and candidate."""
+
+    encode = property()  # AttributeError: it has no user vectors
+
+    def score(self, history, length, candidates, key=None):
+        last = jnp.take_along_axis(history, length[:, None] - 1, 1)
+        return self.table[...][last, candidates]
+
+
+@pytest.mark.parametrize("kind", [Table, Pairs])
 @pytest.mark.parametrize("name", ["validation", "test"])
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_ranks_equal_brute_force(random_dataset, name, levels, monkeypatch):
+def test_ranks_equal_brute_force(random_dataset, name, levels, kind, monkeypatch):
     in_tiles(monkeypatch, 7)
     table = np.random.default_rng(0).integers(0, levels, (31, 31))
-    evaluator, params = evaluator_of(random_dataset, Table(table))
+    evaluator, params = evaluator_of(random_dataset, kind(table))
     ranks, targets = evaluator(params, name), getattr(random_dataset, name)
     for row, (position, user) in enumerate(zip(targets.positions, targets.users, strict=True)):
         history = random_dataset.items[random_dataset.offsets[user] : position]

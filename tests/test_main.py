@@ -16,13 +16,6 @@ DATA = Path(os.environ.get("TTT4REC_TEST_DATA") or ROOT.parent / "shared" / "dat
 SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Cache folders of the tests' own, and no network to fall back to."""
-    folder = tmp_path_factory.mktemp("caches")
-    return os.environ | {"TTT4REC_CACHE_DIR": str(folder / "prepared"), "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
-
-
 def main(environment, *flags, cwd, **options):
     command = [sys.executable, str(ROOT / "experiments" / "main.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, **options)

@@ -1,7 +1,6 @@
 """The recommendations' command line as a user meets it, in a process of its own, on a run that main.py left."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,13 +18,6 @@ from ttt4rec_jax.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 CLICKS = {"ann": [3, 7, 3], "bob": [], "cid": [12]}
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Cache folders of the tests' own, and no network to fall back to."""
-    folder = tmp_path_factory.mktemp("caches")
-    return os.environ | {"TTT4REC_CACHE_DIR": str(folder / "prepared"), "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
 
 
 def recommend(environment, *flags, cwd, **options):

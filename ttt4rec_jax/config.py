@@ -104,7 +104,7 @@ class ModelConfig:
 
     def __post_init__(self):
         check(self)
-        if self.dim % (2 * self.num_heads):
+        if self.model in OPTIONS["num_heads"] and self.dim % (2 * self.num_heads):
             raise UserError(f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} into even widths")
         if -1 < self.fast_weight_range < 0:
             raise UserError(f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0")

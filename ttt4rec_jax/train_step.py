@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     params: dict
     opt_state: optax.OptState
     learning_rate: jax.Array
-    context: Any = ()  # what the model learns beside its parameters, once an epoch (models.begin_epoch)
+    context: Any = ()  # what the model learns beside its parameters, once an epoch (learn_context)
 
 
 class EpochSums(NamedTuple):

@@ -54,6 +54,11 @@ def test_parameter_count(random_dataset, name, target_tower):
     assert count == PARAMETERS[name] + (TOWER if target_tower == "mlp" else 0)
 
 
+@pytest.mark.parametrize("name", ["din", "gru4rec", "comirec_sa"])
+def test_a_width_that_no_heads_divide_is_no_matter_without_heads(name):
+    assert ModelConfig(model=name, dim=6).dim == 6
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_padding_is_inert_and_a_click_is_not(random_dataset, name):
     model = models.build(settings(name), random_dataset, 0)
