@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from data_prep.settings import UserError, nearest
 
-MAX_RATIO = 200  # deflate reaches 1032 at most; clicks reach 3 to 10
+MAX_RATIO = 200  # clicks reach 3 to 10
+MOST_OF_DEFLATE = 1032
 MAX_BYTES = 64 << 30
 SMALL_BYTES = 64 << 20  # below this, no ratio is absurd enough to matter
 
@@ -33,6 +34,21 @@ def open_text(path: Path) -> BinaryIO:
     with open(path, "rb") as file:
         magic = file.read(2)
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")
+
+
+def check_gzip(path: Path) -> None:
+    """Raises UserError if a gzip file would unpack to an absurd size. It says so nowhere reliably, so it is unpacked once."""
+    packed, size = path.stat().st_size, 0
+    with readable(path), open_text(path) as stream:
+        if not isinstance(stream, gzip.GzipFile) or packed * MOST_OF_DEFLATE <= SMALL_BYTES:
+            return
+        while part := stream.read(1 << 20):
+            size += len(part)
+            if size > MAX_BYTES or (size > SMALL_BYTES and size > MAX_RATIO * packed):
+                raise UserError(
+                    f"{path}: unpacks to more than {size} bytes from {packed}, expected at most {MAX_RATIO} times as many and "
+                    f"{MAX_BYTES}; it looks like a gzip bomb, unpack it by hand if you trust it"
+                )
 
 
 def spool(path: Path, member: str, folder: Path) -> Path:

@@ -39,6 +39,7 @@ def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
             pass
     if empty:
         raise UserError(f"{path}: is empty; expected clicks")
+    archives.check_gzip(path)
     source = archives.spool(path, layout.member, folder) if layout.member else _plain_path(path, folder)
     read_kind = _read_parquet if layout.kind == "parquet" else _read_text
     clicks = read_kind(source, layout, label, on_bad_rows, folder)
@@ -110,7 +111,12 @@ def _csv_names(path: Path, layout: Layout, label: str) -> list[str]:
         raise UserError(f"{label}, line 1: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
     if not text:
         raise UserError(f"{label}: is empty or begins with an empty line; expected a header that names the columns")
-    return next(csv.reader([text], delimiter=layout.separator)) if layout.quoted else text.split(layout.separator)
+    if not layout.quoted:
+        return text.split(layout.separator)
+    try:
+        return next(csv.reader([text], delimiter=layout.separator))
+    except csv.Error as error:  # a lone carriage return, or a field of more than 131,072 letters
+        raise UserError(f"{label}, line 1: not CSV ({error}); end lines with a line feed") from error
 
 
 def _json_names(path: Path, label: str) -> list[str]:

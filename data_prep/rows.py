@@ -53,10 +53,10 @@ def text_rows(path: Path, layout: Layout, width: int) -> Iterator[Row]:
 def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
     places = layout.user, layout.item, layout.time
     for line, fields in itertools.islice(_fields(stream, layout), int(layout.header), None):
-        if not fields:
+        if isinstance(fields, str):
+            yield Row(line, None, fields)
+        elif not fields:
             continue
-        if fields[0] == "\0":
-            yield Row(line, None, fields[1])
         elif len(fields) > width or len(fields) <= max(places):
             yield Row(line, None, f"{len(fields)} fields, expected {width}")
         elif any(map(_undecodable, fields)):
@@ -65,8 +65,8 @@ def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
             yield _checked(line, [fields[place] for place in places])
 
 
-def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of each row; ['\\0', problem] for one that cannot be split. Bytes that are not UTF-8 stay, escaped."""
+def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
+    """(line, fields) of each row, or (line, what is wrong) if it cannot be split. Bytes that are not UTF-8 stay, escaped."""
     lines = (line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape") for n, line in enumerate(stream))
     if not layout.quoted:
         for n, line in enumerate(lines, 1):
@@ -81,7 +81,7 @@ def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str]]]
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, ["\0", f"not CSV ({error})"]
+            yield line, f"not CSV ({error})"
 
 
 def _json_rows(stream: BinaryIO, layout: Layout) -> Iterator[Row]:

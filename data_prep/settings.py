@@ -8,15 +8,20 @@ wrong flag are answered at once.
 import dataclasses
 import difflib
 import math
+import sys
 from typing import Any
 
 DATASETS = ("ml1m", "ml100k", "beauty", "electronics", "synthetic")
 TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".json")  # also with .gz behind; .json holds JSON lines
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # to be compared with: isfinite overflows for a huge whole number
 
 
 class UserError(ValueError):
     """A mistake of the user's, told in one line: what was found, what was expected, what to do."""
+
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))  # one line, whatever it quotes
 
 
 def option(
@@ -40,7 +45,7 @@ def check(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value, meta = getattr(settings, field.name), field.metadata
         expected = type(field.default)
-        if expected is float and type(value) is int:
+        if expected is float and type(value) is int and abs(value) <= LARGEST[float]:
             object.__setattr__(settings, field.name, float(value))
         elif type(value) is not expected:
             raise UserError(f"--{field.name}: {value!r} is a {type(value).__name__}, expected {expected.__name__}")
@@ -48,7 +53,9 @@ def check(settings: Any) -> None:
             listed = ", ".join(map(str, meta["choices"]))
             raise UserError(f"--{field.name}: {value!r} is not one of {listed}{nearest(value, meta['choices'])}")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and not (math.isfinite(value) and meta["low"] <= value <= meta["high"] and value > meta["above"]):
+        if is_number and not (
+            abs(value) <= LARGEST[type(value)] and meta["low"] <= value <= meta["high"] and value > meta["above"]
+        ):
             raise UserError(f"--{field.name}: {value} is out of range, expected {_range(meta)}")
 
 

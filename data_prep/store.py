@@ -1,6 +1,7 @@
 """The prepared folder on disk: written whole or not at all, and known to be whole when it is read."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -98,12 +99,19 @@ def _temporary(parent: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
     try:
         yield staging
-    except OSError as error:
-        if error.errno in (28, 122):  # no space, quota
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if is_full(error):
             raise UserError(f"--cache_dir: no space left in {parent}; free some or name another folder") from error
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk, or a quota, is what an error is about; polars and numpy say so in words alone."""
+    numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    words = [*map(os.strerror, numbers), "requested and"]  # numpy: "1000 requested and 12 written"
+    return getattr(error, "errno", None) in numbers or any(text in str(error) for text in words)
 
 
 def _file_sha256(path: Path) -> str:

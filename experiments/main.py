@@ -4,7 +4,9 @@ python experiments/main.py --model=ttt4rec --dataset=ml1m
 python experiments/main.py --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2
 """
 
+import dataclasses
 import datetime
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,16 +37,33 @@ def saved_settings(root: Path) -> dict[str, list]:
     return {name: [value] for section in sections.values() for name, value in section.items()}
 
 
+def holds_run(root: RunFolder) -> bool:
+    """Whether there is something to resume in a folder."""
+    return root.config.exists() or (root.path / "sweep.json").exists()
+
+
+def completed(lists: dict[str, list], given: set[str]) -> dict[str, list]:
+    """The flags' values, with those of the run to resume, or of the preset, for flags that are not given.
+
+    Resuming in a folder that holds nothing starts the run there if flags describe one: it may have been cut off before it
+    wrote anything. A path alone may be mistyped, and is refused.
+    """
+    run_dir, resume = lists["run_dir"][0], lists["resume"][0]
+    if resume and run_dir:
+        described = given - {field.name for field in dataclasses.fields(flags.RunConfig)}
+        if not described or not RunFolder(Path(run_dir)).is_free():
+            return lists | {name: values for name, values in saved_settings(Path(run_dir)).items() if name not in given}
+        print(f"nothing to resume in {run_dir}: starting there", flush=True)
+    return presets.apply(lists, given)
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake or a divergence told in one line, 130 interrupted."""
     started, root = time.perf_counter(), None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before and after training
     try:
         lists, given = flags.parse(argv, PURPOSE)
-        run_dir, resume = lists["run_dir"][0], lists["resume"][0]
-        if resume and run_dir:
-            lists |= {name: values for name, values in saved_settings(Path(run_dir)).items() if name not in given}
-        else:
-            lists = presets.apply(lists, given)
+        lists = completed(lists, given)
         combinations, run = flags.settings(lists)
         root = run_folder(next(iter(combinations.values())), run.run_dir, len(combinations) > 1)
         root.check(combinations, run.resume)
@@ -55,8 +74,9 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as interrupt:
-        resume = f"; go on with: python {argv[0]} --resume --run_dir={root.path}" if root and root.path.exists() else ""
-        print(f"{str(interrupt) or 'interrupted'}{resume}", file=sys.stderr)
+        begun = root is not None and holds_run(root)
+        again = f"go on with: python {argv[0]} --resume --run_dir={root.path}" if begun else "nothing was begun"
+        print(f"{str(interrupt) or 'interrupted'}; {again}", file=sys.stderr)
         return 130
     return 0
 

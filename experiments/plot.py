@@ -2,6 +2,8 @@
 
 python experiments/plot.py runs/sasrec-0 runs/ttt4rec-0 --output=curves.png
 python experiments/plot.py runs/my-sweep --metric=hit@10
+
+Runs of --ttt_stats also have what their inner learners do drawn: inner loss, weight change, inner learning rate.
 """
 
 import json

@@ -13,7 +13,7 @@ def pytest_configure(config):
     """Compiled programs are kept between tests and runs: compiling is most of what these tests cost."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update("jax_num_cpu_devices", 2)  # two stacked runs are spread over both
+    jax.config.update("jax_num_cpu_devices", 8)  # stacked runs are spread over them; test_mesh.py takes all
 
 
 def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0) -> Dataset:

@@ -39,7 +39,8 @@ class Vectors(nnx.Module):
 
 
 def in_tiles(monkeypatch, size):
-    """Several batches, the last one filled up; several tiles of the catalogue, the last one too; several pieces of the rest."""
+    """Several groups, batches, tiles of the catalogue, the last ones filled up; several pieces of the rest."""
+    monkeypatch.setattr(evaluate, "lengths_read", lambda max_len: (1, 2, max_len))
     monkeypatch.setattr(evaluate, "TILE", size)
     monkeypatch.setattr(evaluate, "SEEN_AT_ONCE", 3)
     monkeypatch.setattr(evaluate, "NEGATIVES_AT_ONCE", 2)

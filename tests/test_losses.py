@@ -41,14 +41,20 @@ def test_gbce_at_zero_is_bce():
 def test_softmax_leaves_the_padding_item_out():
     logits = np.array([[9.0, 0.1, -0.4, 1.3], [9.0, 0.0, 2.0, -1.0]])
     expected = [np.log(np.exp(row[1:]).sum()) - row[t] for row, t in zip(logits, (3, 1), strict=True)]
-    np.testing.assert_allclose(losses.softmax(jnp.asarray(logits), jnp.array([3, 1])), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.softmax(jnp.asarray(logits), jnp.array([3, 1]), 3), expected, rtol=1e-5)
+
+
+def test_softmax_leaves_out_what_stands_beyond_the_items():
+    logits = np.array([9.0, 0.1, -0.4, 1.3, 7.0, 8.0])
+    got = losses.softmax(jnp.asarray(logits), jnp.array(3), 3)
+    np.testing.assert_allclose(got, losses.softmax(jnp.asarray(logits[:4]), jnp.array(3), 3), rtol=1e-6)
 
 
 def test_sampled_softmax_over_all_other_items_is_softmax():
     logits = jnp.array([9.0, 0.1, -0.4, 1.3, 0.8])
     others = jnp.array([1, 2, 4])
     got = losses.sampled_softmax(logits[3], jnp.array(3), logits[others], others, 4)
-    np.testing.assert_allclose(got, losses.softmax(logits, jnp.array(3)), rtol=1e-5)
+    np.testing.assert_allclose(got, losses.softmax(logits, jnp.array(3), 4), rtol=1e-5)
 
 
 def test_sampled_softmax_leaves_out_draws_of_the_target():
@@ -63,4 +69,4 @@ def test_sampled_softmax_is_unbiased_in_its_normaliser():
     draws = jax.random.randint(jax.random.key(1), (4000, 50), 1, 201)
     loss = jax.vmap(lambda d: losses.sampled_softmax(logits[7], jnp.array(7), logits[d], d, 200))(draws)
     # exp(loss) is the normaliser over exp(positive); a draw that hits (1 in 200) is left out
-    np.testing.assert_allclose(jnp.exp(loss).mean(), jnp.exp(losses.softmax(logits, jnp.array(7))), rtol=0.02)
+    np.testing.assert_allclose(jnp.exp(loss).mean(), jnp.exp(losses.softmax(logits, jnp.array(7), 200)), rtol=0.02)

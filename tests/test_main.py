@@ -193,14 +193,15 @@ def test_a_sweep_trains_every_combination_and_never_redoes_one(environment, synt
         result = json.loads(results[row["combination"]].read_text())
         assert row["test full/ndcg@10"] == result["test"]["full"]["ndcg@10"]
         assert result["config"]["model"]["initializer_range"] == float(row["combination"].split(",")[0].split("=")[1])
-    # Given one combination that was lost, when the sweep is started again, then that one alone is trained
+    # Given one combination whose result was lost, when the sweep is started again, then it comes back to the bit: its program
+    # goes on from where it was, in the same company
     written = {name: path.stat().st_mtime_ns for name, path in results.items()}
     lost = results["initializer_range=0.5,seed=1"]
     before = json.loads(lost.read_text())
     lost.unlink()
     done = main(environment, "--run_dir=sweep", "--resume", cwd=cwd)
-    assert done.returncode == 0 and "1 combinations trained together" in done.stdout, done.stderr
+    assert done.returncode == 0 and "epoch   1/1" not in done.stdout, done.stderr
     after = json.loads(lost.read_text())
-    assert after["test"]["sampled"]["ndcg@10"] == pytest.approx(before["test"]["sampled"]["ndcg@10"], abs=0.02)
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
     for name, path in results.items():
         assert path == lost or path.stat().st_mtime_ns == written[name]

@@ -10,7 +10,7 @@ from flax import nnx
 
 import ttt4rec_jax
 from data_prep.settings import UserError
-from ttt4rec_jax import catalogue, data, evaluate, metrics, models, top
+from ttt4rec_jax import catalogue, data, evaluate, metrics, models, recommend, top
 from ttt4rec_jax.catalogue import Catalogue
 from ttt4rec_jax.config import MODELS, ModelConfig
 from ttt4rec_jax.recommend import Recommender
@@ -79,8 +79,10 @@ def same(a, b, rtol=2e-4):
 # What evaluation scores
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_test_histories_give_evaluations_own_figures(random_dataset, name):
+@pytest.mark.parametrize("name, lengths", [*((name, (L,)) for name in MODELS), ("ttt4rec", (2, 5, L))])
+def test_the_test_histories_give_evaluations_own_figures(random_dataset, name, lengths, monkeypatch):
+    for module in (evaluate, recommend):
+        monkeypatch.setattr(module, "lengths_read", lambda max_len: lengths)
     config = settings(name)
     graphdef, params = split(config, random_dataset)
     ranks = evaluate.Evaluator(graphdef, params, random_dataset, data.device_clicks(random_dataset), L)(params, "test")["full"]

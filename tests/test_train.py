@@ -42,7 +42,6 @@ def fit(config, dataset, folder, trainer=None):
 def last_state(trainer, folder):
     checkpoints = Checkpoints(RunFolder(folder).last)
     (state, _), _ = checkpoints.load((trainer.first_state, trainer.first_sums))
-    checkpoints.close()
     return state
 
 
@@ -229,7 +228,8 @@ EVERY = {"targets": "every", "batch_size": 8}
 
 
 @pytest.mark.parametrize("variants, devices, settings", [(RATES, 1, {}), (RANGES, 2, EVERY)], ids=["mixed", "ranges"])
-def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, devices, settings):
+def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, devices, settings, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)  # so that each has several of the four runs
     configs = [config(**{"epochs": 2} | settings | variant) for variant in variants]
     assert len({program(c) for c in configs}) == 1
     folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]

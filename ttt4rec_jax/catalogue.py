@@ -6,7 +6,6 @@ functions of the training clicks: for those, the folder holds these as well.
 
 import dataclasses
 import functools
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.settings import UserError, nearest
-from ttt4rec_jax.run_folder import RunFolder
+from ttt4rec_jax.run_folder import RunFolder, whole, write_table
 
 SHOWN = 10  # unknown ids that an error lists
 
@@ -66,8 +65,10 @@ class Catalogue:
         item_of, found, missing = self.by_id.get, [], {}
         if isinstance(histories, (str, bytes)):
             raise UserError(f"{what}: found the text {histories!r}; expected a list of histories, each a list of ids")
+        if not isinstance(histories, Iterable):
+            raise UserError(f"{what}: found {histories!r}; expected a list of histories, each a list of ids")
         for history in histories:
-            if isinstance(history, (str, bytes, int)):
+            if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
                 raise UserError(f"{what}: found the id {history!r}; expected a list of ids in its place, as [{history!r}]")
             history = list(history)
             try:
@@ -75,7 +76,7 @@ class Catalogue:
             except TypeError as error:
                 raise UserError(f"{what}: an id is a number or a text ({error})") from error
             if 0 in items:
-                missing |= {str(id): None for id, item in zip(history, items, strict=True) if not item}
+                missing |= {str(id)[:60]: None for id, item in zip(history, items, strict=True) if not item}
                 items = [item for item in items if item]
             found.append(np.array(items, np.int32))
         if missing and unknown == "error":
@@ -116,20 +117,13 @@ def leave(folder: RunFolder, found: Catalogue, dataset, is_trained: bool) -> Non
 
     titles = {} if found.titles is None else {"title": found.titles}
     table = pl.DataFrame({"id": found.ids, **titles, "clicks": found.clicks})
-    _write(folder.catalogue, table.write_parquet)
+    write_table(folder.catalogue, table)
     if not is_trained:
         trained = np.arange(len(dataset.items)) < np.repeat(dataset.train_ends, np.diff(dataset.offsets))
         counts = dataset.train_ends - dataset.offsets[:-1]
         arrays = {"items": dataset.items[trained], "offsets": np.concatenate([[0], np.cumsum(counts)])}
-        _write(folder.training_clicks, lambda file: np.savez_compressed(file, **arrays))
-
-
-def _write(path: Path, fill) -> None:
-    """Writes a file in one piece: fill(binary file) beside its place, then renamed."""
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        fill(file)
-    os.replace(beside, path)
+        with whole(folder.training_clicks) as file:
+            np.savez_compressed(file, **arrays)
 
 
 def training_clicks(path: Path) -> tuple[np.ndarray, np.ndarray]:

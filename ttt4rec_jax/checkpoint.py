@@ -1,75 +1,196 @@
-"""Checkpoints: a tree of arrays and what else is needed to go on. The only module that knows orbax."""
+"""Checkpoints: a tree of arrays and what else is needed to go on, verified when read. The only module that knows orbax.
 
+<step>/tree/              the arrays, as orbax writes them
+<step>/progress/metadata  a JSON object
+<step>/sha256.json        {file: digest} of all the others
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from data_prep.download import file_digest
 from data_prep.settings import UserError
+
+logger = logging.getLogger(__name__)
+KEPT = 2  # the newest, and one to fall back to
+PART = ".part"  # how the name of a checkpoint that is not whole ends
+OF_EACH_ARRAY = 4096  # bytes that are written beside an array's own, at most
+TREE, PROGRESS, DIGESTS = "tree", "progress/metadata", "sha256.json"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what orbax and json raise for damaged files
 
 
 class Checkpoints:
-    """A folder that keeps the newest of what is saved in it: <step>/ with a tree of arrays and a JSON object.
+    """A folder that keeps the KEPT newest of what is saved in it. writer: the thread that saves; None: another process saves.
 
-    Saves are asynchronous; a checkpoint that is not whole is never seen, since orbax renames it into place.
+    A checkpoint is filled under another name, synced, and renamed when its digests are in it: what bears a step's name is
+    whole. Those that share a writer are saved in the order that they are asked for.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder.resolve()
-        handlers = {"tree": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
-        options = ocp.CheckpointManagerOptions(max_to_keep=1)
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+    def __init__(self, folder: Path, writer: Executor | None = None):
+        self.folder, self._writer = folder.resolve(), writer
+        self._pending: Future | None = None
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, ascending."""
+        names = (path.name for path in self.folder.iterdir()) if self.folder.is_dir() else ()
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def save(self, step: int, tree, progress: dict | None = None) -> None:
-        """Saves a tree in place of those before; one that is there for this step already is left alone."""
-        if step in self._manager.all_steps():
-            return
-        args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress or {}))
-        try:
-            self._manager.save(step, args=args)
-        except OSError as error:
-            text = f"{self.folder}: a checkpoint cannot be written ({error}); free some space, then --resume"
-            raise UserError(text) from error
+        """Saves a tree beside those before, in the background; one that is there for this step already is left alone.
 
-    def load(self, like):
-        """(tree, progress) of the newest checkpoint, or None. `like`: a tree of the same shapes.
-
-        Raises UserError if the shapes are others, or the files cannot be read.
+        Raises UserError if it cannot, or the save before it could not, be written; what was there is intact.
         """
         self.wait()
-        step = self._manager.latest_step()
-        if step is None:
+        if self._writer is not None and step not in self.steps():
+            # copies, since the device's buffers are given to the next step
+            self._pending = self._writer.submit(self._write, step, jax.tree.map(np.array, tree), progress or {})
+
+    def wait(self) -> None:
+        """Returns once everything is on disk. Raises UserError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def load(self, like, step: int | None = None, check: Callable[[dict], str] = lambda progress: ""):
+        """(tree, progress) of the newest checkpoint that is whole, or of `step` alone; None if there are none at all.
+
+        like: a tree of the same shapes, each array on the device where it is wanted. check: what speaks against a
+        checkpoint by its progress, "" if nothing. Logs a warning for each that is passed over. Raises UserError if none
+        can be used, or one is of other shapes.
+        """
+        self.wait()
+        steps = self.steps() if step is None else [step]
+        problem = ""
+        for candidate in reversed(steps):
+            path = self.folder / str(candidate)
+            if not (problem := self.problem(candidate)):
+                try:
+                    progress = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+                    if not (problem := check(progress)):
+                        return self._restored(path, like), progress
+                except UserError:
+                    raise
+                except UNREADABLE as error:
+                    problem = first_line(error)
+            if step is None:
+                logger.warning("%s: CHECKPOINT NOT USED, %s", path, problem)
+        if not steps:
             return None
+        which = "no checkpoint in it can" if step is None else f"checkpoint {step} cannot"
+        raise UserError(f"{self.folder}: {which} be used ({problem}); copy the run's folder anew, or start a new run")
+
+    def problem(self, step: int) -> str:
+        """What is wrong with a step's checkpoint, "" if nothing: every file is there with the content that was written."""
+        path = self.folder / str(step)
+        if not path.is_dir():
+            return "it is missing"
+        if not (path / DIGESTS).exists():
+            logger.warning("%s: has no %s (of an earlier version?), so it is not verified", path, DIGESTS)
+            return ""
         try:
-            saved, asked = shapes(self._manager.item_metadata(step)["tree"].tree), shapes(like)
-            if saved == asked:
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-                restored = self._manager.restore(step, args=args)
-                return restored.tree, restored.progress
-        except (ValueError, OSError, KeyError, AttributeError) as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{self.folder}: checkpoint {step} cannot be read ({line}); start a new run") from error
-        path = min(path for path in saved.keys() | asked.keys() if saved.get(path) != asked.get(path))
-        found, expected = saved.get(path, "nothing"), asked.get(path, "nothing")
-        raise UserError(
-            f"{self.folder}: checkpoint {step} is of another program: found {found} for {path}, expected {expected}; "
-            "resume with the flags of the run, or start a new run"
-        )
+            digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+            missing = [name for name in digests if not (path / name).is_file()]
+            changed = [name for name, digest in digests.items() if name not in missing and sha256(path / name) != digest]
+        except UNREADABLE as error:
+            return f"{DIGESTS}: {first_line(error)}"
+        found = [f"{name} is missing" for name in missing] + [f"{name} is not as it was written" for name in changed]
+        return ", ".join(found)
 
     def forget_after(self, step: int) -> None:
         """Removes checkpoints of later steps than training resumes from: they will be made again."""
-        for later in self._manager.all_steps():
+        for later in self.steps() if self._writer is not None else ():
             if later > step:
-                self._manager.delete(later)
+                shutil.rmtree(self.folder / str(later))
 
-    def wait(self) -> None:
-        """Returns once everything is on disk."""
-        self._manager.wait_until_finished()
+    def _restored(self, path: Path, like):
+        with checkpointer() as reader:
+            saved, asked = shapes(reader.metadata(path / TREE).item_metadata.tree), shapes(like)
+            if saved == asked:
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                return reader.restore(path / TREE, args=ocp.args.StandardRestore(abstract))
+        name = min(name for name in saved.keys() | asked.keys() if saved.get(name) != asked.get(name))
+        found, expected = saved.get(name, "nothing"), asked.get(name, "nothing")
+        raise UserError(
+            f"{self.folder}: checkpoint {path.name} is of another program: found {found} for {name}, expected {expected}; "
+            "resume with the flags of the run, or start a new run"
+        )
 
-    def close(self) -> None:
-        """Waits, and lets go of the folder."""
-        self._manager.close()
+    def _write(self, step: int, tree, progress: dict) -> None:
+        part = self.folder / f"{step}{PART}"
+        try:
+            for left in self.folder.glob(f"*{PART}"):  # by a process that was killed
+                shutil.rmtree(left)
+            part.mkdir(parents=True)
+            reserve(part / "room", sum(x.nbytes + OF_EACH_ARRAY for x in jax.tree.leaves(tree)))
+            with checkpointer() as writer:
+                writer.save(part / TREE, args=ocp.args.StandardSave(tree))
+            (part / PROGRESS).parent.mkdir()
+            (part / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+            files = sorted(path for path in part.rglob("*") if path.is_file())
+            digests = {path.relative_to(part).as_posix(): sha256(path) for path in files}
+            (part / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+            for path in (*part.rglob("*"), part):
+                sync(path)
+            os.rename(part, self.folder / str(step))
+            sync(self.folder)
+            for old in self.steps()[:-KEPT]:
+                shutil.rmtree(self.folder / str(old))
+        except (OSError, ValueError) as error:  # ValueError: tensorstore's, from below orbax
+            shutil.rmtree(part, ignore_errors=True)
+            text = f"checkpoint {step} cannot be written ({reason(error)}); those before it are intact"
+            raise UserError(f"{self.folder}: {text}; make room or make it writable, then --resume") from error
+
+
+def reserve(path: Path, size: int) -> None:
+    """Asks for room on the disk. Raises OSError if there is not so much; orbax's threads would tell it in many lines."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        path.unlink()
+
+
+def checkpointer() -> ocp.Checkpointer:
+    """Orbax's reader and writer, which asks nothing of other processes that train the same run."""
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"of-{here}")
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    return file_digest(path, "sha256")
+
+
+def sync(path: Path) -> None:
+    """Forces a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be written: the system's own words, also where tensorstore reports them at length."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO))
+    return next((text for text in known if text in str(error)), first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def shapes(tree) -> dict[str, tuple[int, ...]]:

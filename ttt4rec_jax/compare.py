@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.settings import UserError
-from ttt4rec_jax.config import MODELS, OPTIONS, SECTIONS, Config
+from ttt4rec_jax.config import MODELS, OPTIONS, Config
 from ttt4rec_jax.metrics import Ranks, per_target
 from ttt4rec_jax.paired import difference, holm
 from ttt4rec_jax.run_folder import RunFolder
@@ -75,7 +75,7 @@ def read(path: Path) -> Run:
         raise UserError(f"{path}: no {folder.result.name}, {holds}; name the folder of a finished run")
     try:
         result = json.loads(folder.result.read_text(encoding="utf-8"))
-        config = Config(**{name: part(**result["config"][name]) for name, part in SECTIONS.items()})
+        config = Config.from_dict(result["config"])
         data, texts = result["dataset"], [result["protocol"][name] for name in SAME_TEXTS]
         sizes = [data[name] for name in ("users", "items", "interactions")]
         if not (isinstance(data["sha256"], str) and all(isinstance(text, str) for text in texts)):

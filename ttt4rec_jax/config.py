@@ -144,6 +144,12 @@ class TrainConfig:
     )
     adam_b2: float = option(0.999, "Decay of Adam's mean of squares.", above=0.0, high=1.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
+    clip_norm: float = option(0.0, "Norm that the gradient of all parameters together is cut down to; 0: never.", low=0.0)
+    on_nan: str = option(
+        "stop",
+        "A step whose loss, gradient or outcome is not finite ends the run, or is skipped: nothing changes, and it is counted.",
+        choices=("stop", "skip"),
+    )
     sparse_embeddings: bool = option(
         False,
         "Lazy Adam: a step updates only the item embeddings of its batch, so that its time does not grow with the catalogue. "
@@ -187,13 +193,31 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What a run records beside its figures, which do not depend on it."""
+
+    ttt_stats: bool = option(
+        False,
+        "Record after each epoch what the inner learners of TTT layers do: the inner loss before and after the update, the "
+        "weights' change against W_0 and the learned inner learning rates, into metrics.jsonl.",
+    )
+    tensorboard: bool = option(
+        False, 'Also write each epoch\'s figures as TensorBoard event files; needs pip install "ttt4rec_jax[tensorboard]".'
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run. Raises UserError if its parts do not go together."""
+    """One run. Raises UserError if its parts do not go together. Runs that only differ in what they record are equal."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    record: RecordConfig = dataclasses.field(default_factory=RecordConfig, compare=False)
 
     def __post_init__(self):
         abilities, name = MODELS[self.model.model], self.model.model
@@ -208,6 +232,9 @@ class Config:
             raise UserError("--batch_tokens: for --targets=every or masked; --targets=last takes --batch_size")
         if self.train.loss == "softmax" and abilities.trained and not abilities.separable:
             raise UserError(f"--loss=softmax: --model={name} cannot score all items in each step; take sampled_softmax")
+        if self.record.ttt_stats and name not in TTT:
+            able = " or ".join(f"--model={model}" for model in TTT)
+            raise UserError(f"--ttt_stats: --model={name} has no TTT layers; leave it out, or take {able}")
         if self.train.sparse_embeddings and not MODELS[self.model.model].sparse:
             able = ", ".join(name for name, abilities in MODELS.items() if abilities.sparse)
             raise UserError(
@@ -224,7 +251,12 @@ class Config:
     @classmethod
     def load(cls, path: Path) -> "Config":
         """The run that a config.json holds."""
-        content = json.loads(path.read_text())
+        return cls.from_dict(json.loads(path.read_text()))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, dict]) -> "Config":
+        """The run that `to_dict` describes; one of an earlier version recorded nothing."""
+        content = {"record": {}} | content
         return cls(**{name: part(**content[name]) for name, part in SECTIONS.items()})
 
     def to_dict(self) -> dict[str, dict]:
@@ -232,13 +264,13 @@ class Config:
         return dataclasses.asdict(self)
 
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}
+SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "eval": EvalConfig, "record": RecordConfig}
 MAY_CHANGE_ON_RESUME = ("epochs", "patience")
 
 
 def check_resumable(saved: Config, asked: Config) -> None:
     """Raises UserError naming the first flag whose change would make a resumed run another run."""
-    for section in SECTIONS:
+    for section in (field.name for field in dataclasses.fields(Config) if field.compare):
         before, now = getattr(saved, section), getattr(asked, section)
         for field in dataclasses.fields(before):
             old, new = getattr(before, field.name), getattr(now, field.name)

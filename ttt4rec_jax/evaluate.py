@@ -6,16 +6,15 @@ have scores of equal bits wherever they stand, and a tie is a tie.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.data import Clicks, Dataset, Targets, histories
+from ttt4rec_jax.data import Clicks, Dataset, Targets, histories, lengths_read
 from ttt4rec_jax.metrics import Ranks
+from ttt4rec_jax.sharding import ONE_DEVICE, RUNS, SHARED
 
 PROTOCOLS = ("sampled", "full")
 TILE = 512  # users, and items, that are scored at once; counts of three kinds up to it fit one int32
@@ -41,9 +40,12 @@ def compare(score_BxC, target_B, counted):
     return total_B & 1023, (total_B >> 10) & 1023, total_B >> 20
 
 
-def item_tiles(num_items: int):
-    """All items, [N, TILE]: item i stands at i - 1 of [N * TILE]; places beyond the last item repeat it."""
-    tiles = -(-num_items // TILE)
+def item_tiles(num_items: int, multiple: int = 1):
+    """All items, [N, TILE]: item i stands at i - 1 of [N * TILE]; places beyond the last item repeat it.
+
+    multiple: what N divides by.
+    """
+    tiles = -(-num_items // (TILE * multiple)) * multiple
     return jnp.minimum(1 + jnp.arange(tiles * TILE), num_items).reshape(tiles, TILE)
 
 
@@ -66,19 +68,20 @@ def compare_sampled(score, target_B, negatives_BxC):
     return jax.tree.map(lambda x: x.sum(0), jax.lax.map(piece, padded_PxBxC))
 
 
-def compare_full(score, tile_NxC, target_score_B, clicks: Clicks, positions_B, users_B, num_items: int):
-    """(greater, ties, NaNs, others) [B] of the target in the catalogue less the items clicked before it.
+def compare_full(kind, num_items: int, first_N, tile_NxC, users, target, positions_B, users_B, clicks: Clicks):
+    """(greater, ties, NaNs, others) [B] of the target in some tiles of the catalogue less the items clicked before it.
 
-    score: a tile of the catalogue (item vectors [C, D], or items [C]) -> scores [B, C]; tile_NxC: all tiles, [N, C, ...].
+    kind: Products or Pairs; users, target: as they are to it; tile_NxC: the tiles [N, C, ...], whose first items are first_N.
     A target that was clicked before stays a candidate. What is to be left out is counted in each tile and taken off, at
     the target's own position too: a mask of users x items would cost more than the products.
     """
+    target_score_B = kind.targets(users, target)
     start_B = clicks.starts[users_B]
     pieces = (positions_B - start_B).max() // SEEN_AT_ONCE + 1
 
     def tile(counts, first_and_tile):
         first, tile_C = first_and_tile
-        score_BxC = score(tile_C)
+        score_BxC = kind.tile(users, tile_C)
         greater, ties, nans = compare(score_BxC, target_score_B, first + jnp.arange(TILE) <= num_items)
 
         def leave_out(piece, left_out):
@@ -91,116 +94,182 @@ def compare_full(score, tile_NxC, target_score_B, clicks: Clicks, positions_B, u
             return jax.tree.map(jnp.add, left_out, (greater, ties, is_here.sum(1)))
 
         out_greater, out_ties, out = jax.lax.fori_loop(0, pieces, leave_out, (zeros,) * 3)
-        return jax.tree.map(jnp.add, counts, (greater - out_greater, ties - out_ties, nans, -out)), None
+        others = jnp.clip(num_items + 1 - first, 0, TILE) - out
+        return jax.tree.map(jnp.add, counts, (greater - out_greater, ties - out_ties, nans, others)), None
 
-    first_N = 1 + TILE * jnp.arange(len(tile_NxC))
     zeros = jnp.zeros_like(positions_B)
-    return jax.lax.scan(tile, (zeros, zeros, zeros, zeros + num_items), (first_N, tile_NxC))[0]
+    return jax.lax.scan(tile, (zeros,) * 4, (first_N, tile_NxC))[0]
 
 
-class Scores(NamedTuple):
-    """How a batch of histories scores candidates [B, C], the tiles of the catalogue, and its targets [B]."""
+class Products:
+    """Scores as products of user vectors [B, K, D] and item vectors."""
 
-    candidates: Callable
-    tile: Callable
-    targets: Callable
-
-
-def separable_scores(model, history_BxL, length_B, item_NxCxD) -> Scores:
-    """Products of user vectors and the vectors of the tiles' items."""
-    user_BxKxD, item_vectors_VxD = model.encode(history_BxL, length_B), item_NxCxD.reshape(-1, item_NxCxD.shape[-1])
-
-    def candidates(items_BxC):
-        # no batched product: at the edges of odd sizes it gives equal vectors scores that differ in the last bit
-        item_BxCxD = item_vectors_VxD[jnp.maximum(items_BxC - 1, 0)]
-        return best_interest(user_BxKxD, lambda user_BxD: (user_BxD[:, None] * item_BxCxD).sum(-1))
-
-    def tile(item_CxD):
+    @staticmethod
+    def tile(user_BxKxD, item_CxD):
+        """Scores [B, C] of a tile's item vectors."""
         return best_interest(user_BxKxD, lambda user_BxD: jnp.matmul(user_BxD, item_CxD.T, precision=EXACT))
 
-    def targets(target_B):  # by a product of a tile's shape, so that a tie is a tie
-        target_BxD = item_vectors_VxD[target_B - 1]
-        return jnp.diagonal(tile(jnp.pad(target_BxD, ((0, TILE - len(target_BxD)), (0, 0)))))
+    @staticmethod
+    def candidates(user_BxKxD, item_BxCxD):
+        """Scores [B, C] of each user's own candidates, by their vectors."""
+        # no batched product: at the edges of odd sizes it gives equal vectors scores that differ in the last bit
+        return best_interest(user_BxKxD, lambda user_BxD: (user_BxD[:, None] * item_BxCxD).sum(-1))
 
-    return Scores(candidates, tile, targets)
+    @staticmethod
+    def targets(user_BxKxD, target_BxD):
+        """Scores [B] of each user's target, by a product of a tile's shape, so that a tie is a tie."""
+        return jnp.diagonal(Products.tile(user_BxKxD, jnp.pad(target_BxD, ((0, TILE - len(target_BxD)), (0, 0)))))
 
 
-def joint_scores(model, history_BxL, length_B, item_NxC) -> Scores:
-    """Scores of pairs, HISTORIES_AT_ONCE histories at a time, so that memory stays bounded."""
+class Pairs:
+    """Scores of pairs of a history and an item, HISTORIES_AT_ONCE histories at a time, so that memory stays bounded.
 
-    def score(items):
+    users: (histories [B, L], lengths [B]).
+    """
+
+    def __init__(self, model):
+        self.model = model
+
+    def tile(self, users, items):
+        """Scores [B, C] of items [C], or of each user's own [B, C]."""
+
         def some(history_length_items):
             history, length, items = history_length_items
-            return model.score(history[None], length[None], items[None])[0]
+            return self.model.score(history[None], length[None], items[None])[0]
 
-        items_BxC = jnp.broadcast_to(items, (len(length_B), items.shape[-1]))
-        return jax.lax.map(some, (history_BxL, length_B, items_BxC), batch_size=HISTORIES_AT_ONCE)
+        items_BxC = jnp.broadcast_to(items, (len(users[1]), items.shape[-1]))
+        return jax.lax.map(some, (*users, items_BxC), batch_size=HISTORIES_AT_ONCE)
 
-    return Scores(score, score, lambda target_B: score(target_B[:, None])[:, 0])
+    candidates = tile
+
+    def targets(self, users, target_B):
+        """Scores [B] of each user's target."""
+        return self.tile(users, target_B[:, None])[:, 0]
 
 
-def rank_targets(model, clicks: Clicks, targets: Targets, num_items: int, max_len: int, protocols=PROTOCOLS):
+def item_vectors_of_tiles(model, item_NxC, mesh):
+    """Item vectors [N, C, D] of the catalogue's tiles, on the devices that hold them."""
+    if mesh.model == 1 or not hasattr(model, "vectors_of"):
+        return jax.lax.map(model.item_vectors, item_NxC)
+    rows = model.embedding[...][1:]
+    more = item_NxC.size - len(rows)  # a look-up of all rows would gather the table on every device
+    rows = jnp.pad(rows, ((0, more), (0, 0))) if more > 0 else rows[: item_NxC.size]
+    return mesh.each_tile(functools.partial(jax.lax.map, model.vectors_of), rows.reshape(*item_NxC.shape, -1))
+
+
+def rank_targets(model, clicks: Clicks, groups: dict[int, Targets], num_items: int, protocols=PROTOCOLS, mesh=ONE_DEVICE):
     """Ranks of M batches of targets, one batch at a time: {protocol: (greater, ties, others) [M, B]}, and NaNs among scores.
 
-    targets: arrays with leading axes [M, B], B at most TILE; cheapest if histories of like length share a batch.
+    groups: targets by the length that their histories are padded to, arrays with leading axes [M of the group, B], B at most
+    TILE; cheapest if histories of like length share a batch. M counts the groups' batches in ascending length.
     """
     is_separable = hasattr(model, "encode")
-    item_NxC = item_tiles(num_items)
-    tiles = jax.lax.map(model.item_vectors, item_NxC) if is_separable else item_NxC
+    item_NxC = item_tiles(num_items, mesh.model)
+    first_N = 1 + TILE * jnp.arange(len(item_NxC))
+    tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_separable else item_NxC
+    kind = Products if is_separable else Pairs(model)
+    # a model that scores pairs looks up what it needs, wherever that lies
+    sum_of_tiles = mesh.sum_of_tiles if is_separable else ONE_DEVICE.sum_of_tiles
 
-    def batch(targets):
-        positions_B, users_B, negatives_BxC = targets
-        score = separable_scores if is_separable else joint_scores
-        scores, target_B = score(model, *histories(clicks, positions_B, users_B, max_len), tiles), clicks.items[positions_B]
+    def candidates(items):
+        """What `kind` takes for items."""
+        return tiles.reshape(item_NxC.size, -1)[jnp.maximum(items - 1, 0)] if is_separable else items
+
+    def batch(length: int, targets):
+        positions_B, users_B, negatives_BxC = mesh.batch(targets)
+        users, target_B = histories(clicks, positions_B, users_B, length), clicks.items[positions_B]
+        users = model.encode(*users) if is_separable else users
         ranks, nans = {}, jnp.zeros((), jnp.int32)
         if "sampled" in protocols:
-            greater, ties, nan = compare_sampled(scores.candidates, target_B, negatives_BxC)
+            greater, ties, nan = compare_sampled(lambda x: kind.candidates(users, candidates(x)), target_B, negatives_BxC)
             ranks["sampled"] = greater, ties, jnp.full_like(greater, negatives_BxC.shape[1])
             nans += nan.sum()
         if "full" in protocols:
-            found = compare_full(scores.tile, tiles, scores.targets(target_B), clicks, positions_B, users_B, num_items)
-            greater, ties, nan, others = found
+            count = functools.partial(compare_full, kind, num_items)
+            rows = users, candidates(target_B), positions_B, users_B
+            greater, ties, nan, others = sum_of_tiles(count, (first_N, tiles), rows, (clicks,))
             ranks["full"] = greater, ties, others
             nans += nan.sum()
         return ranks, nans
 
-    return jax.lax.map(batch, targets)
+    found = [jax.lax.map(functools.partial(batch, length), group) for length, group in sorted(groups.items())]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+
+def members_of(group: int, read, seen, lengths: tuple[int, ...]):
+    """Which targets' histories are padded to the group's length, in ascending order of what they hold.
+
+    read, seen: how many clicks of each are read, and how many there are: a batch's longest history says how much it costs
+    to leave out what was seen.
+    """
+    members = np.flatnonzero(np.searchsorted(lengths, read) == group)
+    return members[np.argsort(seen[members], kind="stable")]
 
 
 class Evaluator:
-    """Ranks the targets of a data set's evaluation sets with any parameters of one model; compiled when made."""
+    """Ranks the targets of a data set's evaluation sets with any parameters of one model; compiled when made.
 
-    def __init__(self, graphdef, params, dataset: Dataset, clicks: Clicks, max_len: int, protocols: dict | None = None):
-        """protocols: {name of a set: the evaluations made of it}, all of them if not given."""
+    Of stacked runs, each device ranks its own with a core of its own: `of_runs`.
+    """
+
+    def __init__(
+        self, graphdef, params, dataset: Dataset, clicks: Clicks, max_len: int, protocols: dict | None = None, mesh=None
+    ):
+        """params: one run's, or their shapes. protocols: {name of a set: the evaluations made of it}, all if not given.
+
+        mesh: where the runs lie, as sharding.py has them; one run on one device if not given.
+        """
         sets = {"validation": dataset.validation, "test": dataset.test}
         most = max(len(targets.positions) for targets in sets.values())
-        rows = min(TILE, most)
-        batches = -(-most // rows)  # the same for both sets, so that one program serves both
-        # a batch's longest history says how much it costs to leave out what was seen
+        self.mesh = mesh = mesh or ONE_DEVICE
+        rows = min(TILE, most + -most % mesh.data)
         seen = {name: targets.positions - dataset.offsets[targets.users] for name, targets in sets.items()}
-        self.order = {name: np.argsort(lengths, kind="stable") for name, lengths in seen.items()}
+        lengths = lengths_read(max_len) if hasattr(nnx.merge(graphdef, params), "encode") else (max_len,)
+        # where the batches of all groups, one after the other, hold each target
+        self.place = {name: np.zeros(len(counts), int) for name, counts in seen.items()}
+        groups, first = {name: {} for name in sets}, 0
+        for group, length in enumerate(lengths):
+            members = {name: members_of(group, np.minimum(counts, max_len), counts, lengths) for name, counts in seen.items()}
+            batches = -(-max(map(len, members.values())) // rows)  # the same for both sets, so that one program serves both
+            for name, targets in sets.items() if batches else ():
+                of_set = members[name]
+                filled = np.resize(of_set if len(of_set) else 0, batches * rows)
+                groups[name][length] = Targets(*(x[filled].reshape(batches, rows, *x.shape[1:]) for x in targets))
+                self.place[name][of_set] = first + np.arange(len(of_set))
+            first += batches * rows
+        self.clicks, self.targets = mesh.place(clicks, SHARED), mesh.place(groups, SHARED)
 
-        def split(x, order):
-            filler = np.repeat(x[order[:1]], batches * rows - len(x), 0)
-            return jnp.asarray(np.concatenate([x[order], filler]).reshape(batches, rows, *x.shape[1:]))
-
-        self.clicks = clicks
-        self.targets = {name: Targets(*(split(x, self.order[name]) for x in targets)) for name, targets in sets.items()}
-
-        def rank(params, clicks, targets, protocols=PROTOCOLS):
-            return rank_targets(nnx.merge(graphdef, params), clicks, targets, dataset.num_items, max_len, protocols)
+        def rank(params, clicks, groups, protocols=PROTOCOLS):
+            return rank_targets(nnx.merge(graphdef, params), clicks, groups, dataset.num_items, protocols, mesh)
 
         self.rank = rank
         self.protocols = protocols or dict.fromkeys(sets, PROTOCOLS)
-        arguments = params, clicks, self.targets["test"]
-        programs = set(self.protocols.values())
-        self._compiled = {p: jax.jit(functools.partial(rank, protocols=p)).lower(*arguments).compile() for p in programs}
+        params_R = jax.tree.map(lambda x: jax.ShapeDtypeStruct((mesh.runs, *x.shape), x.dtype), params)
+        arguments = mesh.shapes(params_R, RUNS), self.clicks, self.targets["test"]
+
+        def compiled(protocols):
+            def of_runs(params_R, clicks, groups):
+                return jax.lax.map(lambda params: rank(params, clicks, groups, protocols), params_R)
+
+            return jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED), RUNS)).lower(*arguments).compile()
+
+        self._compiled = {asked: compiled(asked) for asked in set(self.protocols.values())}
 
     def __call__(self, params, name: str) -> dict[str, Ranks]:
         """{protocol: Ranks} of the targets of "validation" or "test". Raises NonFiniteScoresError."""
-        ranks, nans = self._compiled[self.protocols[name]](params, self.clicks, self.targets[name])
-        if np.asarray(nans).any():
-            raise NonFiniteScoresError("the model scores a candidate with NaN")
-        order = self.order[name]
-        place = np.argsort(order)  # where the batches hold the set's first target, its second, ...
-        return {p: Ranks(*(np.asarray(x, np.int64).reshape(-1)[place] for x in ranks[p])) for p in ranks}
+        (ranks,) = self.of_runs(jax.tree.map(lambda x: x[None], params), name)
+        if isinstance(ranks, NonFiniteScoresError):
+            raise ranks
+        return ranks
+
+    def of_runs(self, params_R, name: str) -> list[dict[str, Ranks] | NonFiniteScoresError]:
+        """What __call__ gives or raises, of every run of stacked parameters."""
+        ranks, nans_R = jax.device_get(self._compiled[self.protocols[name]](params_R, self.clicks, self.targets[name]))
+        place = self.place[name]
+
+        def of_run(r: int):
+            if nans_R[r].any():
+                return NonFiniteScoresError("the model scores a candidate with NaN")
+            return {p: Ranks(*(x[r].reshape(-1)[place].astype(np.int64) for x in found)) for p, found in ranks.items()}
+
+        return [of_run(r) for r in range(len(nans_R))]

@@ -27,14 +27,37 @@ class RunConfig:
     data_dir: str = option("", "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.")
     cache_dir: str = option("", "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache.")
     program_cache: str = option("", "Folder of compiled programs; default: a folder in the user's cache; none: keep none.")
+    mesh: str = option(
+        "", "One run on many devices: data:4,model:2 splits batches over 4, the item table over 2; default: one device."
+    )
+    coordinator: str = option("", "Of several processes: host:port of the first. Slurm, Kubernetes, Cloud TPU need none.")
+    num_processes: int = option(1, "How many processes train together, each started with the same flags.", low=1)
+    process_id: int = option(0, "Which of them this one is, from 0 on.", low=0)
 
     def __post_init__(self):
         check(self)
+        mesh_sizes(self.mesh)
+        if (self.num_processes > 1) != bool(self.coordinator):
+            raise UserError("--coordinator and --num_processes: give both, or neither")
+        if self.process_id >= self.num_processes:
+            raise UserError(f"--process_id: found {self.process_id}, expected less than --num_processes={self.num_processes}")
         if self.resume and not self.run_dir:
             raise UserError("--resume: needs --run_dir, the folder of the run to go on with")
 
 
+def mesh_sizes(text: str) -> tuple[int, int]:
+    """(data, model) of --mesh, each 1 if not named. Raises UserError."""
+    sizes = {"data": 1, "model": 1}
+    for part in text.split(",") if text else ():
+        name, _, size = part.partition(":")
+        if name not in sizes or not size.isdecimal() or int(size) < 1:
+            raise UserError(f"--mesh: {part!r} is not an axis with its size; expected data:4, model:2 or data:4,model:2")
+        sizes[name] = int(size)
+    return sizes["data"], sizes["model"]
+
+
 PARTS = [*SECTIONS.values(), RunConfig]
+MOST_COMBINATIONS = 10_000  # of a sweep; more is a slip of the pen, and would fill the memory
 SEVERAL = (
     "Numbers and choices may be several, and every combination is trained: 0.01,0.1 or sasrec,ttt4rec; of numbers also",
     "lo:hi:n for n at equal distances, lo:hi:n:log for n at equal ratios (whole numbers are rounded).",
@@ -77,6 +100,8 @@ def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
     except flags.UnrecognizedFlagError as error:
         close = nearest(f"--{error.flagname}", [f"--{name}" for name in values])
         raise UserError(f"--{error.flagname}: there is no such flag{close}; see --help") from error
+    except RecursionError as error:  # absl looks for names like it, letter by letter
+        raise UserError("a flag's name is too long; see --help") from error
     except flags.Error as error:
         raise UserError(f"{str(error).splitlines()[0]}; see --help") from error
     if rest:
@@ -124,7 +149,8 @@ def spread(name: str, text: str, kind: type) -> list:
     if form not in ([], ["log"]):
         raise UserError(f"--{name}: {text!r} is not a range; expected lo:hi:n or lo:hi:n:log, as in 0.001:0.1:5:log")
     low, high, count = convert(name, low, kind), convert(name, high, kind), convert(name, count, int)
-    if not 2 <= count <= 1000 or not (math.isfinite(low) and math.isfinite(high)) or (form and min(low, high) <= 0):
+    is_finite = max(abs(low), abs(high)) <= sys.float_info.max  # by comparing: isfinite overflows for a huge whole number
+    if not 2 <= count <= 1000 or not is_finite or (form and min(low, high) <= 0):
         wants = "n of 2 to 1000" + " and limits above 0" * bool(form)
         raise UserError(f"--{name}: {text!r} is a range of {count} from {low} to {high}; expected {wants}")
     shares = [i / (count - 1) for i in range(count)]
@@ -150,6 +176,10 @@ def settings(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
     run = RunConfig(**{f.name: lists[f.name][0] for f in dataclasses.fields(RunConfig)})
     swept = [name for name, values in lists.items() if len(values) > 1]
     single = {name: values[0] for name, values in lists.items()}
+    if (count := math.prod(map(len, lists.values()))) > MOST_COMBINATIONS:
+        raise UserError(
+            f"--{', --'.join(swept)}: {count:,} combinations, expected at most {MOST_COMBINATIONS:,}; give fewer values"
+        )
     combinations, names = {}, {}
     for values in itertools.product(*(lists[name] for name in swept)):
         chosen = dict(zip(swept, values, strict=True))
@@ -158,4 +188,6 @@ def settings(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
         if (same := names.setdefault(config, name)) != name:
             raise UserError(f"{same} and {name} are the same run; leave one out")
         combinations[name] = config
+    if len(combinations) > 1 and (run.mesh or run.coordinator):
+        raise UserError("--mesh: spreads one run over devices, and this is a sweep, whose runs are spread by themselves")
     return combinations, run

@@ -95,7 +95,7 @@ class Reader:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._error(f"line {number} is no JSON ({error})") from error
             names = self._names(row) if isinstance(row, dict) else None
             first = first or names
@@ -122,9 +122,11 @@ class Reader:
 
         try:
             frame = pl.scan_parquet(self.path, glob=False)
-            columns = frame.collect_schema().names()
-            if (names := self._names(columns)) is None:
-                raise self._error(f"has the columns {', '.join(columns)}")
+            schema = frame.collect_schema()
+            if (names := self._names(schema)) is None:
+                raise self._error(f"has the columns {', '.join(schema)}")
+            if schema["user"].is_nested():
+                raise self._error(f"has users of type {schema['user']}")
             self.total, self.unit = frame.select(pl.len()).collect().item(), " rows"
             for part in frame.select(names).collect_batches(chunk_size=ROWS_AT_ONCE):
                 for row in part.iter_rows(named=True):

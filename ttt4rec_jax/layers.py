@@ -155,7 +155,10 @@ class Separable(nnx.Module):
 
     def item_vectors(self, items):
         """Vectors of the given items [..., D]."""
-        e = self.embedding[...][items]
+        return self.vectors_of(self.embedding[...][items])
+
+    def vectors_of(self, e):
+        """Item vectors [..., D] of rows of the table."""
         e = e if self.tower is None else self.tower(e)
         return e if self.temperature is None else unit(e)
 

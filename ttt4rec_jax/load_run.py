@@ -45,11 +45,8 @@ def _best(folder: RunFolder, like: dict) -> dict:
     train_it = "train the run for an epoch at least, or copy its folder anew"
     if not folder.best.is_dir():
         raise UserError(f"{folder.path}: no checkpoints/best; {train_it}")
-    best = Checkpoints(folder.best)
-    try:  # zeros on this machine's device, since the checkpoint may name another's
-        found = best.load(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
-    finally:
-        best.close()
+    # zeros on this machine's device, since the checkpoint may name another's
+    found = Checkpoints(folder.best).load(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
     if found is None:
         raise UserError(f"{folder.best}: holds no checkpoint; {train_it}")
     return found[0]

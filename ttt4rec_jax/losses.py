@@ -22,9 +22,10 @@ def gbce(positive, negatives_K, num_items: int, t: float):
     return (beta * jax.nn.softplus(-positive) + jax.nn.softplus(negatives_K).sum(-1)) / (1 + negatives_K.shape[-1])
 
 
-def softmax(logits_V, target):
-    """Cross entropy over the catalogue; column 0, the padding item, takes no part."""
-    logits_V = logits_V.at[..., 0].set(-jnp.inf)
+def softmax(logits_V, target, num_items: int):
+    """Cross entropy over the catalogue, columns 1 to num_items; those of padding and of what else has a row take no part."""
+    column_V = jnp.arange(logits_V.shape[-1])
+    logits_V = jnp.where((column_V > 0) & (column_V <= num_items), logits_V, -jnp.inf)
     positive = jnp.take_along_axis(logits_V, target[..., None], -1)[..., 0]
     return jax.nn.logsumexp(logits_V, -1) - positive
 

@@ -24,12 +24,26 @@ TABLE = "embedding"
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The direction of Adam (Kingma and Ba 2015, arXiv:1412.6980); AdamW if there is weight decay.
+    """The direction of Adam (Kingma and Ba 2015, arXiv:1412.6980); AdamW if there is weight decay; of a clipped gradient.
 
     Without the learning rate, which a training state holds: runs that differ in it share a program.
     """
-    adam = optax.scale_by_adam(b2=config.adam_b2)
-    return optax.chain(adam, optax.add_decayed_weights(config.weight_decay)) if config.weight_decay else adam
+    parts = [optax.scale_by_adam(b2=config.adam_b2)]
+    if config.clip_norm:
+        parts.insert(0, optax.stateless(lambda gradient, _: clipped(gradient, config.clip_norm)))
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def clipped(gradient, most: float):
+    """The gradient, shortened to a norm of `most` if it is longer (Pascanu et al. 2013, arXiv:1211.5063).
+
+    NaN if its norm overflows: to shorten that would give zeros, a model that stands still, and nobody would be told.
+    """
+    norm = optax.tree.norm(gradient)
+    factor = jnp.where(jnp.isfinite(norm), most / jnp.maximum(norm, most), jnp.nan)
+    return jax.tree.map(lambda x: x * factor, gradient)
 
 
 class Rows(NamedTuple):

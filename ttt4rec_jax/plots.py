@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import os
+import statistics
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -159,14 +160,18 @@ def _tick(value) -> str:
 
 
 def curves(runs: dict[str, list[dict]], metric: str = "ndcg@10") -> Figure:
-    """Training loss, and validation by each protocol that a run has, by epoch. runs: {name: the lines of metrics.jsonl}."""
+    """Training loss, and validation by each protocol that a run has, by epoch. runs: {name: the lines of metrics.jsonl}.
+
+    A second row shows what the inner learners do, if a run has recorded it (--ttt_stats).
+    """
     protocols = [p for p in ("sampled", "full") if any(p in line["validation"] for lines in runs.values() for line in lines)]
-    figure = new_figure(3.4 * (1 + len(protocols)), 3.6 + 0.2 * max(0, len(runs) - 4))
-    label, panels = metric.upper().replace("HIT", "HR"), 1 + len(protocols)
+    rows = 1 + any("ttt_stats" in line for lines in runs.values() for line in lines)
+    label, panels = metric.upper().replace("HIT", "HR"), max(1 + len(protocols), len(INNER) if rows > 1 else 0)
+    figure = new_figure(3.4 * panels, 3.6 * rows + 0.2 * max(0, len(runs) - 4))
     names = {"sampled": "sampled candidates", "full": "full catalogue"}
-    loss = _axes(figure, (1, panels, 1), "epoch", "training loss, mean over an epoch (nats)")
+    loss = _axes(figure, (rows, panels, 1), "epoch", "training loss, mean over an epoch (nats)")
     found = [
-        (p, _axes(figure, (1, panels, 2 + i), "epoch", f"validation {label}, {names[p]}")) for i, p in enumerate(protocols)
+        (p, _axes(figure, (rows, panels, 2 + i), "epoch", f"validation {label}, {names[p]}")) for i, p in enumerate(protocols)
     ]
     losses = []
     for number, (name, lines) in enumerate(runs.items()):
@@ -180,10 +185,76 @@ def curves(runs: dict[str, list[dict]], metric: str = "ndcg@10") -> Figure:
                 axes.plot([line["epoch"] for line in there], figures, **style)
     if is_range(losses):
         loss.set_yscale("log")
+    if rows > 1:
+        _inner_curves(figure, rows, panels, runs)
     for axes in (loss, *(axes for _, axes in found)):
         _whole_epochs(axes)
     if len(runs) > 1 or next(iter(runs)):
         figure.legend(loc="outside lower center", ncols=min(3, len(runs)), fontsize=8, frameon=False, handlelength=3.5)
+    return figure
+
+
+INNER = {  # what of an epoch's "ttt_stats" is drawn, and what it is called
+    "loss": "inner loss (squared error / 2), before (open) and after an update",
+    "weight_change": "weight change at the last click, |W_t - W_0| / |W_0|",
+    "step": "inner learning rate, mean over clicks",
+}
+
+
+def inner_means(stats: list[dict]) -> dict[str, float]:
+    """The figures of an epoch's "ttt_stats", each its mean over blocks and heads; NaN where one is not known."""
+    found = {name: [x for block in stats for x in block[name]] for name in stats[0]}
+    return {name: math.nan if None in values else statistics.fmean(values) for name, values in found.items()}
+
+
+def _inner_curves(figure: Figure, rows: int, panels: int, runs: dict[str, list[dict]]) -> None:
+    """The last row of `curves`."""
+    by_panel = {
+        name: _axes(figure, (rows, panels, (rows - 1) * panels + place), "epoch", y)
+        for place, (name, y) in enumerate(INNER.items(), 1)
+    }
+    for number, lines in enumerate(runs.values()):
+        there = [(line["epoch"], inner_means(line["ttt_stats"])) for line in lines if "ttt_stats" in line]
+        style, epochs = _style(number, len(there)), [epoch for epoch, _ in there]
+        if not there:
+            continue
+        by_panel["loss"].plot(
+            epochs, [x["loss_before"] for _, x in there], **style | {"markerfacecolor": "white", "linewidth": 0.8}
+        )
+        by_panel["loss"].plot(epochs, [x["loss_after"] for _, x in there], **style)
+        for name in ("weight_change", "step"):
+            by_panel[name].plot(epochs, [x[name] for _, x in there], **style)
+    for axes in by_panel.values():
+        _log_if_wide(axes)
+        _whole_epochs(axes)
+
+
+def _log_if_wide(axes) -> None:
+    """A log axis of y if what is drawn spans a factor of ten or more."""
+    if is_range([y for line in axes.get_lines() for y in line.get_ydata() if math.isfinite(y)]):
+        axes.set_yscale("log")
+
+
+def lines_by_range(panels: dict[str, dict[str, list[tuple]]], flag: str, title: str, linear: tuple[str, ...] = ()) -> Figure:
+    """Several figures over one swept flag. panels: {y: {line: [(value, figure)]}}.
+
+    Axes are logarithmic where what is drawn spans a factor of ten; y is not in the panels named in `linear`.
+    """
+    figure = new_figure(3.5 * len(panels), 3.9)
+    for place, (y, lines) in enumerate(panels.items(), 1):
+        axes = _axes(figure, (1, len(panels), place), NAMES.get(flag, flag).replace(" (", "\n("), y)
+        for number, (name, points) in enumerate(lines.items()):
+            x, values = zip(*points, strict=True)
+            axes.plot(x, values, label=name if place == 1 else None, **_style(number, len(points)))
+        shown = sorted({value for points in lines.values() for value, _ in points})
+        if is_range(shown):
+            axes.set_xscale("log")
+        axes.set_xticks(shown, [f"{v:g}" for v in shown], rotation=45)
+        axes.minorticks_off()
+        if y not in linear:
+            _log_if_wide(axes)
+    figure.suptitle(title, fontsize=STYLE["font_size"] + 1)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=STYLE["font_size"] - 1, frameon=False, handlelength=3.5)
     return figure
 
 

@@ -71,10 +71,12 @@ BEST: dict[tuple[str, str], Preset] = {
     ("bert4rec", "beauty"): Preset(
         BEAUTY | {"targets": "masked", "mask_probability": 0.4, "mask_last_probability": 0.3, "epochs": 100},
         "the same recipe; sequences are short, so more of them is hidden, and the last click alone more often",
-        "not measured yet",
+        "test 1:99 HR@10 .5012, NDCG@10 .3375; full .0606 / .0320 (seed 0, epoch 99 of 100; 21 min)",
     ),
     ("iclrec", "beauty"): Preset(
-        BEAUTY, "the same recipe; weights, intents and temperature as in the authors' code", "not measured yet"
+        BEAUTY,
+        "the same recipe; weights, intents and temperature as in the authors' code",
+        "test 1:99 HR@10 .4989, NDCG@10 .3512; full .0935 / .0558 (seed 0, epoch 83; 43 min on a busy core)",
     ),
     ("ttt4rec", "ml1m"): Preset(
         ML1M | TTT,

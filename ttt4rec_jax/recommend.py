@@ -23,6 +23,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import evaluate, top
 from ttt4rec_jax.catalogue import Catalogue
 from ttt4rec_jax.config import MODELS, ModelConfig
+from ttt4rec_jax.data import lengths_read
 from ttt4rec_jax.load_run import load_run
 from ttt4rec_jax.session import Session, Stream, from_bytes, locked
 from ttt4rec_jax.top import fill, padded
@@ -267,11 +268,20 @@ class Recommender:
 
     def _encode_windows(self, history_nxL, length_n) -> np.ndarray:
         """User vectors [n, K, D]."""
-        users = []
-        for part, rows in self._batches(len(length_n)):
-            user_BxKxD = self._encode(self.params, fill(history_nxL[part], rows), fill(length_n[part], rows))
-            users.append(np.asarray(user_BxKxD)[: part.stop - part.start])
-        return np.concatenate(users) if users else np.zeros((0, 1, 1), np.float32)
+        lengths, pending = lengths_read(self.config.max_len), []
+        group_n = np.searchsorted(lengths, length_n)
+        for group, length in enumerate(lengths):
+            members = np.flatnonzero(group_n == group)
+            for part, rows in self._batches(len(members)):
+                chosen = members[part]
+                clicks = fill(history_nxL[chosen, :length], rows), fill(length_n[chosen], rows)
+                pending.append((chosen, self._encode(self.params, *clicks)))
+        if not pending:
+            return np.zeros((0, 1, 1), np.float32)
+        user_nxKxD = np.zeros((len(length_n), *pending[0][1].shape[1:]), np.float32)
+        for chosen, user_BxKxD in pending:  # all are asked for first: the device works while this waits for one
+            user_nxKxD[chosen] = np.asarray(user_BxKxD)[: len(chosen)]
+        return user_nxKxD
 
     def _encode_whole(self, found: Sequence[np.ndarray]) -> np.ndarray:
         """User vectors [n, 1, D] at the end of whole histories, those of like length together."""

@@ -17,10 +17,17 @@ def result(config: Config, manifest: dict, outcome: Outcome, seconds: dict, plat
         "platform": platform,
         "parameters": outcome.num_parameters,
         "best_epoch": outcome.best_epoch,
+        "skipped_steps": sum(line.get("skipped_steps", 0) for line in outcome.history),
         "validation": outcome.validation,
         "test": {name: summarise(ranks) for name, ranks in outcome.test_ranks.items()},
         "seconds": seconds | outcome.seconds,
-    }
+    } | ttt_stats(outcome)
+
+
+def ttt_stats(outcome: Outcome) -> dict:
+    """{"ttt_stats": those of the best epoch}; {} if they were not recorded."""
+    best = next((line for line in outcome.history if line["epoch"] == outcome.best_epoch), {})
+    return {"ttt_stats": best["ttt_stats"]} if "ttt_stats" in best else {}
 
 
 def protocol(config: Config, manifest: dict) -> dict[str, str]:
@@ -46,6 +53,7 @@ def table(result: dict) -> str:
         f"data       {data['name']}: {size}, sha256 {data['sha256'][:16]}",
         *(f"{name:<10} {text}" for name, text in result["protocol"].items()),
         f"model      {result['model']}, {result['parameters']:,} parameters, {chosen(result)}",
+        *([f"skipped    {result['skipped_steps']:,} steps that were not finite"] if is_skipping(result) else []),
         "",
         f"{'test':<10} {'sampled':>18} {'full catalogue':>20}   (do not compare the two columns)",
     ]
@@ -58,6 +66,11 @@ def table(result: dict) -> str:
     spent = [f"{name} {seconds[name]:.1f}" for name in ("prepare", "compile")]
     spent += [f"{len(epochs)} epochs {sum(epochs):.1f}", f"evaluate {seconds['evaluate']:.1f}", f"total {seconds['total']:.1f}"]
     return "\n".join([*lines, "", f"seconds    {', '.join(spent)}"])
+
+
+def is_skipping(result: dict) -> bool:
+    """Whether steps that are not finite were skipped; a run of an earlier version never did."""
+    return result["config"]["train"].get("on_nan") == "skip"
 
 
 def chosen(result: dict) -> str:

@@ -20,7 +20,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import flags, presets
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.interrupt import Interrupted, StopRequest
-from ttt4rec_jax.run_folder import RunFolder, write_json
+from ttt4rec_jax.run_folder import RunFolder, load_config, write_json
 
 PARTS = ("table1", "figure2", "figure3")
 DATASETS = ("beauty", "electronics", "ml1m")
@@ -92,7 +92,7 @@ class Job:
         """
         there = self.folders(output)
         for name, folder in there.items():
-            if folder.config.exists() and json.loads(folder.config.read_text()) != self.combinations[name].to_dict():
+            if folder.config.exists() and load_config(folder.config) != self.combinations[name]:
                 raise UserError(f"--output: {folder.path} holds a run of other settings; name another folder")
         return all(folder.result.exists() or folder.error.exists() for folder in there.values())
 
@@ -125,7 +125,8 @@ def grid(plan: Plan) -> Job:
     swept = [f"--{name}={','.join(map(str, values))}" for name, values in listed.items()]
     epochs = [f"--epochs={QUICK_GRID}"] if plan.quick else []
     return Job(
-        f"{plan.figures_on}/figure3", ("--preset=paper", f"--dataset={plan.figures_on}", "--model=ttt4rec", *swept, *epochs)
+        f"{plan.figures_on}/figure3",
+        ("--preset=paper", f"--dataset={plan.figures_on}", "--model=ttt4rec", "--ttt_stats", *swept, *epochs),
     )
 
 

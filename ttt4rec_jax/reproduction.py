@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.settings import UserError
-from ttt4rec_jax import claims, plots
+from ttt4rec_jax import claims, inner_learners, plots
 from ttt4rec_jax.compare import Run, check_comparable, comparison, read, systems
 from ttt4rec_jax.document import Bullets, Cell, Heading, Picture, Table, Text, as_html, markdown
 from ttt4rec_jax.paired import LEVEL
@@ -203,6 +203,7 @@ def figure3_blocks(plan: Plan, found: Found) -> list:
         for part in ("validation", "test")
     )
     best = max(validation, key=validation.get)
+    title = f"{plan.figures_on}{' (quick)' * plan.quick}, mean of up to {plan.seeds} seed{'s' * (plan.seeds > 1)}"
     figure = plots.heat_map(
         [[validation.get((r, b)) for r in RANGES] for b in BATCHES],
         ("mini_batch_size", list(BATCHES)),
@@ -221,6 +222,7 @@ def figure3_blocks(plan: Plan, found: Found) -> list:
         Picture("figure3.png", caption, plots.png(figure)),
         Text("The same on test users (in brackets: seeds), by which the claims are tested:"),
         Table(["mini_batch_size", *(f"{r:g}" for r in RANGES)], rows),
+        *inner_learners.blocks(cells, validation, title),
     ]
 
 

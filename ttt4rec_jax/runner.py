@@ -10,9 +10,12 @@ from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
-from ttt4rec_jax import catalogue, data, models, report, sweep
+from ttt4rec_jax import catalogue, data, models, processes, report, sweep, tensorboard
+from ttt4rec_jax.catalogue import Catalogue
 from ttt4rec_jax.config import MODELS, Config
+from ttt4rec_jax.flags import mesh_sizes
 from ttt4rec_jax.run_folder import RunFolder, write_json
+from ttt4rec_jax.sharding import DeviceMesh
 from ttt4rec_jax.train import DivergedError, Trainer
 
 
@@ -31,12 +34,20 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     Raises UserError, Interrupted (all saved, to be resumed).
     """
     keep_programs(where.program_cache)
+    processes.start(where.coordinator, where.num_processes, where.process_id)
     if len(combinations) > 1:  # a CPU's cores train stacked runs better as devices of their own than together on each
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     config = next(iter(combinations.values()))
+    if config.record.tensorboard:
+        tensorboard.check_installed()
     prepared = prepare(config.data, where.data_dir, where.cache_dir)
     dataset = data.load(prepared)
     prepare_seconds = time.perf_counter() - started
+    mesh = device_mesh(where)
+    if not processes.is_first():
+        if not where.dry_run:
+            help_to_train(combinations, dataset, root, mesh)
+        return
     counts = dataset.manifest["counts"]
     platform = f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
@@ -45,23 +56,57 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     if where.dry_run:
         print(dry_run(combinations, dataset, root.path))
         return
+    with root.locked():
+        root.check(combinations, where.resume)  # again: another process may have begun a run here since
+        items = catalogue.of_prepared(prepared, dataset)
+        train_all(combinations, dataset, items, root, flags, prepare_seconds, started, platform, mesh)
 
+
+def device_mesh(where) -> DeviceMesh | None:
+    """The mesh that --mesh asks for; of several processes, all their devices by default. Raises UserError."""
+    if not where.mesh and jax.process_count() == 1:
+        return None
+    if jax.process_count() > 1 and not where.run_dir:
+        raise UserError("--run_dir: several processes train together; name a folder that all of them can read")
+    return DeviceMesh(*(mesh_sizes(where.mesh) if where.mesh else (jax.device_count(), 1)))
+
+
+def help_to_train(combinations: dict[str, Config], dataset: data.Dataset, root: RunFolder, mesh: DeviceMesh) -> None:
+    """What a process that is not the first does: its part of the run, and nothing that is seen."""
+    (config,) = combinations.values()
+    Trainer([config], dataset, mesh).fit(root, [root], log=lambda line: None)
+
+
+def train_all(
+    combinations: dict[str, Config],
+    dataset: data.Dataset,
+    items: Catalogue,
+    root: RunFolder,
+    flags,
+    prepare_seconds,
+    started,
+    platform,
+    mesh: DeviceMesh | None = None,
+) -> None:
+    """Trains every combination that has no result yet, and leaves results and, of several, their table in the folder."""
     folders = {name: RunFolder(root.path / name) for name in combinations}
-    items = catalogue.of_prepared(prepared, dataset)
+    config = next(iter(combinations.values()))
+    is_sweep = list(combinations) != [""]
+    select_by, results = config.eval.select_by, {}
+    if is_sweep:  # first, so that --resume knows the sweep wherever it is cut off
+        sweep.write(root.path, flags, [], select_by)
+        results = {name: found for name, folder in folders.items() if (found := finished(folder))}
     for name, folder in folders.items():
         folder.create(combinations[name])
         catalogue.leave(folder, items, dataset, MODELS[combinations[name].model.model].trained)
-    is_sweep = list(combinations) != [""]
-    select_by, results = config.eval.select_by, {}
-    if is_sweep:
-        sweep.write(root.path, flags, [], select_by)
-        results = {name: found for name, folder in folders.items() if (found := finished(folder))}
     waiting = {name: config for name, config in combinations.items() if name not in results}
-    programs = sweep.groups(waiting)
+    programs = sweep.groups(waiting, sweep.begun(root.path, combinations))
     for number, group in enumerate(programs):
         if is_sweep:
             print(f"\nprogram {number + 1} of {len(programs)}: {len(group)} combinations trained together", flush=True)
-        for name, outcome in train_group(group, dataset, root.path, folders).items():
+        for name, outcome in train_group(group, dataset, root.path, folders, mesh).items():
+            if name in results:
+                continue
             seconds = {"prepare": prepare_seconds, "total": time.perf_counter() - started}
             if isinstance(outcome, DivergedError):
                 results[name] = {"error": str(outcome)}
@@ -98,15 +143,17 @@ def size(config: Config, dataset: data.Dataset) -> tuple[int, int, int]:
     return len(examples.ends), sum(map(data.steps_of, buckets)), parameters
 
 
-def train_group(group: dict[str, Config], dataset: data.Dataset, root: Path, folders: dict[str, RunFolder]) -> dict:
+def train_group(
+    group: dict[str, Config], dataset: data.Dataset, root: Path, folders: dict[str, RunFolder], mesh: DeviceMesh | None = None
+) -> dict:
     """{name: Outcome or DivergedError} of combinations that share a program."""
-    trainer = Trainer(list(group.values()), dataset)
+    trainer = Trainer(list(group.values()), dataset, mesh)
     config, examples = next(iter(group.values())), f"{trainer.count:,} training examples an epoch"
     details = f", TTT layers as {trainer.ttt_impl}" if trainer.ttt_impl else ""
     print(f"model     {config.model.model}, {trainer.num_parameters:,} parameters, {examples}{details}")
     print(f"          compiled in {trainer.compile_seconds:.1f} s", flush=True)
     try:
-        outcomes = trainer.fit(sweep.group_folder(root, list(group)), [folders[name] for name in group])
+        outcomes = trainer.fit(sweep.begin(root, list(group)), [folders[name] for name in group])
     except DivergedError as error:
         if list(group) == [""]:
             raise

@@ -1,25 +1,50 @@
-"""Where arrays lie when there are several devices. The only module that names mesh axes."""
+"""Where arrays lie when there are several devices. The only module that names mesh axes.
+
+RunMesh: the runs of a sweep, or one run on one device. Each device trains runs of its own and knows of no other.
+DeviceMesh (--mesh=data:4,model:2): one run on many devices. Batches are split over `data`; the item table, and what the
+optimiser keeps of it, by rows over `model`; everything else is whole on every device. XLA's partitioner does the rest: a row
+is looked up on the device that holds it, and the gradients of a batch's parts are added up.
+
+Trainer and Evaluator see one interface. What leaves a mesh (`run`, `gather`) has the table's own number of rows, so that a
+checkpoint knows nothing of the mesh that wrote it.
+"""
 
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from data_prep.settings import UserError
+from ttt4rec_jax.optim import is_table
 
 RUNS = PartitionSpec("runs")
 SHARED = PartitionSpec()
+DATA, MODEL = "data", "model"
+ROWS, TILES = PartitionSpec(DATA), PartitionSpec(MODEL)
 
 
 class RunMesh:
     """Spreads stacked runs over the most devices that divide them evenly; each device trains its runs on its own."""
 
+    data = model = 1
+
     def __init__(self, runs: int):
-        self.size = math.gcd(runs, jax.local_device_count())
-        devices = jax.local_devices()[: self.size]
-        self._mesh = jax.make_mesh((self.size,), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
+        self.runs = runs
+        self.size = 1 if runs == 1 else math.gcd(runs, jax.local_device_count())
+        if self.size > 1:
+            devices = jax.local_devices()[: self.size]
+            self._mesh = jax.make_mesh((self.size,), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
 
     def place(self, tree, spec: PartitionSpec):
         """The tree on the devices: split along its first axis (RUNS), or whole on each (SHARED)."""
         return tree if self.size == 1 else jax.device_put(tree, NamedSharding(self._mesh, spec))
+
+    def shapes(self, tree_R, spec: PartitionSpec):
+        """What `place` gives, as shapes, for compiling ahead."""
+        sharding = None if self.size == 1 else NamedSharding(self._mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree_R)
 
     def map(self, function, in_specs: tuple, out_specs):
         """The function run on each device with its part of the arguments."""
@@ -30,3 +55,138 @@ class RunMesh:
     def run(self, tree, r: int):
         """Run r's part of a stacked tree, on the host if it is spread over devices."""
         return jax.tree.map(lambda x: x[r], tree if self.size == 1 else jax.device_get(tree))
+
+    def gather(self, tree):
+        """What is to be saved of a placed tree."""
+        return tree
+
+    def batch(self, tree):
+        """A batch, inside a program, where its rows are to be worked on."""
+        return tree
+
+    def each_tile(self, function, tile_NxC):
+        """function(tiles of the catalogue [N, C, ...]) -> [N, ...], where the tiles lie."""
+        return function(tile_NxC)
+
+    def sum_of_tiles(self, function, tiles: tuple, rows: tuple, known: tuple):
+        """The sums [B] of function(*tiles, *rows, *known) over the catalogue's tiles, where tiles and a batch's rows lie.
+
+        known: what every device has.
+        """
+        return function(*tiles, *rows, *known)
+
+
+ONE_DEVICE = RunMesh(1)
+
+
+class DeviceMesh:
+    """All devices of all processes as data x model, for one run; interface as RunMesh's.
+
+    Raises UserError if there are not as many devices.
+    """
+
+    runs = size = 1
+
+    def __init__(self, data: int, model: int):
+        self.data, self.model = data, model
+        if data * model != jax.device_count():
+            raise UserError(
+                f"--mesh=data:{data},model:{model} takes {data * model} devices, found {jax.device_count()} "
+                f"({jax.default_backend()}); give a mesh of as many (on a CPU, JAX_NUM_CPU_DEVICES sets how many there are)"
+            )
+        self._mesh = jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+        self._rows = {}  # of a table, by how many it has when padded
+
+    def _sharding(self, *axes) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+    def _of_leaf(self, path, x, spec: PartitionSpec) -> tuple[NamedSharding, int]:
+        """(where a leaf lies, how many rows it is padded by). Tables are stacked: rows are axis 1."""
+        if spec == SHARED or not is_table(path):
+            return self._sharding(), 0
+        more = -x.shape[1] % self.model
+        self._rows[x.shape[1] + more] = x.shape[1]
+        return self._sharding(None, MODEL), more
+
+    def place(self, tree, spec: PartitionSpec):
+        """The tree on the devices: tables of a stacked tree (RUNS) by rows, everything else whole on each."""
+
+        def put(path, x):
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(put(path, jax.random.key_data(x)))
+            sharding, more = self._of_leaf(path, x, spec)
+            if more:
+                x = np.pad(np.asarray(x), ((0, 0), (0, more), (0, 0)))
+            if jax.process_count() > 1:  # every process has the whole, and gives its devices their parts
+                whole = np.asarray(x)
+                return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+            return jax.device_put(x, sharding)
+
+        return jax.tree.map_with_path(put, tree)
+
+    def shapes(self, tree_R, spec: PartitionSpec):
+        """What `place` gives, as shapes, for compiling ahead."""
+
+        def of(path, x):
+            sharding, more = self._of_leaf(path, x, spec)
+            shape = (x.shape[0], x.shape[1] + more, *x.shape[2:]) if more else x.shape
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map_with_path(of, tree_R)
+
+    def map(self, function, in_specs: tuple, out_specs):
+        """The function, whose stacked results lie as `place` would lay them."""
+
+        def placed(*arguments):
+            def constrain(path, x):
+                table = out_specs == RUNS and is_table(path)
+                return jax.lax.with_sharding_constraint(x, self._sharding(*((None, MODEL) if table else ())))
+
+            return jax.tree.map_with_path(constrain, function(*arguments))
+
+        return placed
+
+    def gather(self, tree):
+        """A placed, stacked tree on the host of every process, without the rows that tables were padded by."""
+        replicate = jax.jit(lambda x: x, out_shardings=self._sharding())
+
+        def whole(path, x):
+            # one after the other: exchanges that run at once might meet in another order in another process
+            x = np.asarray(x if x.is_fully_addressable or x.is_fully_replicated else replicate(x))
+            return x[:, : self._rows[x.shape[1]]] if is_table(path) else x
+
+        return jax.tree.map_with_path(whole, tree)
+
+    def run(self, tree, r: int):
+        """The one run's part of a stacked tree, on the host."""
+        return jax.tree.map(lambda x: x[r], self.gather(tree))
+
+    def batch(self, tree):
+        """Arrays whose first axis is a batch's, inside a program: split over `data`."""
+
+        def split(x):
+            return jax.lax.with_sharding_constraint(x, self._sharding(DATA))
+
+        return jax.tree.map(split, tree)
+
+    def each_tile(self, function, tile_NxC):
+        """function(tiles of the catalogue [N, C, ...]) -> [N, ...], on the devices that hold the tiles."""
+        return self._by_device(function, (TILES,), TILES)(tile_NxC)
+
+    def sum_of_tiles(self, function, tiles: tuple, rows: tuple, known: tuple):
+        """The sums [B] of function(*tiles, *rows, *known) over the catalogue's tiles, where tiles and a batch's rows lie."""
+
+        def summed(*arguments):
+            return jax.tree.map(lambda x: jax.lax.psum(x, MODEL), function(*arguments))
+
+        specs = (TILES,) * len(tiles) + (ROWS,) * len(rows) + (SHARED,) * len(known)
+        return self._by_device(summed, specs, ROWS)(*tiles, *rows, *known)
+
+    def _by_device(self, function, in_specs, out_specs):
+        """The function, run on each device with its part: XLA's partitioner might split a product that is to be compared."""
+        return jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def pad_to(order_B, multiple: int, filler: int):
+    """order_B with fillers behind, so that devices get equal parts."""
+    return jnp.pad(order_B, (0, -len(order_B) % multiple), constant_values=filler)

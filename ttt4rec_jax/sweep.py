@@ -11,22 +11,49 @@ from ttt4rec_jax.config import Config, program
 from ttt4rec_jax.run_folder import RunFolder, write_json, write_text
 
 METRICS = ("hit@10", "ndcg@10")
+PROGRAMS, MEMBERS = "programs", "combinations.json"
 BYTES = 12  # of a parameter in training: its value and Adam's two moments, float32
 
 
-def groups(combinations: dict[str, Config]) -> list[dict[str, Config]]:
-    """The combinations that are trained together, as one program each."""
+def groups(combinations: dict[str, Config], begun: list[dict[str, Config]] = ()) -> list[dict[str, Config]]:
+    """The combinations that are trained together, as one program each.
+
+    begun: groups of earlier processes. One that has a combination in it goes on as the whole that it was: in other company, a
+    run would end in other bits.
+    """
+    going_on = [group for group in begun if not group.keys().isdisjoint(combinations)]
+    taken = {name for group in going_on for name in group}
     found: dict[Config, dict[str, Config]] = {}
     for name, config in combinations.items():
-        found.setdefault(program(config), {})[name] = config
-    return list(found.values())
+        if name not in taken:
+            found.setdefault(program(config), {})[name] = config
+    return [*going_on, *found.values()]
 
 
 def group_folder(root: Path, names: list[str]) -> RunFolder:
     """Where a group's state is kept while it is trained: a single run's own folder, or one named by its members."""
     if names == [""]:
         return RunFolder(root)
-    return RunFolder(root / "programs" / hashlib.sha256("\n".join(names).encode()).hexdigest()[:12])
+    return RunFolder(root / PROGRAMS / hashlib.sha256("\n".join(names).encode()).hexdigest()[:12])
+
+
+def begin(root: Path, names: list[str]) -> RunFolder:
+    """group_folder, made and with its members' names in it."""
+    folder = group_folder(root, names)
+    if names != [""]:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.path / MEMBERS, names)
+    return folder
+
+
+def begun(root: Path, combinations: dict[str, Config]) -> list[dict[str, Config]]:
+    """The groups that were begun in a sweep's folder, of these combinations."""
+    found = []
+    for path in sorted((root / PROGRAMS).glob(f"*/{MEMBERS}")):
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if combinations.keys() >= set(names):
+            found.append({name: combinations[name] for name in names})
+    return found
 
 
 def rows(results: dict[str, dict], select_by: str) -> list[dict]:

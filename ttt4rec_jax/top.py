@@ -4,6 +4,7 @@ What may not be recommended to a user comes as one bit an item (byte 0's lowest 
 depends neither on its filters nor on how much was seen. Ties go to the item that comes first.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -53,23 +54,19 @@ def unpack(blocked_BxW):
 
 def of_users(user_BxKxD, item_NxCxD, blocked_BxW, k: int):
     """(scores, items) [B, k] by user vectors. item_NxCxD: the vectors of evaluate.item_tiles."""
-
-    def score(item_CxD):
-        return evaluate.best_interest(user_BxKxD, lambda x_BxD: jnp.matmul(x_BxD, item_CxD.T, precision=evaluate.EXACT))
-
-    return top(score, item_NxCxD, blocked_BxW, k)
+    return top(functools.partial(evaluate.Products.tile, user_BxKxD), item_NxCxD, blocked_BxW, k)
 
 
 def of_histories(model, history_BxL, length_B, blocked_BxW, num_items: int, k: int):
     """(scores, items) [B, k] by a model that scores pairs; a few histories and a tile of items are in memory at a time."""
     item_NxC = evaluate.item_tiles(num_items)
-    return top(evaluate.joint_scores(model, history_BxL, length_B, item_NxC).tile, item_NxC, blocked_BxW, k)
+    return top(functools.partial(evaluate.Pairs(model).tile, (history_BxL, length_B)), item_NxC, blocked_BxW, k)
 
 
 def top(score, tile_NxC, blocked_BxW, k: int):
     """(scores, items) [B, k] of the best; blocked ones stand last, at -inf. score: a tile -> scores [B, C]."""
     tiles = len(tile_NxC)
-    blocked_NxBxW = blocked_BxW.reshape(len(blocked_BxW), tiles, -1).swapaxes(0, 1)
+    blocked_NxBxW = blocked_BxW.reshape(blocked_BxW.shape[0], tiles, -1).swapaxes(0, 1)
 
     def tile(tile_and_blocked):
         tile_C, blocked_BxW = tile_and_blocked

@@ -16,7 +16,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from data_prep.settings import UserError
-from ttt4rec_jax import data, metrics, models
+from ttt4rec_jax import data, metrics, models, processes, tensorboard
 from ttt4rec_jax.checkpoint import Checkpoints
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.evaluate import PROTOCOLS, Evaluator, NonFiniteScoresError
@@ -24,11 +24,13 @@ from ttt4rec_jax.interrupt import Interrupted, StopRequest
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.optim import optimizer
 from ttt4rec_jax.run_folder import RunFolder
-from ttt4rec_jax.sharding import RUNS, SHARED, RunMesh
+from ttt4rec_jax.sharding import RUNS, SHARED, DeviceMesh, RunMesh
 from ttt4rec_jax.train_step import EpochSums, TrainState, make_run_steps, make_train_step, new_sums, stacked
+from ttt4rec_jax.ttt_stats import TttStats
 
 FIRST_DISPATCH = 8  # steps
 SECONDS_PER_DISPATCH = 0.5
+TRY_LOWER = "try a lower --learning_rate, --inner_learning_rate or --initializer_range"
 OF_CONTEXT = 2  # what an epoch's key is folded with to make the key of begin_context
 
 
@@ -91,6 +93,11 @@ def selected(line: dict, select_by: str) -> float:
     return line["validation"][protocol][name]
 
 
+def shapes_of_one(params_R):
+    """The shapes of one run's part of stacked parameters."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params_R)
+
+
 def is_finished(run: RunProgress, config: Config) -> bool:
     """Whether a run has had all its epochs, diverged, or run out of patience."""
     epochs = len(run.history)
@@ -98,14 +105,18 @@ def is_finished(run: RunProgress, config: Config) -> bool:
 
 
 class Trainer:
-    """Data and compiled programs of runs that share a program, and their loop. What changes lives in `fit`'s locals."""
+    """Data and compiled programs of runs that share a program, and their loop. What changes lives in `fit`'s locals.
 
-    def __init__(self, configs: list[Config], dataset: data.Dataset):
+    mesh: a sharding.DeviceMesh to spread a single run over; without one, runs are spread over the devices.
+    """
+
+    def __init__(self, configs: list[Config], dataset: data.Dataset, mesh: DeviceMesh | None = None):
         started = time.perf_counter()
         self.configs, self.dataset = configs, dataset
         config = configs[0]
         self.is_trained = MODELS[config.model.model].trained
-        self.mesh = RunMesh(len(configs))
+        self.is_skipping = config.train.on_nan == "skip"
+        self.mesh = mesh or RunMesh(len(configs))
         clicks = data.device_clicks(dataset)
         examples, self.buckets = data.training_examples(dataset, config)
         self.clicks, self.examples = self.mesh.place((clicks, examples), SHARED)
@@ -119,15 +130,15 @@ class Trainer:
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
         if self.is_trained:
             self._compile(graphdef)
-        one = jax.tree.map(lambda x: x[0], params)
+        self.ttt_stats = TttStats(graphdef, dataset, config.model.max_len) if config.record.ttt_stats else None
         # the evaluation compiles while the first steps run
-        arguments = graphdef, one, dataset, clicks, config.model.max_len, protocols(config)
+        arguments = graphdef, shapes_of_one(params), dataset, clicks, config.model.max_len, protocols(config), self.mesh
         self._evaluator = ThreadPoolExecutor(1).submit(Evaluator, *arguments)
         self.compile_seconds = time.perf_counter() - started
 
     @property
     def evaluate(self) -> Evaluator:
-        """Ranks of the evaluation sets under any run's parameters."""
+        """Ranks of the evaluation sets under the runs' parameters."""
         return self._evaluator.result()
 
     def _starts(self):
@@ -141,7 +152,7 @@ class Trainer:
         tx = optimizer(config.train)
         rates = jnp.array([c.train.learning_rate for c in self.configs])
         context, self.begin_context = self._context(graphdef)
-        self.first_state = mesh.place(TrainState(params, jax.vmap(tx.init)(params), rates, context), RUNS)
+        self.first_state = mesh.place(TrainState(params, jax.jit(jax.vmap(tx.init))(params), rates, context), RUNS)
         # runs of one seed share each batch, which is drawn once for all
         seeds = list(dict.fromkeys(c.train.seed for c in self.configs))
         shared = len(seeds) == 1
@@ -162,9 +173,9 @@ class Trainer:
             return mesh.place(of, SHARED), mesh.place(order, batches), mesh.place(key, batches)
 
         self.begin_epoch = placed_epoch
-        self.first_sums = mesh.place(new_sums(runs), RUNS)
+        self.first_sums = mesh.place(new_sums(config, runs), RUNS)
         train_step = make_train_step(graphdef, tx, config, self.dataset.num_items, config.train.epochs * self.steps)
-        run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets)
+        run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets, mesh)
         specs = (RUNS, RUNS, SHARED, SHARED, SHARED, batches, batches, SHARED, SHARED)
         self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared), specs, RUNS)
         arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
@@ -172,7 +183,7 @@ class Trainer:
 
     def _context(self, graphdef):
         """(what the model knows of all histories before the first epoch, (state, epoch) -> the state at an epoch's start)."""
-        one = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], self.first_params))
+        one = nnx.merge(graphdef, shapes_of_one(self.first_params))
         if not hasattr(one, "learn_context"):
             return (), lambda state, epoch: state
         histories = self.mesh.place(data.training_histories(self.dataset, self.configs[0].model.max_len), SHARED)
@@ -200,60 +211,79 @@ class Trainer:
         Raises Interrupted (all saved, to be resumed), DivergedError if no run is left, UserError.
         """
         if not self.is_trained:
-            return [self._judge(RunProgress(), self.mesh.run(self.first_params, 0), None)]
-        last = Checkpoints(folder.last)
-        best = [Checkpoints(run.best) for run in run_folders]
-        try:
-            state, progress = self._train(last, best, run_folders, log)
-            judged = enumerate(zip(progress.runs, best, strict=True))
-            return [self._judge(run, self.mesh.run(state.params, r), checkpoints) for r, (run, checkpoints) in judged]
-        finally:
-            for checkpoints in (last, *best):
-                checkpoints.close()
+            return self._judge([RunProgress()], self.first_params, [])
+        # one writer: a state is on disk only after the best parameters that it names
+        is_first = processes.is_first()
+        told = tensorboard.events(self.configs, run_folders) if is_first else tensorboard.events([], [])
+        with ThreadPoolExecutor(1) as thread, told as write_events:
+            writer = thread if is_first else None
+            last, best = Checkpoints(folder.last, writer), [Checkpoints(run.best, writer) for run in run_folders]
+            state, progress = self._train(last, best, run_folders, write_events, log)
+            processes.wait_for_all("saved")
+            return self._judge(progress.runs, state.params, best)
 
-    def _train(self, last: Checkpoints, best: list[Checkpoints], run_folders: list[RunFolder], log):
+    def _train(self, last: Checkpoints, best: list[Checkpoints], run_folders: list[RunFolder], write_events, log):
         """(last state, progress) once all runs are finished."""
         config, runs = self.configs[0], len(self.configs)
         state, sums = self.first_state, self.first_sums
         progress = Progress([RunProgress() for _ in self.configs])
-        if (restored := last.load((state, sums))) is not None:
-            (state, sums), progress = restored[0], Progress.load(restored[1])
+        if (restored := last.load(self.mesh.gather((state, sums)), check=lambda saved: missing_best(saved, best))) is not None:
+            (state, sums), progress = self.mesh.place(restored[0], RUNS), Progress.load(restored[1])
+            last.forget_after(progress.epoch * self.steps + progress.step)
             for checkpoints in best:
                 checkpoints.forget_after(progress.epoch)
+            if processes.is_first():
+                write_events([run.history for run in progress.runs])
+            self._tell_of_lost(run_folders, progress, log)
             log(f"resumed after epoch {progress.epoch}, step {progress.step} of {self.steps}")
         else:
-            state = jax.tree.map(jnp.copy, state)  # the first step takes the buffers that it is given
+            self._tell_of_lost(run_folders, progress, log)
+            # the first step takes the buffers that it is given
+            state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(state)
         total = config.train.epochs * self.count * runs
-        bar = tqdm(total=total, unit=" examples", unit_scale=True, disable=None, smoothing=0.1)
+        hidden = None if processes.is_first() else True  # None: where nobody looks
+        bar = tqdm(total=total, unit=" examples", unit_scale=True, disable=hidden, smoothing=0.1)
         bar.update(progress.epoch * self.count * runs + self._examples_in(progress.step))
         with bar, StopRequest() as stop:
             while not all(map(is_finished, progress.runs, self.configs)):
                 started = time.perf_counter()
-                progress.step, state, sums = self._run_epoch(progress, state, sums, bar, stop)
+                progress.step, state, sums, asked_to_stop = self._run_epoch(progress, state, sums, bar, stop)
                 progress.seconds += time.perf_counter() - started
                 if progress.step == self.steps:
                     self._end_epoch(state, sums, progress, best, log)
                     sums = self.first_sums
                 saved = dataclasses.asdict(progress)
-                last.save(progress.epoch * self.steps + progress.step, (state, sums), saved)
-                for folder, run in zip(run_folders, progress.runs, strict=True):
-                    folder.write_metrics(run.history)
-                if stop.asked and not all(map(is_finished, progress.runs, self.configs)):
+                last.save(progress.epoch * self.steps + progress.step, self.mesh.gather((state, sums)), saved)
+                if processes.is_first():
+                    for folder, run in zip(run_folders, progress.runs, strict=True):
+                        folder.write_metrics(run.history)
+                    write_events([run.history for run in progress.runs])
+                if asked_to_stop and not all(map(is_finished, progress.runs, self.configs)):
                     last.wait()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.steps}")
+            last.wait()
         return state, progress
+
+    @staticmethod
+    def _tell_of_lost(run_folders: list[RunFolder], progress: Progress, log) -> None:
+        """Says so if metrics.jsonl knows of epochs that no checkpoint holds: cut off while it was saved, or removed."""
+        if (told := max(folder.epochs_told() for folder in run_folders)) > progress.epoch:
+            log(f"no whole checkpoint of epoch {told}, which metrics.jsonl tells of: going on from epoch {progress.epoch}")
 
     def _examples_in(self, steps: int) -> int:
         """How many examples of all runs so many steps hold; about, since a bucket's last step is not full."""
         return round(self.count * len(self.configs) * steps / self.steps)
 
     def _run_epoch(self, progress: Progress, state: TrainState, sums: EpochSums, bar: tqdm, stop: StopRequest):
-        """Trains from the step that progress is at to the epoch's end, or to where `stop` asks: (step, state, sums)."""
+        """Trains from the step that progress is at to the epoch's end, or to where `stop` asks: (step, state, sums, asked)."""
         epoch, step = progress.epoch, progress.step
         order, chunk, before = self.begin_epoch(epoch), FIRST_DISPATCH, time.perf_counter()
         if step == 0:
             state = self.begin_context(state, epoch)
-        while step < self.steps and not stop.asked:
+        while True:
+            asked, chunk = processes.agree(stop.asked, chunk, after=sums)
+            if step >= self.steps or asked:
+                break
             end = min(step + chunk, self.steps)
             pending = sums
             state, sums = self.run_steps(state, sums, self.clicks, self.examples, *order, step, end)
@@ -265,7 +295,7 @@ class Trainer:
             chunk = int(np.clip(chunk * SECONDS_PER_DISPATCH / max(now - before, 1e-3), 1, 4 * chunk))
             step, before = end, now
         self._check_finite(progress, sums)
-        return step, state, sums
+        return step, state, sums, asked
 
     def _check_finite(self, progress: Progress, sums: EpochSums) -> None:
         """Notes which runs have diverged; the others go on. Raises DivergedError if none is left."""
@@ -273,56 +303,81 @@ class Trainer:
             if bad_step >= 0 and not run.error:
                 run.error = (
                     f"the loss is not finite in epoch {progress.epoch + 1} at step {bad_step + 1}; "
-                    f"{last_good(progress.epoch)}; try a lower --learning_rate, --inner_learning_rate or --initializer_range"
+                    f"{last_good(progress.epoch)}; {TRY_LOWER}"
                 )
         if all(run.error for run in progress.runs):
             raise DivergedError(progress.runs[0].error)
 
     def _end_epoch(self, state: TrainState, sums: EpochSums, progress: Progress, best: list[Checkpoints], log) -> None:
         """Judges each run's parameters on validation, saves those that are its best, and moves progress on."""
-        losses = np.asarray(sums.loss) / self.steps
+        skipped = np.broadcast_to(np.asarray(sums.skipped) if self.is_skipping else 0, len(self.configs))
+        losses = np.asarray(sums.loss) / np.maximum(self.steps - skipped, 1)
+        started = time.perf_counter()
+        ranks = self.evaluate.of_runs(state.params, "validation")
+        evaluation_seconds = (time.perf_counter() - started) / len(self.configs)
         for r, (run, config) in enumerate(zip(progress.runs, self.configs, strict=True)):
             if is_finished(run, config):
                 continue
-            started = time.perf_counter()
-            params = self.mesh.run(state.params, r)
-            try:
-                validation = summary(self.evaluate(params, "validation"))
-            except NonFiniteScoresError as error:
-                run.error = f"{error} after epoch {progress.epoch + 1}; {last_good(progress.epoch)}"
+            if isinstance(ranks[r], NonFiniteScoresError):
+                run.error = f"{ranks[r]} after epoch {progress.epoch + 1}; {last_good(progress.epoch)}"
+                continue
+            if skipped[r] == self.steps:
+                run.error = (
+                    f"all {self.steps} steps of epoch {progress.epoch + 1} were skipped, none was finite; "
+                    f"{last_good(progress.epoch)}; {TRY_LOWER}"
+                )
                 continue
             line = {
                 "epoch": progress.epoch + 1,
                 "loss": float(losses[r]),
-                "validation": validation,
+                **({"skipped_steps": int(skipped[r])} if self.is_skipping else {}),
+                "validation": summary(ranks[r]),
                 "seconds": progress.seconds / len(self.configs),
-                "evaluation_seconds": time.perf_counter() - started,
+                "evaluation_seconds": evaluation_seconds,
             }
+            if self.ttt_stats is not None:
+                line["ttt_stats"] = self.ttt_stats(self.mesh.run(state.params, r))
             select_by, before = config.eval.select_by, run.history[run.best_epoch - 1] if run.best_epoch else None
             if before is None or selected(line, select_by) > selected(before, select_by):
                 run.best_epoch = line["epoch"]
-                best[r].save(run.best_epoch, params)
+                best[r].save(run.best_epoch, self.mesh.run(state.params, r))
             run.history.append(line)
             log(epoch_line(line, config, f"run {r + 1}/{len(self.configs)}  " if len(self.configs) > 1 else ""))
         if all(run.error for run in progress.runs):
             raise DivergedError(progress.runs[0].error)
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
 
-    def _judge(self, run: RunProgress, params, best: Checkpoints | None) -> Outcome | DivergedError:
-        """The figures of a run's chosen parameters: validation again, and the test set for the first and only time."""
-        if run.error:
-            return DivergedError(run.error)
-        if run.best_epoch:
-            params, _ = best.load(params)
+    def _judge(self, runs: list[RunProgress], params_R, best: list[Checkpoints]) -> list[Outcome | DivergedError]:
+        """The figures of the runs' chosen parameters: validation again, and the test set for the first and only time."""
+        if best:
+            params = [self.mesh.run(params_R, r) for r in range(len(runs))]
+            chosen = [
+                b.load(p, run.best_epoch)[0] if run.best_epoch else p for run, b, p in zip(runs, best, params, strict=True)
+            ]
+            params_R = self.mesh.place(jax.tree.map(lambda *x: np.stack(x), *jax.device_get(chosen)), RUNS)
         started = time.perf_counter()
-        validation = summary(self.evaluate(params, "validation"))
-        test_ranks = self.evaluate(params, "test")
-        seconds = {
-            "compile": self.compile_seconds,
-            "epochs": [line["seconds"] for line in run.history],
-            "evaluate": time.perf_counter() - started + sum(line["evaluation_seconds"] for line in run.history),
-        }
-        return Outcome(run.history, run.best_epoch, self.num_parameters, validation, test_ranks, seconds)
+        validation, test = (self.evaluate.of_runs(params_R, name) for name in ("validation", "test"))
+        judging = (time.perf_counter() - started) / len(runs)
+
+        def outcome(r: int, run: RunProgress):
+            if run.error:
+                return DivergedError(run.error)
+            seconds = {
+                "compile": self.compile_seconds,
+                "epochs": [line["seconds"] for line in run.history],
+                "evaluate": judging + sum(line["evaluation_seconds"] for line in run.history),
+            }
+            return Outcome(run.history, run.best_epoch, self.num_parameters, summary(validation[r]), test[r], seconds)
+
+        return [outcome(r, run) for r, run in enumerate(runs)]
+
+
+def missing_best(saved: dict, best: list[Checkpoints]) -> str:
+    """What is wrong with the best parameters that a saved progress names, without which it is of no use; "" if nothing."""
+    for run, found in zip(saved["runs"], best, strict=True):
+        if (epoch := run["best_epoch"]) and (problem := found.problem(epoch)):
+            return f"it needs {found.folder / str(epoch)}, {problem}"
+    return ""
 
 
 def last_good(epoch: int) -> str:

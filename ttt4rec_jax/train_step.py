@@ -1,5 +1,6 @@
 """One step of training as a pure function, and many of them in one dispatch."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from ttt4rec_jax import losses, models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data import Batch, Bucket, Clicks, Examples, make_batch
 from ttt4rec_jax.optim import sparse_rows
+from ttt4rec_jax.sharding import ONE_DEVICE, pad_to
 
 
 class TrainState(NamedTuple):
@@ -23,15 +25,29 @@ class TrainState(NamedTuple):
 
 
 class EpochSums(NamedTuple):
-    """What an epoch adds up: losses, and the first step [of the epoch] whose loss was not finite, -1 if none."""
+    """What an epoch adds up: losses, and the first step [of the epoch] whose loss was not finite, -1 if none.
+
+    With on_nan=skip such steps are counted instead, and add no loss.
+    """
 
     loss: jax.Array
     bad_step: jax.Array
+    skipped: Any = ()
 
 
-def new_sums(*axes: int) -> EpochSums:
+def new_sums(config: Config, *axes: int) -> EpochSums:
     """The sums at the start of an epoch; with leading axes for stacked runs."""
-    return EpochSums(jnp.zeros(axes), jnp.full(axes, -1, jnp.int32))
+    skipped = jnp.zeros(axes, jnp.int32) if config.train.on_nan == "skip" else ()
+    return EpochSums(jnp.zeros(axes), jnp.full(axes, -1, jnp.int32), skipped)
+
+
+def add_step(sums: EpochSums, loss, step, config: Config) -> EpochSums:
+    """The sums with one more step."""
+    if config.train.on_nan == "skip":
+        is_finite = jnp.isfinite(loss)
+        return sums._replace(loss=sums.loss + jnp.where(is_finite, loss, 0), skipped=sums.skipped + ~is_finite)
+    first_bad = (sums.bad_step < 0) & ~jnp.isfinite(loss)
+    return sums._replace(loss=sums.loss + loss, bad_step=jnp.where(first_bad, step, sums.bad_step))
 
 
 def batch_scores(model, batch: Batch, config: Config, key):
@@ -53,8 +69,8 @@ def batch_loss(model, batch: Batch, config: Config, num_items: int, context, key
     model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
     users, positive, negatives = batch_scores(model, batch, config, model_key)
     if config.train.loss == "softmax":
-        item_vectors_VxD = model.item_vectors(jnp.arange(num_items + 1))
-        loss = losses.softmax(users @ item_vectors_VxD.T, batch.target)
+        # the table as it lies: to look up all of its rows would gather it on every device
+        loss = losses.softmax(users @ model.vectors_of(model.embedding[...]).T, batch.target, num_items)
     else:
         if config.train.loss == "bce":
             loss = losses.bce(positive, negatives)
@@ -71,8 +87,22 @@ def cosine(step, steps: int):
     return (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1))) / 2
 
 
+def unless_finite(before: TrainState, after: TrainState, loss):
+    """(after, loss), or (before, NaN) if anything of the step is not finite.
+
+    Judged by what it leaves: a gradient that is finite may still overflow in Adam's squares, which would freeze its parameter.
+    """
+    outcome = jax.tree.leaves((loss, after.params, after.opt_state))
+    is_finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in outcome))
+    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
+    return state, jnp.where(is_finite, loss, jnp.nan)
+
+
 def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, num_items: int, steps: int = 0):
-    """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside. steps: of the run, for schedule=cosine."""
+    """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside. steps: of the run, for schedule=cosine.
+
+    With on_nan=skip a step that is not finite gives the state back as it was, and NaN as its loss.
+    """
 
     def train_step(state: TrainState, batch: Batch, key):
         def loss_of(params):
@@ -84,12 +114,14 @@ def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, 
         if config.train.schedule == "cosine":
             rate = rate * cosine(optax.tree.get(state.opt_state, "count"), steps)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        if config.train.on_nan == "skip":
+            return unless_finite(state, state._replace(params=params, opt_state=opt_state), loss)
         return state._replace(params=params, opt_state=opt_state), loss
 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
 
-def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...]):
+def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...], mesh=ONE_DEVICE):
     """`run_steps(state, sums, clicks, examples, of_S, order_SxB, key, first, stop) -> (state, sums)`.
 
     Steps first..stop-1 of an epoch: of and order are data.step_buckets, data.epoch_order; the key is the epoch's. The bounds
@@ -99,9 +131,10 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
     def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, of_S, order_SxB, key, first, stop):
         def one(state, step, bucket):
             batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
-            order_B = order_SxB[step, : bucket.batch_size]
+            order_B = pad_to(order_SxB[step, : bucket.batch_size], mesh.data, len(examples.ends))
             batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, bucket.length)
-            return train_step(state, batch, model_key)
+            negatives = batch.negatives if batch.negatives.ndim == 1 else mesh.batch(batch.negatives)  # or shared by all
+            return train_step(state, Batch(*mesh.batch(batch[:-1]), negatives), model_key)
 
         def body(step, carry):
             state, sums = carry
@@ -114,8 +147,7 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
 
                 done = jax.lax.fori_loop(0, (of_S[step] == index).astype(jnp.int32), turn, done)
             state, loss = done
-            first_bad = (sums.bad_step < 0) & ~jnp.isfinite(loss)
-            return state, EpochSums(sums.loss + loss, jnp.where(first_bad, step, sums.bad_step))
+            return state, add_step(sums, loss, step, config)
 
         return jax.lax.fori_loop(first, stop, body, (state, sums))
 

@@ -335,6 +335,15 @@ def test_zip_bombs_are_refused_and_nothing_leaves_the_folder(tmp_path, folder, m
     assert target.parent == folder
 
 
+def test_gzip_bombs_are_refused(own, monkeypatch):
+    bomb = gzip.compress(b"user,item,time\n1,2," + b"0" * 1_000_000 + b"\n")
+    monkeypatch.setattr(archives, "SMALL_BYTES", 100_000)
+    monkeypatch.setattr(archives, "MAX_RATIO", 50)
+    assert "it looks like a gzip bomb" in fails(own, "x.csv.gz", bomb)
+    lines = as_lines(",", ("user", "item", "time"), [(u, i, u * i) for u in range(200) for i in range(200)])
+    assert len(text(own("y.csv.gz", gzip.compress(lines.encode())))) == 40_000
+
+
 IDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=6)
 GOOD = st.lists(st.tuples(IDS, IDS, st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=20)
 

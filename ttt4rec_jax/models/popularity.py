@@ -17,7 +17,7 @@ class Popularity(nnx.Module):
         self.clicks_V = nnx.Param(jnp.asarray(clicks, jnp.float32))
 
     def encode(self, history_BxL, length_B, every: bool = False, key=None):
-        return jnp.ones((len(history_BxL), 1, 1))
+        return jnp.ones((history_BxL.shape[0], 1, 1))
 
     def item_vectors(self, items):
         return self.clicks_V[...][items][..., None]

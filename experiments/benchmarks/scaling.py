@@ -1,0 +1,140 @@
+"""What one training step takes on each device of a mesh: memory and collectives, from the compiled program. Nothing is run.
+
+    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py --items 10000000 --mesh data:4,model:2
+
+The devices may be virtual: XLA partitions for them as for real ones, so that the figures need no cluster. Docs:
+docs/scaling.md.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ttt4rec_jax import models
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.data import Bucket, Clicks, Dataset, Examples
+from ttt4rec_jax.flags import mesh_sizes
+from ttt4rec_jax.optim import optimizer
+from ttt4rec_jax.sharding import RUNS, SHARED, DeviceMesh
+from ttt4rec_jax.train_step import TrainState, make_run_steps, make_train_step, new_sums, stacked
+
+COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
+LISTED_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")  # [4,2]<=[8] or {{0,1},{2,3}}
+MESH_GROUPS = re.compile(r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}")  # ['axis_0'=4,'axis_1'=2] {'axis_0'}
+SHAPE = re.compile(r"(pred|[sufb]+\d+)\[([\d,]*)\]")
+BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
+
+
+def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000):
+    """The program of training steps for a catalogue, compiled from shapes alone."""
+    dataset = Dataset({"counts": {"items": num_items}}, *[None] * 5)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: models.build(config.model, dataset, 0)), nnx.Param)
+    tx = optimizer(config.train)
+
+    def start(params):
+        return TrainState(params, tx.init(params), jnp.zeros(())), new_sums(config)
+
+    state, sums = jax.eval_shape(start, nnx.to_pure_dict(params))
+    one_run = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, sums))
+    rows, length, users = config.train.batch_size, config.model.max_len, clicks // 10
+    bucket = Bucket(length, 0, users, rows)
+
+    def ints(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    steps = -(-users // rows)
+    arrays = (
+        Clicks(ints(clicks), ints(users), ints(clicks, dtype=jnp.bool_), ints(clicks), ints(users + 1)),
+        Examples(ints(users), ints(users), ints(users)),
+        ints(steps),
+        ints(1, steps, rows),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+        ints(),
+        ints(),
+    )
+    step = make_train_step(graphdef, tx, config, num_items)
+    function = stacked(make_run_steps(step, config, num_items, (bucket,), mesh), 1, True)
+    arguments = *mesh.shapes(one_run, RUNS), *mesh.shapes(arrays, SHARED)
+    program = jax.jit(mesh.map(function, (), RUNS), donate_argnums=0)
+    return program.lower(*arguments).compile()
+
+
+def members(line: str) -> int:
+    """How many devices take part together in a collective."""
+    if match := MESH_GROUPS.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return int(np.prod([int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2])]))
+    counted, listed = LISTED_GROUPS.search(line).groups()
+    return int(counted) if counted else listed.count(",") + 1
+
+
+def collectives(hlo: str) -> Counter:
+    """{(kind, how many devices take part, shapes, bytes of each device): how often} of a program's text."""
+    found = Counter()
+    for line in hlo.splitlines():
+        if match := COLLECTIVE.search(line):
+            shapes = SHAPE.findall(match[1])
+            size = sum(BYTES[kind] * int(np.prod([int(n) for n in axes.split(",") if n])) for kind, axes in shapes)
+            found[match[2], members(line), " ".join(f"{kind}[{axes}]" for kind, axes in shapes), size] += 1
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--mesh", default="data:4,model:2")
+    parser.add_argument("--model", default="ttt4rec")
+    parser.add_argument("--loss", default="sampled_softmax")
+    parser.add_argument("--num_negatives", type=int, default=1024)
+    parser.add_argument("--targets", default="every")
+    parser.add_argument("--max_len", type=int, default=50)
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--sparse_embeddings", action="store_true")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    config = Config(
+        model=ModelConfig(model=args.model, dim=args.dim, max_len=args.max_len, target_tower="none"),
+        train=TrainConfig(
+            targets=args.targets,
+            loss=args.loss,
+            num_negatives=args.num_negatives,
+            batch_size=args.batch_size,
+            sparse_embeddings=args.sparse_embeddings,
+        ),
+    )
+    mesh = DeviceMesh(*mesh_sizes(args.mesh))
+    program = compiled_step(config, args.items, mesh)
+    memory, hlo = program.memory_analysis(), program.as_text()
+    table = args.items * args.dim * 4
+    print(
+        f"{args.model}, {args.items:,} items x {args.dim}, {args.mesh}, {args.batch_size} x {args.max_len} clicks, {args.loss}"
+    )
+    print(f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, and twice that for Adam")
+    sizes = {
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "results not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    }
+    for name, size in sizes.items():
+        print(f"{name:22}{size / 1e6:12,.1f} MB a device")
+    found = collectives(hlo)
+    print("collectives of a step (in the loop's body, once each):" if found else "no collectives")
+    for (kind, members, shapes, size), count in sorted(found.items(), key=lambda item: -item[0][3]):
+        print(f"  {count} x {kind} over {members:<4}{size / 1e6:12,.3f} MB  {shapes[:100]}")
+    if args.json:
+        rows = [{"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n} for (k, d, s, b), n in found.items()]
+        args.json.write_text(
+            json.dumps({"arguments": vars(args) | {"json": ""}, "bytes": sizes, "collectives": rows}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What takes a stranger's bytes, each as a function that either reads them or raises UserError of one line.
+
+test_fuzz.py gives them what hypothesis makes up. Guided by coverage, for so many seconds:
+
+pip install -e ".[fuzz]" && python tests/faults/fuzz_parsers.py --seconds=60
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import readers, sources
+from data_prep.settings import DataConfig, UserError
+from ttt4rec_jax import catalogue, flags, history_files, run_folder
+
+ROOT = Path(__file__).parents[2]
+SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
+ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
+
+
+def told(action, *arguments) -> str:
+    """ "" if an action succeeds; what a UserError says, which is one line. Any other error is a bug, and raised."""
+    try:
+        action(*arguments)
+    except UserError as error:
+        assert str(error) and "\n" not in str(error) and "\r" not in str(error), f"not one line: {error!r}"
+        return str(error)
+    return ""
+
+
+def clicks(content: bytes, suffix: str, on_bad_rows: str = "error") -> str:
+    """A user's own file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"clicks{suffix}"
+        path.write_bytes(content)
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+
+        def read():
+            source = sources.find(DataConfig(dataset=str(path)))
+            readers.read(path, source.layout, on_bad_rows, scratch)
+
+        return told(read)
+
+
+def movies(content: bytes) -> str:
+    """An archive of the catalogue."""
+    source = sources.CATALOGUE["ml1m"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ml-1m.zip"
+        path.write_bytes(content)
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+
+        def read():
+            readers.read_titles(path, source.titles)
+            readers.read(path, source.layout, "skip", scratch)
+
+        return told(read)
+
+
+def histories(content: bytes, suffix: str) -> str:
+    """A file of histories to recommend to, and the items that they name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"histories{suffix}"
+        path.write_bytes(content)
+        return told(lambda: [ITEMS.find([items]) for _, items in history_files.Reader(str(path))])
+
+
+def session_bytes(content: bytes) -> str:
+    """A session as bytes, with any header under a check that holds."""
+    from ttt4rec_jax import session
+
+    like = np.zeros(4, np.float32)
+    blobs = [content]
+    for body in (content, session.MAGIC + content):
+        blobs.append(body + session.check_bytes(body))
+    return "; ".join(told(session.from_bytes, blob, "model", like, 8, 2) for blob in blobs)
+
+
+def settings_of_run(content: bytes) -> str:
+    """A config.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_bytes(content)
+        return told(run_folder.load_config, path)
+
+
+def command_line():
+    """experiments/main.py as a module."""
+    spec = importlib.util.spec_from_file_location("experiments_main", ROOT / "experiments" / "main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MAIN = command_line()
+
+
+def arguments(argv: list[str]) -> str:
+    """The flags of main.py, as far as it goes before it imports JAX."""
+
+    def parse():
+        lists, given = flags.parse(["main.py", *argv], "purpose")
+        flags.settings(MAIN.completed(lists, given))
+
+    return told(parse)
+
+
+def one(content: bytes) -> None:
+    """One input for all of them: the first byte says for which."""
+    kind, rest = content[:1], content[1:]
+    choice = kind[0] if kind else 0
+    text = rest.decode("utf-8", "replace").replace("\0", "")
+    targets = [
+        *(lambda suffix=suffix: clicks(rest, suffix, "skip" if choice & 128 else "error") for suffix in SUFFIXES),
+        lambda: movies(rest),
+        *(lambda suffix=suffix: histories(rest, suffix) for suffix in history_files.SUFFIXES),
+        lambda: session_bytes(rest),
+        lambda: settings_of_run(rest),
+        lambda: arguments([f"--{line}" for line in text.splitlines() if not line.startswith(("help", "resume", "run_dir"))]),
+    ]
+    targets[choice % len(targets)]()
+
+
+def seeds() -> list[bytes]:
+    """Inputs that are almost right, to begin with."""
+    lines = b"user,item,time\n1,2,3\n1,3,4\n"
+    texts = [lines, lines.replace(b",", b"\t"), b'{"user": 1, "item": 2, "time": 3}\n', b'{"user": 1, "items": [1, 2]}\n']
+    texts += [b"user,items\n1,1 2\n", b"dim=16\nseed=0,1\nlearning_rate=0.1:1:3:log\n", b'{"version": 1, "model": "model"}']
+    texts.append(json.dumps(MAIN.Config().to_dict()).encode())
+    return [bytes([kind]) + text for kind in range(14) for text in texts]
+
+
+def main() -> None:
+    import atheris
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, content in enumerate(seeds()):
+            (Path(corpus) / str(number)).write_bytes(content)
+        atheris.instrument_all()
+        atheris.Setup([sys.argv[0], corpus, f"-max_total_time={asked.seconds}", "-max_len=4096", "-timeout=60"], one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
