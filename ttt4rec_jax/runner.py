@@ -25,7 +25,7 @@ def keep_programs(folder: str) -> None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(Path(folder or cache / "ttt4rec_jax" / "programs").resolve()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 
 def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str, list], started: float) -> None:

@@ -5,8 +5,9 @@ spread over the devices; one run is the case R = 1. What a run yields does not d
 """
 
 import dataclasses
+import functools
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -131,15 +132,19 @@ class Trainer:
         if self.is_trained:
             self._compile(graphdef)
         self.ttt_stats = TttStats(graphdef, dataset, config.model.max_len) if config.record.ttt_stats else None
-        # the evaluation compiles while the first steps run
         arguments = graphdef, shapes_of_one(params), dataset, clicks, config.model.max_len, protocols(config), self.mesh
-        self._evaluator = ThreadPoolExecutor(1).submit(Evaluator, *arguments)
+        self._make_evaluator = functools.partial(Evaluator, *arguments)
         self.compile_seconds = time.perf_counter() - started
 
     @property
     def evaluate(self) -> Evaluator:
         """Ranks of the evaluation sets under the runs' parameters."""
-        return self._evaluator.result()
+        return self.evaluator.result()
+
+    @functools.cached_property
+    def evaluator(self) -> Future:
+        """The evaluator, which compiles in the background from when it is first asked for."""
+        return ThreadPoolExecutor(1).submit(self._make_evaluator)
 
     def _starts(self):
         """What initial parameters depend on: seeds, initializer_ranges and fast_weight_ranges, [R] each."""
@@ -289,6 +294,7 @@ class Trainer:
             state, sums = self.run_steps(state, sums, self.clicks, self.examples, *order, step, end)
             self._check_finite(progress, pending)  # waits for the dispatch before, while the device computes this one
             if step:
+                _ = self.evaluator  # it compiles while steps run; before the first, its tracing would hold that up
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {np.nanmean(pending.loss) / step:.4f}", refresh=False)
             bar.update(self._examples_in(end) - self._examples_in(step))
             now = time.perf_counter()
