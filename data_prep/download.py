@@ -1,7 +1,6 @@
 """Fetches an archive of the catalogue: resumable, checked, in place only when whole."""
 
 import contextlib
-import hashlib
 import http.client
 import logging
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.files import file_digest
 from data_prep.settings import UserError
 from data_prep.sources import Source
 
@@ -23,12 +23,6 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 CHUNK = 1 << 18
 TIMEOUT_S = 30
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """The hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def fetch(source: Source, data_dir: Path) -> Path:

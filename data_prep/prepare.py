@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from data_prep import archives, clicks, download, negatives, readers, rows, sources, split, store, synthetic
+from data_prep.files import file_digest
 from data_prep.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def source_digest(path: Path, cache_dir: Path) -> str:
     """
     stat = path.stat()
     if stat.st_size < HASHED_AT_ONCE:
-        return download.file_digest(path, "sha256")
+        return file_digest(path)
     stamp = [stat.st_size, stat.st_mtime_ns]
     memo = cache_dir / ".digests" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
     try:
@@ -173,7 +174,7 @@ def source_digest(path: Path, cache_dir: Path) -> str:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    digest = download.file_digest(path, "sha256")
+    digest = file_digest(path)
     if time.time_ns() - stat.st_mtime_ns > RACY_NS:
         memo.parent.mkdir(parents=True, exist_ok=True)
         store.replace_text(memo, json.dumps({"stamp": stamp, "sha256": digest}))

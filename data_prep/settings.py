@@ -24,6 +24,11 @@ class UserError(ValueError):
         super().__init__(" ".join(text.splitlines()))  # one line, whatever it quotes
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def option(
     default: Any, help: str, *, choices: tuple = (), low: float = -math.inf, high: float = math.inf, above: float = -math.inf
 ) -> Any:

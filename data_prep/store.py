@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data_prep.files import file_digest, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ def write(folder: Path, arrays: dict[str, np.ndarray], tables: dict[str, pl.Data
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
-    files = {path.name: _file_sha256(path) for path in sorted(folder.iterdir())}
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     whole = {"format_version": FORMAT_VERSION, **manifest, "sha256": content_digest(arrays), "files": files}
     (folder / "manifest.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        sync(path)
 
 
 def verify(folder: Path) -> str:
@@ -53,7 +54,7 @@ def verify(folder: Path) -> str:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format_version"] != FORMAT_VERSION:
             return f"format version {manifest['format_version']}, expected {FORMAT_VERSION}"
-        wrong = [name for name, digest in manifest["files"].items() if _file_sha256(folder / name) != digest]
+        wrong = [name for name, digest in manifest["files"].items() if file_digest(folder / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error) or type(error).__name__
     return f"{', '.join(wrong)}: not as written" if wrong else ""
@@ -76,7 +77,7 @@ def reuse_or_make(folder: Path, make: Callable[[Path, Path], None]) -> Path:
         for _ in range(10):
             with contextlib.suppress(OSError):  # another process may have been faster
                 os.rename(new, folder)
-                _sync(folder.parent)
+                sync(folder.parent)
                 return folder
             if not verify(folder):
                 return folder
@@ -112,20 +113,6 @@ def is_full(error: Exception) -> bool:
     numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
     words = [*map(os.strerror, numbers), "requested and"]  # numpy: "1000 requested and 12 written"
     return getattr(error, "errno", None) in numbers or any(text in str(error) for text in words)
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def replace_text(path: Path, text: str) -> None:

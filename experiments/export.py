@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax import export_folder
-from ttt4rec_jax.command_line import Parser
+from ttt4rec_jax.command_line import Parser, add_run, check_run
 
 DESCRIPTION = """Exports the best parameters of a run, whose folder is all that is needed: programs of any batch for cpu, cuda
 and tpu (encode, score candidates, top k and, for TTT4Rec, a session's step), arrays, items and a manifest. The folder is
@@ -18,23 +18,12 @@ loaded by the load_export.py in it, which needs jax, numpy and flatbuffers, and 
 def parser(program: str) -> Parser:
     """The command line."""
     found = Parser(program, DESCRIPTION)
+    add_run(found)
     add = found.add_argument
-    add("--run", metavar="FOLDER", required=True, type=Path, help="folder of the run")
     add("--output", metavar="FOLDER", required=True, type=Path, help="folder to write, new or empty")
     add("--k", type=int, default=100, help="most items that a request can ask for (default: 100)")
     add("--overwrite", action="store_true", help="replace the export in --output")
-    add("--data_dir", default="", help="as for main.py, for runs without catalogue.parquet")
-    add("--cache_dir", default="", help="as for main.py")
     return found
-
-
-def check(asked) -> None:
-    """Raises UserError for what can be told before anything is imported or read."""
-    if asked.k < 1:
-        raise UserError(f"--k: found {asked.k}, expected at least 1")
-    if not (asked.run / "config.json").exists():
-        raise UserError(f"--run: {asked.run} holds no run (no config.json there); name the folder of a run")
-    export_folder.check(asked.output, asked.overwrite)
 
 
 def summary(output: Path, manifest: dict) -> str:
@@ -51,7 +40,8 @@ def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake told in one line, 130 interrupted."""
     try:
         asked = parser(argv[0]).parse_args(argv[1:])
-        check(asked)
+        check_run(asked)
+        export_folder.check(asked.output, asked.overwrite)
         from ttt4rec_jax.export import export_run  # imports JAX, which a wrong flag need not wait for
 
         manifest = export_run(

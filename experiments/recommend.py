@@ -8,11 +8,10 @@ python experiments/recommend.py --run=runs/x --interactive
 import itertools
 import os
 import sys
-from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax import history_files
-from ttt4rec_jax.command_line import Parser
+from ttt4rec_jax.command_line import Parser, add_run, check_run
 from ttt4rec_jax.history_files import Reader, Writer
 
 DESCRIPTION = f"""Recommends with the best parameters of a run, whose folder is all that is needed (--user without --histories
@@ -26,8 +25,8 @@ SHOWN = 10  # last clicks of a user
 def parser(program: str) -> Parser:
     """The command line."""
     found = Parser(program, DESCRIPTION)
+    add_run(found)
     add = found.add_argument
-    add("--run", metavar="FOLDER", required=True, help="folder of the run")
     add("--histories", metavar="FILE", default="", help="users' clicks, .parquet, .csv, .jsonl, or - for stdin")
     add("--output", metavar="FILE", default="", help="where to write, .parquet, .csv, .jsonl, or - for stdout")
     add("--user", metavar="ID", default="", help="print the history and recommendations of one user")
@@ -38,18 +37,13 @@ def parser(program: str) -> Parser:
     add("--exclude", metavar="ID,ID", default="", help="items never to recommend")
     add("--include_only", metavar="ID,ID", default="", help="the only items to recommend")
     add("--whole_history", action="store_true", help="read histories from their first click on, as a session does")
-    add("--data_dir", default="", help="as for main.py, for --user and for runs without catalogue.parquet")
-    add("--cache_dir", default="", help="as for main.py")
     add("--program_cache", default="", help="folder of compiled programs; none: keep none")
     return found
 
 
 def check(asked) -> None:
     """Raises UserError for flags that do not go together, before anything is imported or read."""
-    if asked.k < 1:
-        raise UserError(f"--k: found {asked.k}, expected at least 1")
-    if not (Path(asked.run) / "config.json").exists():
-        raise UserError(f"--run: {asked.run} holds no run (no config.json there); name the folder of a run")
+    check_run(asked)
     if asked.output and (not asked.histories or asked.user or asked.interactive):
         raise UserError("--output: goes with --histories alone")
     if asked.interactive and (asked.histories or asked.whole_history):
@@ -106,7 +100,7 @@ def history_of(recommender, asked) -> list:
     from ttt4rec_jax import catalogue
     from ttt4rec_jax.run_folder import RunFolder, load_config
 
-    config = load_config(RunFolder(Path(asked.run)).config)
+    config = load_config(RunFolder(asked.run).config)
     prepared = prepare(config.data, asked.data_dir, asked.cache_dir)
     if catalogue.ids_of(prepared) != recommender.items.ids:
         raise UserError(

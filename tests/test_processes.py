@@ -65,8 +65,9 @@ def test_two_processes_train_are_killed_and_go_on(environment, tmp_path):
     "found, several",
     [
         ({}, False),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}, False),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, True),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),
+        ({"SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_STEP_NODELIST": "a,b", "SLURM_NTASKS": "4"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.settings import UserError, nearest
+from data_prep.settings import UserError, first_line, nearest
 from ttt4rec_jax.run_folder import RunFolder, whole, write_table
 
 SHOWN = 10  # unknown ids that an error lists
@@ -133,11 +133,6 @@ def training_clicks(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["items"], arrays["offsets"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); copy the run's folder anew") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def ids_of(prepared: Path) -> list:

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from data_prep.download import file_digest
-from data_prep.settings import UserError
+from data_prep.files import file_digest, sync
+from data_prep.settings import UserError, first_line
 
 logger = logging.getLogger(__name__)
 KEPT = 2  # the newest, and one to fall back to
@@ -100,7 +100,7 @@ class Checkpoints:
         try:
             digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
             missing = [name for name in digests if not (path / name).is_file()]
-            changed = [name for name, digest in digests.items() if name not in missing and sha256(path / name) != digest]
+            changed = [name for name, digest in digests.items() if name not in missing and file_digest(path / name) != digest]
         except UNREADABLE as error:
             return f"{DIGESTS}: {first_line(error)}"
         found = [f"{name} is missing" for name in missing] + [f"{name} is not as it was written" for name in changed]
@@ -137,7 +137,7 @@ class Checkpoints:
             (part / PROGRESS).parent.mkdir()
             (part / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
             files = sorted(path for path in part.rglob("*") if path.is_file())
-            digests = {path.relative_to(part).as_posix(): sha256(path) for path in files}
+            digests = {path.relative_to(part).as_posix(): file_digest(path) for path in files}
             (part / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
             for path in (*part.rglob("*"), part):
                 sync(path)
@@ -166,31 +166,12 @@ def checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    return file_digest(path, "sha256")
-
-
-def sync(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def reason(error: Exception) -> str:
     """Why something could not be written: the system's own words, also where tensorstore reports them at length."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO))
     return next((text for text in known if text in str(error)), first_line(error))
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
-"""The argument parser of the smaller commands in experiments/. Imports no JAX."""
+"""The argument parser of the smaller commands in experiments/, and the flags that they share. Imports no JAX."""
 
 import argparse
+from pathlib import Path
 
 from data_prep.settings import UserError
 
@@ -14,3 +15,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that loads a finished run."""
+    parser.add_argument("--run", metavar="FOLDER", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--data_dir", default="", help="as for main.py, for runs without catalogue.parquet")
+    parser.add_argument("--cache_dir", default="", help="as for main.py")
+
+
+def check_run(asked: argparse.Namespace) -> None:
+    """Raises UserError if --run names no run, or --k no number of items: before anything is imported or read."""
+    if asked.k < 1:
+        raise UserError(f"--k: found {asked.k}, expected at least 1")
+    if not (asked.run / "config.json").exists():
+        raise UserError(f"--run: {asked.run} holds no run (no config.json there); name the folder of a run")

@@ -26,7 +26,8 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
 
 def is_one_of_several(environment) -> bool:
     """Whether Slurm, Cloud TPU or Kubernetes has started this process beside others, as jax.distributed detects them."""
-    slurm = "SLURM_JOB_ID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1
+    # a step's nodes are named by srun alone: a program that a batch script starts by itself is alone, whatever it has
+    slurm = "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_NTASKS", "1") != "1"
     tpu = len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
     return slurm or tpu or kubernetes

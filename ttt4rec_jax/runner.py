@@ -43,7 +43,7 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     prepared = prepare(config.data, where.data_dir, where.cache_dir)
     dataset = data.load(prepared)
     prepare_seconds = time.perf_counter() - started
-    mesh = device_mesh(where)
+    mesh = device_mesh(where, len(combinations))
     if not processes.is_first():
         if not where.dry_run:
             help_to_train(combinations, dataset, root, mesh)
@@ -62,10 +62,14 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
         train_all(combinations, dataset, items, root, flags, prepare_seconds, started, platform, mesh)
 
 
-def device_mesh(where) -> DeviceMesh | None:
+def device_mesh(where, runs: int) -> DeviceMesh | None:
     """The mesh that --mesh asks for; of several processes, all their devices by default. Raises UserError."""
     if not where.mesh and jax.process_count() == 1:
         return None
+    if runs > 1:  # flags.settings has refused --mesh; a cluster's processes are found here
+        raise UserError(
+            f"{jax.process_count()} processes train one run together, and this is a sweep of {runs}; start one process"
+        )
     if jax.process_count() > 1 and not where.run_dir:
         raise UserError("--run_dir: several processes train together; name a folder that all of them can read")
     return DeviceMesh(*(mesh_sizes(where.mesh) if where.mesh else (jax.device_count(), 1)))

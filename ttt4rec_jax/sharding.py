@@ -9,6 +9,7 @@ Trainer and Evaluator see one interface. What leaves a mesh (`run`, `gather`) ha
 checkpoint knows nothing of the mesh that wrote it.
 """
 
+import copy
 import math
 
 import jax
@@ -36,6 +37,10 @@ class RunMesh:
         if self.size > 1:
             devices = jax.local_devices()[: self.size]
             self._mesh = jax.make_mesh((self.size,), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
+
+    def of(self, params_R) -> "RunMesh":
+        """The mesh for runs with these parameters."""
+        return self
 
     def place(self, tree, spec: PartitionSpec):
         """The tree on the devices: split along its first axis (RUNS), or whole on each (SHARED)."""
@@ -82,6 +87,7 @@ ONE_DEVICE = RunMesh(1)
 class DeviceMesh:
     """All devices of all processes as data x model, for one run; interface as RunMesh's.
 
+    rows: how many the run's table has, once `of` has been told; `place` pads it to a multiple of `model`, `gather` cuts it back.
     Raises UserError if there are not as many devices.
     """
 
@@ -95,18 +101,22 @@ class DeviceMesh:
                 f"({jax.default_backend()}); give a mesh of as many (on a CPU, JAX_NUM_CPU_DEVICES sets how many there are)"
             )
         self._mesh = jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
-        self._rows = {}  # of a table, by how many it has when padded
+        self.rows = 0
 
     def _sharding(self, *axes) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+    def of(self, params_R) -> "DeviceMesh":
+        """The mesh for a run with these parameters."""
+        mesh = copy.copy(self)
+        mesh.rows = next((x.shape[1] for path, x in jax.tree.leaves_with_path(params_R) if is_table(path)), 0)
+        return mesh
 
     def _of_leaf(self, path, x, spec: PartitionSpec) -> tuple[NamedSharding, int]:
         """(where a leaf lies, how many rows it is padded by). Tables are stacked: rows are axis 1."""
         if spec == SHARED or not is_table(path):
             return self._sharding(), 0
-        more = -x.shape[1] % self.model
-        self._rows[x.shape[1] + more] = x.shape[1]
-        return self._sharding(None, MODEL), more
+        return self._sharding(None, MODEL), -x.shape[1] % self.model
 
     def place(self, tree, spec: PartitionSpec):
         """The tree on the devices: tables of a stacked tree (RUNS) by rows, everything else whole on each."""
@@ -153,7 +163,7 @@ class DeviceMesh:
         def whole(path, x):
             # one after the other: exchanges that run at once might meet in another order in another process
             x = np.asarray(x if x.is_fully_addressable or x.is_fully_replicated else replicate(x))
-            return x[:, : self._rows[x.shape[1]]] if is_table(path) else x
+            return x[:, : self.rows] if is_table(path) else x
 
         return jax.tree.map_with_path(whole, tree)
 

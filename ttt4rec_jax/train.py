@@ -126,7 +126,8 @@ class Trainer:
         if self.is_trained and not self.count:
             raise UserError(f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on")
         graphdef, params = models.split(config.model, dataset, *self._starts())
-        self.first_params = params
+        self.mesh = self.mesh.of(params)
+        self.first_params = params if self.is_trained else self.mesh.place(params, RUNS)
         self.ttt_impl = models.ttt_impl(config.model)
         self.num_parameters = sum(p.size for p in jax.tree.leaves(params)) // len(configs)
         if self.is_trained:
