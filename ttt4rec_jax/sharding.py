@@ -87,8 +87,8 @@ ONE_DEVICE = RunMesh(1)
 class DeviceMesh:
     """All devices of all processes as data x model, for one run; interface as RunMesh's.
 
-    rows: how many the run's table has, once `of` has been told; `place` pads it to a multiple of `model`, `gather` cuts it back.
-    Raises UserError if there are not as many devices.
+    rows: how many the run's table has, once `of` has been told; `place` pads them to a multiple of `model`, `gather` cuts
+    them back. Raises UserError if there are not as many devices.
     """
 
     runs = size = 1

@@ -133,7 +133,7 @@ class Trainer:
         if self.is_trained:
             self._compile(graphdef)
         self.ttt_stats = TttStats(graphdef, dataset, config.model.max_len) if config.record.ttt_stats else None
-        arguments = graphdef, shapes_of_one(params), dataset, clicks, config.model.max_len, protocols(config), self.mesh
+        arguments = graphdef, shapes_of_one(params), dataset, self.clicks, config.model.max_len, protocols(config), self.mesh
         self._make_evaluator = functools.partial(Evaluator, *arguments)
         self.compile_seconds = time.perf_counter() - started
 
