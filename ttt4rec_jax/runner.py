@@ -40,10 +40,10 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     config = next(iter(combinations.values()))
     if config.record.tensorboard:
         tensorboard.check_installed()
+    mesh = device_mesh(where, len(combinations))
     prepared = prepare(config.data, where.data_dir, where.cache_dir)
     dataset = data.load(prepared)
     prepare_seconds = time.perf_counter() - started
-    mesh = device_mesh(where, len(combinations))
     if not processes.is_first():
         if not where.dry_run:
             help_to_train(combinations, dataset, root, mesh)

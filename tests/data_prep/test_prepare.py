@@ -311,7 +311,7 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, mon
     os.utime(path, ns=(old, old))
     digest = module.source_digest(path, cache)
     hashed = []
-    monkeypatch.setattr(module.download, "file_digest", lambda *args: hashed.append(1) or "new")
+    monkeypatch.setattr(module, "file_digest", lambda *args: hashed.append(1) or "new")
     assert module.source_digest(path, cache) == digest
     assert not hashed
     os.utime(path, ns=(old + 1, old + 1))
