@@ -164,7 +164,7 @@ def test_memory_is_the_item_vectors_and_not_users_x_items():
     num_items = 20_000
     dataset = make_dataset(rng.integers(1, num_items + 1, (520, 5)).tolist(), num_items)
     evaluator, _ = evaluator_of(dataset, Vectors(*np.zeros((2, num_items + 1, 8), np.float32)))
-    (compiled,) = evaluator._compiled.values()
+    (compiled,) = evaluator.compiled.values()
     memory = compiled.memory_analysis()
     item_vectors = 4 * 8 * num_items
     assert memory.temp_size_in_bytes < 2 * item_vectors + 8e6

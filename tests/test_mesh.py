@@ -81,7 +81,7 @@ def test_no_device_gathers_the_table(sparse, random_dataset, mesh):
     rows += -rows % mesh.model
     table = trainer.first_state.params["embedding"]
     assert table.shape[1] == rows and {s.data.shape[1] for s in table.addressable_shards} == {rows // mesh.model}
-    for program in (trainer.run_steps, *trainer.evaluate._compiled.values()):
+    for program in (trainer.run_steps, *trainer.evaluate.compiled.values()):
         hlo = program.as_text()
         sent = [match[1] for line in hlo.splitlines() if (match := COLLECTIVE.search(line))]
         assert sent

@@ -253,7 +253,7 @@ class Evaluator:
 
             return jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED), RUNS)).lower(*arguments).compile()
 
-        self._compiled = {asked: compiled(asked) for asked in set(self.protocols.values())}
+        self.compiled = {asked: compiled(asked) for asked in set(self.protocols.values())}
 
     def __call__(self, params, name: str) -> dict[str, Ranks]:
         """{protocol: Ranks} of the targets of "validation" or "test". Raises NonFiniteScoresError."""
@@ -264,7 +264,7 @@ class Evaluator:
 
     def of_runs(self, params_R, name: str) -> list[dict[str, Ranks] | NonFiniteScoresError]:
         """What __call__ gives or raises, of every run of stacked parameters."""
-        ranks, nans_R = jax.device_get(self._compiled[self.protocols[name]](params_R, self.clicks, self.targets[name]))
+        ranks, nans_R = jax.device_get(self.compiled[self.protocols[name]](params_R, self.clicks, self.targets[name]))
         place = self.place[name]
 
         def of_run(r: int):

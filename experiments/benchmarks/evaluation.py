@@ -42,7 +42,10 @@ def measure(dataset: data.Dataset, model: ModelConfig, repeats: int) -> list[dic
     graphdef, stacked = models.split(model, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32))
     params = jax.tree.map(lambda x: x[0], stacked)
     del stacked
-    evaluators = {name: Evaluator(graphdef, params, dataset, clicks, model.max_len, asked) for name, asked in ASKED.items()}
+    evaluators = {
+        name: Evaluator(graphdef, params, dataset, clicks, model.max_len, dict.fromkeys(("validation", "test"), asked))
+        for name, asked in ASKED.items()
+    }
 
     def ranks(evaluator):
         return lambda: evaluator(params, "test")
@@ -50,7 +53,7 @@ def measure(dataset: data.Dataset, model: ModelConfig, repeats: int) -> list[dic
     medians = interleaved({name: ranks(evaluator) for name, evaluator in evaluators.items()}, repeats, warmup=1)
     users, rows = len(dataset.test.positions), []
     for name, ms in medians.items():
-        memory = evaluators[name]._compiled.memory_analysis()
+        memory = evaluators[name].compiled[ASKED[name]].memory_analysis()
         rows.append(
             {
                 "data": dataset.manifest["name"],
