@@ -24,6 +24,7 @@ def parser(program: str) -> Parser:
     found.add_argument("--datasets", metavar="A,B", help=f"{','.join(reproduce.DATASETS)} (with --quick: beauty)")
     found.add_argument("--seeds", type=int, metavar="N", help="trainings of each model, seeds 0 to N - 1 (3; with --quick 1)")
     found.add_argument("--quick", action="store_true", help="few epochs, said on every page")
+    found.add_argument("--jobs", type=int, metavar="N", default=1, help="processes at a time, each on its share of cores (1)")
     found.add_argument("--output", type=Path, metavar="DIR", help="folder of runs and report (runs/reproduction[-quick])")
     found.add_argument("--data_dir", metavar="DIR", default="", help="folder of the archives, as main.py's")
     found.add_argument("--cache_dir", metavar="DIR", default="", help="folder of prepared data, as main.py's")
@@ -64,13 +65,15 @@ def main(argv: list[str]) -> int:
     try:
         asked = parser(argv[0]).parse_args(argv[1:])
         plan = plan_of(asked)
+        if not 1 <= asked.jobs <= 64:
+            raise UserError(f"--jobs: {asked.jobs} is out of range, expected 1 to 64")
         if asked.dry_run:
             print(listing(plan))
             return 0
         if not asked.report_only:
             reproduce.save_plan(plan)
             more = [f"--{name}={value}" for name in ("data_dir", "cache_dir") if (value := getattr(asked, name))]
-            reproduce.run_all(plan, MAIN, more, log=lambda line: print(line, flush=True))
+            reproduce.run_all(plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True))
         elif not plan.output.is_dir():
             raise UserError(f"--report_only: {plan.output} is not there; name the folder of a reproduction with --output")
         from ttt4rec_jax import reproduction  # brings matplotlib and polars, which a mistake need not wait for

@@ -242,7 +242,8 @@ if flags["model"] == "ttt4rec" and "--resume" not in sys.argv:
 """
 
 
-def test_runs_go_on_after_a_failure_and_after_an_interruption(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_runs_go_on_after_a_failure_and_after_an_interruption(tmp_path, at_once):
     plan = Plan(tmp_path / "out", parts=("figure2",), datasets=("beauty",), seeds=1)
     jobs = reproduce.jobs(plan)
     (tmp_path / "main.py").write_text(STAND_IN)
@@ -251,10 +252,10 @@ def test_runs_go_on_after_a_failure_and_after_an_interruption(tmp_path):
         "import sys; from pathlib import Path; from ttt4rec_jax import reproduce as r\n"
         "from ttt4rec_jax.interrupt import Interrupted\n"
         "plan = r.Plan(Path(sys.argv[2]), parts=('figure2',), datasets=('beauty',), seeds=1)\nr.save_plan(plan)\n"
-        "try: r.run_all(plan, Path(sys.argv[1]), ['--data_dir=there'], lambda x: print(x, flush=True))\n"
+        "try: r.run_all(plan, Path(sys.argv[1]), ['--data_dir=there'], int(sys.argv[3]), lambda x: print(x, flush=True))\n"
         "except Interrupted as e: print(e); sys.exit(130)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "main.py"), str(plan.output)]
+    command = [sys.executable, "-c", script, str(tmp_path / "main.py"), str(plan.output), str(at_once)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     config, started = plan.output / "runs/beauty/ttt4rec-0/config.json", time.time()
     while not config.exists() and time.time() < started + 120:
@@ -262,7 +263,7 @@ def test_runs_go_on_after_a_failure_and_after_an_interruption(tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "failed: no luck" in said and "stopped in beauty/ttt4rec-0" in said
+    assert process.returncode == 130 and "failed: no luck" in said and "beauty/ttt4rec-0 stopped" in said
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     calls = (plan.output / "runs/beauty/ttt4rec-0/calls").read_text().splitlines()
@@ -288,6 +289,7 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path):
     [
         ("--datasets=beuty", "--datasets: 'beuty'"),
         ("--seeds=0", "--seeds: 0"),
+        ("--jobs=0", "--jobs: 0"),
         ("--tabel1", "--tabel1"),
         ("--report_only --output=nowhere", "--report_only: nowhere is not there"),
     ],

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep.settings import UserError
 from ttt4rec_jax import flags, presets
@@ -106,7 +107,7 @@ def jobs(plan: Plan) -> list[Job]:
             chosen.append(f"--epochs={QUICK_COMIREC if model.startswith('comirec') else QUICK_EPOCHS}")
         return Job(f"{dataset}/{model}-{seed}", tuple(chosen))
 
-    found = []
+    found = [grid(plan)] if "figure3" in plan.parts else []  # the longest first: nothing waits for it at the end
     if "table1" in plan.parts:
         for dataset in plan.datasets:
             found += [run(dataset, model, 0) for model in FLOORS]
@@ -114,8 +115,6 @@ def jobs(plan: Plan) -> list[Job]:
     if "figure2" in plan.parts:
         models = ("comirec_sa", "comirec_dr", "ttt4rec")
         found += [run(plan.figures_on, model, seed) for seed in range(plan.seeds) for model in models]
-    if "figure3" in plan.parts:
-        found.append(grid(plan))
     return list({job.name: job for job in found}.values())
 
 
@@ -149,40 +148,74 @@ def environment() -> dict:
     return {"hardware": hardware, "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}}
 
 
-def run_all(plan: Plan, main: Path, more_flags: list[str], log=print) -> None:
-    """Trains what is not finished; after one that fails the others go on. main: main.py. Raises Interrupted, UserError."""
+class Started(NamedTuple):
+    """A process of main.py that is running. cores: those it was given, handed on when it ends; seconds by perf_counter."""
+
+    job: Job
+    process: subprocess.Popen
+    cores: tuple[int, ...]
+    since: float
+
+
+def run_all(plan: Plan, main: Path, more_flags: list[str], at_once: int = 1, log=print) -> None:
+    """Trains what is not finished; after one that fails the others go on. Raises Interrupted, UserError.
+
+    main: main.py. at_once: so many processes at a time, each on its own share of the cores where the system can say so.
+    """
     listed = jobs(plan)
     waiting = [job for job in listed if not job.is_finished(plan.output)]
     log(f"{len(listed)} runs, {len(listed) - len(waiting)} finished already; logs in {plan.output / 'logs'}")
-    here = environment()
-    for number, job in enumerate(waiting, 1):
-        started = time.perf_counter()
-        log(f"[{number}/{len(waiting)}] {job.name} ...")
-        code = train(job, plan.output, main, more_flags)
-        seconds = time.perf_counter() - started
-        with open(plan.output / "journal.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"run": job.name, "seconds": seconds, "exit": code, "environment": here}) + "\n")
-        if code == 130:
-            raise Interrupted(f"stopped in {job.name}; what is finished is kept")
-        log(f"    {'finished' if code == 0 else failure(job, plan.output)}, {seconds:.0f} s")
+    here, total, told = environment(), len(waiting), False
+    free, running = shares(at_once), []
+    with StopRequest() as stop:
+        while running or (waiting and not stop.asked):
+            while waiting and free and not stop.asked:
+                job, cores = waiting.pop(0), free.pop(0)
+                log(f"[{total - len(waiting)}/{total}] {job.name} ...")
+                running.append(Started(job, start(job, plan.output, main, more_flags, cores), cores, time.perf_counter()))
+            if stop.asked and not told:
+                for one in running:
+                    one.process.send_signal(signal.SIGINT)
+                told = True
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                free.append(one.cores)
+                code, seconds = 130 if stop.asked else one.process.returncode, time.perf_counter() - one.since
+                line = {"run": one.job.name, "seconds": seconds, "exit": code, "at_once": at_once, "environment": here}
+                with open(plan.output / "journal.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                end = "stopped" if code == 130 else "finished" if code == 0 else failure(one.job, plan.output)
+                log(f"    {one.job.name} {end}, {seconds:.0f} s")
+            time.sleep(0.1)
+    if stop.asked:
+        raise Interrupted("stopped; what is finished is kept")
 
 
-def train(job: Job, output: Path, main: Path, more_flags: list[str]) -> int:
-    """The exit code of main.py's process for a job, which a request to stop is handed on to."""
+def shares(at_once: int) -> list[tuple[int, ...]]:
+    """The cores of this process in as many shares as processes run at once; () where that cannot be set.
+
+    One process that keeps several cores busy waits for the slowest of them at every operation: processes side by side do not.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    return [tuple(cores[i::at_once]) for i in range(at_once)] if len(cores) >= at_once else [()] * at_once
+
+
+def start(job: Job, output: Path, main: Path, more_flags: list[str], cores: tuple[int, ...]) -> subprocess.Popen:
+    """main.py's process for a job, on some cores (all: ()); what it says goes into the job's log."""
     folder, log_file = output / "runs" / job.name, log_path(job, output)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     begun = (folder / "config.json").exists() or (folder / "sweep.json").exists()
     command = [sys.executable, str(main), *job.flags, f"--run_dir={folder}", *["--resume"] * begun, *more_flags]
-    with open(log_file, "a", encoding="utf-8") as text, StopRequest() as stop:
-        # a session of its own: Ctrl-C reaches this process alone, which hands it on just once (a second would kill)
-        process = subprocess.Popen(command, stdout=text, stderr=text, start_new_session=True)
-        told = False
-        while (code := process.poll()) is None:
-            if stop.asked and not told:
-                process.send_signal(signal.SIGINT)
-                told = True
-            time.sleep(0.1)
-    return 130 if stop.asked else code
+    own = os.sched_getaffinity(0) if cores else None
+    with open(log_file, "a", encoding="utf-8") as text:
+        if cores:
+            os.sched_setaffinity(0, cores)  # a new process inherits it
+        try:
+            # a session of its own: Ctrl-C reaches this process alone, which hands it on just once (a second would kill)
+            return subprocess.Popen(command, stdout=text, stderr=text, start_new_session=True)
+        finally:
+            if cores:
+                os.sched_setaffinity(0, own)
 
 
 def log_path(job: Job, output: Path) -> Path:

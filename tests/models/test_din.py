@@ -31,4 +31,7 @@ def test_score_equals_its_formula(random_dataset):
         expected.append(affine(x, model.out_3)[0])
     got = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates))
     np.testing.assert_allclose(got[0], expected, rtol=1e-4, atol=1e-5)
+    # so many at once are scored by another order of products
+    many = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates * 20))
+    np.testing.assert_allclose(many[0], expected * 20, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(got, model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array([candidates])))

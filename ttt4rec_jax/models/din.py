@@ -69,8 +69,11 @@ class Din(nnx.Module):
         w_click, w_candidate, w_difference, w_product = jnp.split(self.unit_1.w[...], 4)
         of_click = click_LxD @ (w_click + w_difference)
         of_candidate = candidate_CxD @ (w_candidate - w_difference) + self.unit_1.b[...]
-        product_CxLxD = candidate_CxD[:, None] * click_LxD
-        hidden_CxLxU = self.unit_act(product_CxLxD @ w_product + of_click + of_candidate[:, None])
+        if len(candidate_CxD) < UNIT_WIDTH:
+            of_product = (candidate_CxD[:, None] * click_LxD) @ w_product
+        else:  # for a catalogue: the click into the map instead, then all candidates as one product
+            of_product = jnp.einsum("CD,LDU->CLU", candidate_CxD, click_LxD[..., None] * w_product)
+        hidden_CxLxU = self.unit_act(of_product + of_click + of_candidate[:, None])
         weight_CxL = self.unit_2(hidden_CxLxU)[..., 0]
         pooled_CxD = jnp.where(valid_L, weight_CxL, 0) @ jnp.where(valid_L[:, None], click_LxD, 0)
         joined = jnp.concatenate([pooled_CxD, candidate_CxD, pooled_CxD * candidate_CxD], -1)
