@@ -6,6 +6,7 @@ offsets.npy             int64 [users+1] user u's clicks are offsets[u]..offsets[
 train_ends.npy          int64 [users]   one past a user's last training click
 {validation,test}_targets.npy    int64 [T]     flat positions of the targets, ascending
 {validation,test}_negatives.npy  int32 [T, N]  items that the target's user never clicks
+is_first.npy  gaps.npy  gap_starts.npy    index.click_index of the above
 users.parquet           row u: the original id of user u
 items.parquet           row r: the original id of item r+1, and its title where known
 manifest.json           counts, settings, source, licence, digests
@@ -22,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from data_prep import archives, clicks, download, negatives, readers, rows, sources, split, store, synthetic
+from data_prep import archives, clicks, download, index, negatives, readers, rows, sources, split, store, synthetic
 from data_prep.files import file_digest
 from data_prep.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
 HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is remembered
 RACY_NS = 2_000_000_000
+MOST_CLICKS = 2**31  # positions of clicks are int32 in training and evaluation
 
 
 def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path = "") -> Path:
@@ -88,7 +90,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
             "licence": source.licence,
             "citation": source.citation,
         }
-        store.write(new, arrays, tables, manifest)
+        whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
+        store.write(new, arrays, index.click_index(*whole), tables, manifest)
         logger.info("prepared %s: %s in %.1f s", folder, manifest["counts"], time.perf_counter() - begin)
 
     return store.reuse_or_make(folder, make)
@@ -104,6 +107,8 @@ def prepared(
         cores = " ".join(f"--{name}={least}" for name, least in filters.items())
         raise UserError(f"{cores}: no clicks are left; lower them or use more data")
     ordered = clicks.in_order(clicks.numbered(kept, tables["users"], tables["items"])).collect(engine="streaming")
+    if len(ordered) >= MOST_CLICKS:
+        raise UserError(f"--dataset: {len(ordered):,} clicks are left, expected fewer than {MOST_CLICKS:,}; use fewer")
     items = ordered["item"].to_numpy().astype(np.int32)
     times = ordered["time"].to_numpy()
     counts = np.bincount(ordered["user"].to_numpy(), minlength=len(tables["users"]))

@@ -19,7 +19,7 @@ from data_prep.files import file_digest, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STALE_S = 24 * 3600
 TEMPORARY = ".preparing-"
 
@@ -34,10 +34,15 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def write(folder: Path, arrays: dict[str, np.ndarray], tables: dict[str, pl.DataFrame], manifest: dict) -> None:
-    """Fills a new folder: NAME.npy, NAME.parquet and manifest.json, which gains `sha256` and `files`; all of it synced."""
+def write(
+    folder: Path, arrays: dict[str, np.ndarray], index: dict[str, np.ndarray], tables: dict[str, pl.DataFrame], manifest: dict
+) -> None:
+    """Fills a new folder: NAME.npy, NAME.parquet and manifest.json, which gains `sha256` and `files`; all of it synced.
+
+    index: arrays that follow from the others, and have no part in `sha256`.
+    """
     folder.mkdir()
-    for name, array in arrays.items():
+    for name, array in (arrays | index).items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")

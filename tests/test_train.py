@@ -227,9 +227,11 @@ RANGES = [{"model": {"initializer_range": r}} for r in (0.05, 0.1, 0.2, 0.5)]
 EVERY = {"targets": "every", "batch_size": 8}
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"], ids=["in turn", "side by side"])
 @pytest.mark.parametrize("variants, devices, settings", [(RATES, 1, {}), (RANGES, 2, EVERY)], ids=["mixed", "ranges"])
-def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, devices, settings, monkeypatch):
+def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, variants, devices, settings, backend, monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)  # so that each has several of the four runs
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     configs = [config(**{"epochs": 2} | settings | variant) for variant in variants]
     assert len({program(c) for c in configs}) == 1
     folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]
@@ -237,7 +239,7 @@ def test_stacked_runs_yield_what_each_yields_alone(random_dataset, tmp_path, var
         folder.create(c)
     group = RunFolder(tmp_path / "group")
     trainer = Trainer(configs, random_dataset)
-    assert trainer.mesh.size == devices
+    assert trainer.mesh.size == devices and (trainer.runs_in_turn > 1) == (backend == "cpu")
     together = trainer.fit(group, folders, log=lambda line: None)
     for r, (c, outcome) in enumerate(zip(configs, together, strict=True)):
         alone = fit(c, random_dataset, tmp_path / f"alone{r}")

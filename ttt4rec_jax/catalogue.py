@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.index import blocks
 from data_prep.settings import UserError, first_line, nearest
 from ttt4rec_jax.run_folder import RunFolder, whole, write_table
 
@@ -106,9 +107,12 @@ def of_prepared(prepared: Path, dataset) -> Catalogue:
 
     table = pl.read_parquet(prepared / "items.parquet")
     titles = table["title"].to_list() if "title" in table.columns else None
-    trained = np.arange(len(dataset.items)) < np.repeat(dataset.train_ends, np.diff(dataset.offsets))
-    clicks = np.bincount(dataset.items[trained], minlength=len(table) + 1)[1:]
-    return Catalogue(table["id"].to_list(), titles, clicks)
+    clicks = np.zeros(len(table) + 1, np.int64)
+    for low, high in blocks(dataset.offsets):  # whole columns of a large data set would fill the memory
+        begin, end = dataset.offsets[low], dataset.offsets[high]
+        trained = np.arange(begin, end) < np.repeat(dataset.train_ends[low:high], np.diff(dataset.offsets[low : high + 1]))
+        clicks += np.bincount(dataset.items[begin:end][trained], minlength=len(clicks))
+    return Catalogue(table["id"].to_list(), titles, clicks[1:])
 
 
 def leave(folder: RunFolder, found: Catalogue, dataset, is_trained: bool) -> None:

@@ -1,6 +1,7 @@
 """Prepared folder -> arrays -> batches. A batch is a pure function of (seed, epoch, step), drawn inside jit."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from data_prep.index import click_index
+
+ALL = slice(None)  # rows of a batch
 
 
 class Targets(NamedTuple):
@@ -21,7 +26,11 @@ class Targets(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared folder in memory. Items are 1..num_items, 0 is padding; a user's clicks lie together, in order."""
+    """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks lie together, in order.
+
+    stored_index: what data_prep.index.click_index gives of it, made when it is asked for if it is not there. on_host: whether
+    the arrays are to stay where they are, mapped from disk perhaps, rather than to go to the device whole (host_data.py).
+    """
 
     manifest: dict
     items: np.ndarray  # [E]
@@ -29,17 +38,23 @@ class Dataset:
     train_ends: np.ndarray  # [users]
     validation: Targets
     test: Targets
+    stored_index: dict[str, np.ndarray] | None = None
+    on_host: bool = False
 
     @property
     def num_items(self) -> int:
         return self.manifest["counts"]["items"]
 
+    @functools.cached_property
+    def index(self) -> dict[str, np.ndarray]:
+        return self.stored_index or click_index(self.items, self.offsets, self.train_ends, self.num_items)
 
-def load(folder: Path) -> Dataset:
-    """Reads a prepared folder (see data_prep.prepare for its files)."""
+
+def load(folder: Path, on_host: bool = False) -> Dataset:
+    """Reads a prepared folder (see data_prep.prepare for its files). on_host: maps it, and reads what is used of it."""
 
     def array(name):
-        return np.load(folder / f"{name}.npy", allow_pickle=False)
+        return np.load(folder / f"{name}.npy", allow_pickle=False, mmap_mode="r" if on_host else None)
 
     offsets = array("offsets")
 
@@ -49,18 +64,22 @@ def load(folder: Path) -> Dataset:
         return Targets(positions.astype(np.int32), users.astype(np.int32), array(f"{name}_negatives"))
 
     manifest = json.loads((folder / "manifest.json").read_text())
-    return Dataset(manifest, array("items"), offsets, array("train_ends"), targets("validation"), targets("test"))
+    index = {name: array(name) for name in ("is_first", "gaps", "gap_starts")}
+    arrays = array("items"), offsets, array("train_ends"), targets("validation"), targets("test")
+    return Dataset(manifest, *arrays, index, on_host)
 
 
 class Clicks(NamedTuple):
-    """What training and evaluation read of the data set, on the device. Flat click positions are int32."""
+    """What training and evaluation read of the data set, on a device. Flat click positions are int32.
+
+    starts [users]: position of a user's first click; is_first, gaps, gap_starts: data_prep.index.click_index.
+    """
 
     items: jax.Array  # [E]
-    starts: jax.Array  # [users], position of a user's first click
-    is_first: jax.Array  # [E], whether the user clicks this item for the first time
-    # for drawing negatives: a user's distinct training items in ascending order, as item - 1 - rank, and where they lie
+    starts: jax.Array
+    is_first: jax.Array
     gaps: jax.Array
-    gap_starts: jax.Array  # [users + 1]
+    gap_starts: jax.Array
 
 
 class Examples(NamedTuple):
@@ -93,36 +112,48 @@ class Batch(NamedTuple):
     negatives: jax.Array
 
 
-def device_clicks(dataset: Dataset) -> Clicks:
-    """The click sequence and its indices, as device arrays."""
-    counts = np.diff(dataset.offsets)
-    users = np.repeat(np.arange(len(counts)), counts)
-    user_item = users * np.int64(dataset.num_items + 1) + dataset.items
-    by_pair = np.argsort(user_item, kind="stable")  # np.unique sorts a second time for the trained ones
-    first = by_pair[np.diff(user_item[by_pair], prepend=-1) > 0]
-    is_first = np.zeros(len(users), bool)
-    is_first[first] = True
-    trained = first < np.repeat(dataset.train_ends, counts)[first]  # training clicks are a user's first ones
-    known_user, known_item = np.divmod(user_item[first[trained]], dataset.num_items + 1)
-    gap_starts = np.searchsorted(known_user, np.arange(len(counts) + 1))
-    gaps = known_item - 1 - (np.arange(len(known_item)) - gap_starts[known_user])
-    arrays = dataset.items, dataset.offsets[:-1], is_first, gaps, gap_starts
+def device_clicks(dataset: Dataset, device=None) -> Clicks:
+    """The click sequence and its indices, as arrays of a device (the default one if not given).
+
+    A CPU as the device takes mapped arrays as they lie on disk, and copies nothing.
+    """
+    index = dataset.index
+    arrays = dataset.items, dataset.offsets[:-1].astype(np.int32), index["is_first"], index["gaps"], index["gap_starts"]
     # device_put and not jnp.asarray, which compiles a program for each shape
-    return Clicks(*jax.device_put([a if a.dtype == bool else a.astype(np.int32) for a in arrays]))
+    return Clicks(*jax.device_put(arrays, device))
 
 
-def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket, ...]]:
+def clicks_of(dataset: Dataset, positions: np.ndarray, users: np.ndarray, capacity: int) -> tuple[Clicks, np.ndarray]:
+    """(the clicks of some targets' users up to each target, as a data set of one user a target; the targets' positions).
+
+    capacity: how many clicks the arrays hold, zeros behind. For evaluation, which draws no negatives: gaps are empty.
+    """
+    starts = dataset.offsets[users]
+    counts = positions - starts + 1
+    ends = np.cumsum(counts)
+    place = np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1])
+
+    def some(column):
+        return np.pad(column[place], (0, capacity - len(place)))
+
+    none = np.zeros(1, np.int32)
+    first = (ends - counts).astype(np.int32)
+    return Clicks(some(dataset.items), first, some(dataset.index["is_first"]), none, none), (ends - 1).astype(np.int32)
+
+
+def training_examples(dataset: Dataset, config, device=None) -> tuple[Examples, tuple[Bucket, ...]]:
     """The examples of an epoch, and their buckets. Each training click but a user's first is the target of just one example.
 
     targets="last": one example a target. "every", "masked": a user's targets in runs of max_len, cut from the end, and
-    sorted by length into the buckets that pad least. config: config.Config.
+    sorted by length into the buckets that pad least. config: config.Config; device: as device_clicks'.
     """
     targets, max_len = config.train.targets, config.model.max_len
-    starts, ends = dataset.offsets[:-1], dataset.train_ends
+    starts, ends = dataset.offsets[:-1].astype(np.int32), dataset.train_ends.astype(np.int32)
     run = 1 if targets == "last" else max_len
     runs = -(-np.maximum(ends - starts - 1, 0) // run)
-    users = np.repeat(np.arange(len(starts)), runs)
-    run_index = np.arange(len(users)) - np.repeat(np.cumsum(runs) - runs, runs)
+    users = np.repeat(np.arange(len(starts), dtype=np.int32), runs)
+    first_run = np.cumsum(runs, dtype=np.int32) - runs
+    run_index = np.arange(len(users), dtype=np.int32) - first_run[users]
     last = ends[users] - 1 - run_index * run
     counts = np.minimum(run, last - starts[users])
 
@@ -137,7 +168,7 @@ def training_examples(dataset: Dataset, config) -> tuple[Examples, tuple[Bucket,
         stops = [int((counts <= length).sum()) for length in lengths]
         sizes = map(batch_size, lengths)
         buckets = tuple(Bucket(*b) for b in zip(lengths, [0, *stops[:-1]], stops, sizes, strict=True))
-    return Examples(*jax.device_put([a.astype(np.int32) for a in (last, users, counts)])), buckets
+    return Examples(*jax.device_put([a.astype(np.int32) for a in (last, users, counts)], device)), buckets
 
 
 class Histories(NamedTuple):
@@ -233,16 +264,18 @@ def histories(clicks: Clicks, positions_B, users_B, max_len: int):
     return windows(clicks, first_B, positions_B, max_len), positions_B - first_B
 
 
-def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items: int):
+def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items: int, rows: slice = ALL):
     """Items uniform over those that a user's training clicks do not hold, exactly and without rejection.
 
     The r-th item outside a sorted set is r plus the number of members that lie before it, found by bisection.
-    users: indices that broadcast to `shape`. Held-out items may come up: to avoid them would leak them.
+    users: indices that broadcast to the rows of `shape`. Held-out items may come up: to avoid them would leak them.
     """
     first, stop = clicks.gap_starts[users], clicks.gap_starts[users + 1]
     free = num_items - (stop - first)
-    rank = jax.random.randint(key, shape, 0, free)
-    low, high = jnp.broadcast_to(first, shape), jnp.broadcast_to(stop, shape)
+    if rows != ALL:  # drawn for the whole batch, so that a part of it is what it would be in the whole
+        free = jnp.ones((shape[0], *free.shape[1:]), free.dtype).at[rows].set(free)
+    rank = jax.random.randint(key, shape, 0, free)[rows]
+    low, high = jnp.broadcast_to(first, rank.shape), jnp.broadcast_to(stop, rank.shape)
     for _ in range(num_items.bit_length()):
         middle = (low + high) // 2
         before = (low < high) & (clicks.gaps[middle] <= rank)
@@ -250,26 +283,30 @@ def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items
     return rank + (low - first) + 1
 
 
-def hide(key, length_B, max_len: int, model):
+def hide(key, length_B, max_len: int, model, batch_size: int, rows: slice = ALL):
     """Which positions masked training hides [B, L]: each with mask_probability, or in some rows the last alone.
 
-    A row of which chance would hide none has its last hidden. model: config.ModelConfig.
+    A row of which chance would hide none has its last hidden. model: config.ModelConfig; rows: of a batch of batch_size.
     """
     position_L = jnp.arange(max_len)
     is_last_BxL = position_L == length_B[:, None] - 1
     each_key, row_key = jax.random.split(key)
-    hidden_BxL = jax.random.bernoulli(each_key, model.mask_probability, is_last_BxL.shape)
+    hidden_BxL = jax.random.bernoulli(each_key, model.mask_probability, (batch_size, max_len))[rows]
     hidden_BxL &= position_L < length_B[:, None]
-    last_only_B = jax.random.bernoulli(row_key, model.mask_last_probability, length_B.shape) | ~hidden_BxL.any(1)
+    last_only_B = jax.random.bernoulli(row_key, model.mask_last_probability, (batch_size,))[rows] | ~hidden_BxL.any(1)
     return jnp.where(last_only_B[:, None], is_last_BxL, hidden_BxL)
 
 
-def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_items: int, length: int) -> Batch:
+def make_batch(
+    clicks: Clicks, examples: Examples, order_B, key, config, num_items: int, length: int, rows: slice = ALL
+) -> Batch:
     """The batch of the examples named in order_B, padded to `length`, with negatives drawn from key.
 
-    config: config.Config. Weights are 0 where there is no target.
+    config: config.Config. Weights are 0 where there is no target. rows: which part of the batch is made, bit for bit as it is
+    in the whole; no other user's clicks are read.
     """
-    train = config.train
+    train, batch_size = config.train, len(order_B)
+    order_B = order_B[rows]
     real_B = order_B < len(examples.ends)
     example_B = jnp.minimum(order_B, len(examples.ends) - 1)
     end_B, user_B = examples.ends[example_B], examples.users[example_B]
@@ -284,12 +321,13 @@ def make_batch(clicks: Clicks, examples: Examples, order_B, key, config, num_ite
         weight, user = real_B[:, None] & (target > 0), user_B[:, None]
     if train.targets == "masked":
         target, history_length = windows(clicks, first_B, end_B + 1, length + 1), history_length + 1
-        hidden = hide(mask_key, history_length, length + 1, config.model)
+        hidden = hide(mask_key, history_length, length + 1, config.model, batch_size, rows)
         history, weight = jnp.where(hidden, num_items + 1, target), real_B[:, None] & hidden
     if train.loss == "softmax":
         negatives = jnp.zeros((0,), jnp.int32)
     elif train.loss == "sampled_softmax":
         negatives = jax.random.randint(key, (train.num_negatives,), 1, num_items + 1)
     else:
-        negatives = draw_negatives(key, clicks, user[..., None], (*target.shape, train.num_negatives), num_items)
+        shape = batch_size, *target.shape[1:], train.num_negatives
+        negatives = draw_negatives(key, clicks, user[..., None], shape, num_items, rows)
     return Batch(history, history_length, target, weight.astype(jnp.float32), negatives)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.data import Clicks, Dataset, Targets, histories, lengths_read
+from ttt4rec_jax.data import Clicks, Dataset, Targets, clicks_of, histories, lengths_read
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.sharding import ONE_DEVICE, RUNS, SHARED
 
@@ -21,6 +21,7 @@ TILE = 512  # users, and items, that are scored at once; counts of three kinds u
 NEGATIVES_AT_ONCE = 32  # of each user; more would leave the cache
 SEEN_AT_ONCE = 32  # clicks of each user
 HISTORIES_AT_ONCE = 4  # of a model that scores pairs of history and candidate
+BATCHES_AT_ONCE = 8  # that a dispatch ranks of data that stay on the host
 EXACT = jax.lax.Precision.HIGHEST  # an accelerator's faster products would round scores to ties
 
 
@@ -213,47 +214,92 @@ class Evaluator:
     """
 
     def __init__(
-        self, graphdef, params, dataset: Dataset, clicks: Clicks, max_len: int, protocols: dict | None = None, mesh=None
+        self, graphdef, params, dataset: Dataset, clicks: Clicks | None, max_len: int, protocols: dict | None = None, mesh=None
     ):
         """params: one run's, or their shapes. protocols: {name of a set: the evaluations made of it}, all if not given.
 
+        clicks: on the device; None to hand over, batch by batch, those that are needed, for data that stay on the host.
         mesh: where the runs lie, as sharding.py has them; one run on one device if not given.
         """
-        sets = {"validation": dataset.validation, "test": dataset.test}
-        most = max(len(targets.positions) for targets in sets.values())
+        self.dataset, self.clicks, self.sets = dataset, clicks, {"validation": dataset.validation, "test": dataset.test}
+        most = max(len(targets.positions) for targets in self.sets.values())
         self.mesh = mesh = mesh or ONE_DEVICE
         rows = min(TILE, most + -most % mesh.data)
-        seen = {name: targets.positions - dataset.offsets[targets.users] for name, targets in sets.items()}
+        seen = {name: targets.positions - dataset.offsets[targets.users] for name, targets in self.sets.items()}
         lengths = lengths_read(max_len) if hasattr(nnx.merge(graphdef, params), "encode") else (max_len,)
         # where the batches of all groups, one after the other, hold each target
         self.place = {name: np.zeros(len(counts), int) for name, counts in seen.items()}
-        groups, first = {name: {} for name in sets}, 0
+        # {set: {length: its batches [M, B] of indices into the set}}
+        self.batches, self.at_once, first = {name: {} for name in self.sets}, {}, 0
         for group, length in enumerate(lengths):
             members = {name: members_of(group, np.minimum(counts, max_len), counts, lengths) for name, counts in seen.items()}
             batches = -(-max(map(len, members.values())) // rows)  # the same for both sets, so that one program serves both
-            for name, targets in sets.items() if batches else ():
+            at_once = batches if clicks is not None else max(min(BATCHES_AT_ONCE, batches), 1)
+            batches += -batches % max(at_once, 1)
+            for name in self.sets if batches else ():
                 of_set = members[name]
-                filled = np.resize(of_set if len(of_set) else 0, batches * rows)
-                groups[name][length] = Targets(*(x[filled].reshape(batches, rows, *x.shape[1:]) for x in targets))
+                self.batches[name][length] = np.resize(of_set if len(of_set) else 0, (batches, rows))
                 self.place[name][of_set] = first + np.arange(len(of_set))
             first += batches * rows
-        self.clicks, self.targets = mesh.place(clicks, SHARED), mesh.place(groups, SHARED)
+            self.at_once[length] = at_once
+        if clicks is None:
+            self.capacity = {length: self._capacity(length, seen) for length in self.batches["test"]}
+        else:
+            self.clicks = mesh.place(clicks, SHARED)
+            self.targets = {name: mesh.place(self._groups(name), SHARED) for name in self.sets}
 
         def rank(params, clicks, groups, protocols=PROTOCOLS):
             return rank_targets(nnx.merge(graphdef, params), clicks, groups, dataset.num_items, protocols, mesh)
 
         self.rank = rank
-        self.protocols = protocols or dict.fromkeys(sets, PROTOCOLS)
-        params_R = jax.tree.map(lambda x: jax.ShapeDtypeStruct((mesh.runs, *x.shape), x.dtype), params)
-        arguments = mesh.shapes(params_R, RUNS), self.clicks, self.targets["test"]
+        self.protocols = protocols or dict.fromkeys(self.sets, PROTOCOLS)
+        params_R = mesh.shapes(jax.tree.map(lambda x: jax.ShapeDtypeStruct((mesh.runs, *x.shape), x.dtype), params), RUNS)
 
-        def compiled(protocols):
+        def compiled(protocols, clicks, groups):
             def of_runs(params_R, clicks, groups):
                 return jax.lax.map(lambda params: rank(params, clicks, groups, protocols), params_R)
 
-            return jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED), RUNS)).lower(*arguments).compile()
+            program = jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED), RUNS))
+            return program.lower(params_R, clicks, groups).compile()
 
-        self.compiled = {asked: compiled(asked) for asked in set(self.protocols.values())}
+        # one program for each kind of dispatch: what is asked, of histories of which lengths
+        self.compiled = {
+            (asked, tuple(groups)): compiled(asked, clicks, groups)
+            for clicks, groups in self._kinds()
+            for asked in set(self.protocols.values())
+        }
+
+    def _groups(self, name: str) -> dict[int, Targets]:
+        """All batches of a set by the length that their histories are padded to."""
+        return {length: Targets(*(x[batch] for x in self.sets[name])) for length, batch in self.batches[name].items()}
+
+    def _capacity(self, length: int, seen: dict[str, np.ndarray]) -> int:
+        """How many clicks the dispatches of a group hold at most."""
+        clicks = [(seen[name][batches[length]] + 1).sum(1) for name, batches in self.batches.items()]
+        return max(int(of_set.reshape(-1, self.at_once[length]).sum(1).max()) for of_set in clicks)
+
+    def _packed(self, name: str, length: int, batch_MxB):
+        """(clicks, groups) of some batches, with only what they need of the data."""
+        targets = Targets(*(x[batch_MxB] for x in self.sets[name]))
+        clicks, positions = clicks_of(self.dataset, targets.positions.ravel(), targets.users.ravel(), self.capacity[length])
+        users = np.arange(batch_MxB.size, dtype=np.int32)
+        packed = Targets(positions.reshape(batch_MxB.shape), users.reshape(batch_MxB.shape), targets.negatives)
+        return self.mesh.place((clicks, {length: packed}), SHARED)
+
+    def _dispatches(self, name: str):
+        """(clicks, groups) of each dispatch that ranks a set, in order."""
+        if self.clicks is not None:
+            yield self.clicks, self.targets[name]
+            return
+        for length, batches in self.batches[name].items():
+            for first in range(0, len(batches), self.at_once[length]):
+                yield self._packed(name, length, batches[first : first + self.at_once[length]])
+
+    def _kinds(self):
+        """One dispatch of each kind."""
+        if self.clicks is not None:
+            return [(self.clicks, self.targets["test"])]
+        return [self._packed("test", length, b[: self.at_once[length]]) for length, b in self.batches["test"].items()]
 
     def __call__(self, params, name: str) -> dict[str, Ranks]:
         """{protocol: Ranks} of the targets of "validation" or "test". Raises NonFiniteScoresError."""
@@ -264,7 +310,11 @@ class Evaluator:
 
     def of_runs(self, params_R, name: str) -> list[dict[str, Ranks] | NonFiniteScoresError]:
         """What __call__ gives or raises, of every run of stacked parameters."""
-        ranks, nans_R = jax.device_get(self.compiled[self.protocols[name]](params_R, self.clicks, self.targets[name]))
+        asked, parts = self.protocols[name], []
+        for clicks, groups in self._dispatches(name):
+            parts.append(self.compiled[asked, tuple(groups)](params_R, clicks, groups))
+            jax.block_until_ready(parts[-2:-1])  # one works while the next is made, and no more than that wait
+        ranks, nans_R = jax.tree.map(lambda *found: np.concatenate(found, 1), *jax.device_get(parts))
         place = self.place[name]
 
         def of_run(r: int):

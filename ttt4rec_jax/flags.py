@@ -30,6 +30,12 @@ class RunConfig:
     mesh: str = option(
         "", "One run on many devices: data:4,model:2 splits batches over 4, the item table over 2; default: one device."
     )
+    data_placement: str = option(
+        "auto",
+        "Where the data lie while they are used: device, whole; host, mapped from disk, each batch handed over; auto: device "
+        "if they fit into a quarter of its memory.",
+        choices=("auto", "device", "host"),
+    )
     coordinator: str = option("", "Of several processes: host:port of the first. Slurm, Kubernetes, Cloud TPU need none.")
     num_processes: int = option(1, "How many processes train together, each started with the same flags.", low=1)
     process_id: int = option(0, "Which of them this one is, from 0 on.", low=0)

@@ -26,7 +26,7 @@ from ttt4rec_jax.run_folder import RunFolder, load_config, write_json
 PARTS = ("table1", "figure2", "figure3")
 DATASETS = ("beauty", "electronics", "ml1m")
 PAPER = ("din", "gru4rec", "sasrec", "comirec_sa", "comirec_dr", "ttt4rec")
-EXTRAS = ("bert4rec", "iclrec", "ttt_mlp")
+EXTRAS = ("bert4rec", "ttt_mlp", "iclrec")
 FLOORS = ("popularity", "itemknn")
 TITLES = {
     "din": "DIN",
@@ -99,7 +99,7 @@ class Job:
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Every run of the plan, in order; a run that two parts need is there once."""
+    """Every run of the plan, in the order they are trained; a run that two parts need is there once."""
 
     def run(dataset, model, seed):
         chosen = ["--preset=paper", f"--dataset={dataset}", *MODEL_FLAGS.get(model, [f"--model={model}"]), f"--seed={seed}"]
@@ -109,9 +109,10 @@ def jobs(plan: Plan) -> list[Job]:
 
     found = [grid(plan)] if "figure3" in plan.parts else []  # the longest first: nothing waits for it at the end
     if "table1" in plan.parts:
-        for dataset in plan.datasets:
-            found += [run(dataset, model, 0) for model in FLOORS]
-            found += [run(dataset, model, seed) for seed in range(plan.seeds) for model in (*PAPER, *EXTRAS)]
+        found += [run(dataset, model, 0) for dataset in plan.datasets for model in FLOORS]
+        # a seed of everything before the next, so that what is cut off has few seeds rather than few models
+        for seed in range(plan.seeds):
+            found += [run(dataset, m, seed) for group in (PAPER, EXTRAS) for dataset in plan.datasets for m in group]
     if "figure2" in plan.parts:
         models = ("comirec_sa", "comirec_dr", "ttt4rec")
         found += [run(plan.figures_on, model, seed) for seed in range(plan.seeds) for model in models]

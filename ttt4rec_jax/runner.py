@@ -10,7 +10,7 @@ from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
-from ttt4rec_jax import catalogue, data, models, processes, report, sweep, tensorboard
+from ttt4rec_jax import catalogue, data, host_data, models, processes, report, sweep, tensorboard
 from ttt4rec_jax.catalogue import Catalogue
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.flags import mesh_sizes
@@ -42,7 +42,8 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
         tensorboard.check_installed()
     mesh = device_mesh(where, len(combinations))
     prepared = prepare(config.data, where.data_dir, where.cache_dir)
-    dataset = data.load(prepared)
+    on_host = host_data.stays_on_host(where.data_placement, prepared)
+    dataset = data.load(prepared, on_host)
     prepare_seconds = time.perf_counter() - started
     if not processes.is_first():
         if not where.dry_run:
@@ -52,7 +53,7 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     platform = f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
     print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
-    print(f"platform  {platform}\nrun       {root.path}", flush=True)
+    print(f"platform  {platform}{', data on the host' * on_host}\nrun       {root.path}", flush=True)
     if where.dry_run:
         print(dry_run(combinations, dataset, root.path))
         return

@@ -44,7 +44,7 @@ class RunMesh:
 
     def place(self, tree, spec: PartitionSpec):
         """The tree on the devices: split along its first axis (RUNS), or whole on each (SHARED)."""
-        return tree if self.size == 1 else jax.device_put(tree, NamedSharding(self._mesh, spec))
+        return jax.device_put(tree, jax.local_devices()[0] if self.size == 1 else NamedSharding(self._mesh, spec))
 
     def shapes(self, tree_R, spec: PartitionSpec):
         """What `place` gives, as shapes, for compiling ahead."""
@@ -68,6 +68,14 @@ class RunMesh:
     def batch(self, tree):
         """A batch, inside a program, where its rows are to be worked on."""
         return tree
+
+    def own_rows(self, batch_size: int) -> slice:
+        """Which rows of a batch this process's devices work on."""
+        return slice(None)
+
+    def place_rows(self, tree, spec: PartitionSpec, batch_size: int):
+        """This process's rows [1 or R, B, ...] of batches, made on the host, where they are worked on."""
+        return self.place(tree, spec)
 
     def each_tile(self, function, tile_NxC):
         """function(tiles of the catalogue [N, C, ...]) -> [N, ...], where the tiles lie."""
@@ -178,6 +186,25 @@ class DeviceMesh:
             return jax.lax.with_sharding_constraint(x, self._sharding(DATA))
 
         return jax.tree.map(split, tree)
+
+    def own_rows(self, batch_size: int) -> slice:
+        """Which rows of a batch this process's devices work on."""
+        if jax.process_count() == 1:
+            return slice(None)
+        held = self._sharding(DATA).addressable_devices_indices_map((batch_size,)).values()
+        spans = [rows.indices(batch_size)[:2] for (rows,) in held]
+        return slice(min(first for first, _ in spans), max(stop for _, stop in spans))
+
+    def place_rows(self, tree, spec: PartitionSpec, batch_size: int):
+        """This process's rows [1, B, ...] of batches of batch_size, made on the host, split over `data`."""
+        sharding = self._sharding(None, DATA)
+
+        def put(x):
+            if jax.process_count() == 1:
+                return jax.device_put(x, sharding)
+            return jax.make_array_from_process_local_data(sharding, np.asarray(x), (1, batch_size, *x.shape[2:]))
+
+        return jax.tree.map(put, tree)
 
     def each_tile(self, function, tile_NxC):
         """function(tiles of the catalogue [N, C, ...]) -> [N, ...], on the devices that hold the tiles."""

@@ -1,7 +1,7 @@
 """Runs: train, judge each epoch on validation, keep the best, score the test set once. Resumes exactly.
 
-Runs whose configurations share a program (config.program) are trained together, stacked along a leading axis R by vmap and
-spread over the devices; one run is the case R = 1. What a run yields does not depend on its company, but for rounding.
+Runs whose configurations share a program (config.program) are trained together, stacked along a leading axis R and spread over
+the devices; one run is the case R = 1. What a run yields does not depend on its company, but for rounding.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from data_prep.settings import UserError
-from ttt4rec_jax import data, metrics, models, processes, tensorboard
+from ttt4rec_jax import data, host_data, metrics, models, processes, tensorboard
 from ttt4rec_jax.checkpoint import Checkpoints
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.evaluate import PROTOCOLS, Evaluator, NonFiniteScoresError
@@ -118,9 +118,10 @@ class Trainer:
         self.is_trained = MODELS[config.model.model].trained
         self.is_skipping = config.train.on_nan == "skip"
         self.mesh = mesh or RunMesh(len(configs))
-        clicks = data.device_clicks(dataset)
-        examples, self.buckets = data.training_examples(dataset, config)
-        self.clicks, self.examples = self.mesh.place((clicks, examples), SHARED)
+        self.host = host_data.host_device() if dataset.on_host else None  # the device that data stay on, if they do
+        clicks = data.device_clicks(dataset, self.host)
+        examples, self.buckets = data.training_examples(dataset, config, self.host)
+        self.clicks, self.examples = (clicks, examples) if self.host else self.mesh.place((clicks, examples), SHARED)
         self.count = len(self.examples.ends)
         self.steps = sum(data.steps_of(bucket) for bucket in self.buckets)
         if self.is_trained and not self.count:
@@ -133,7 +134,8 @@ class Trainer:
         if self.is_trained:
             self._compile(graphdef)
         self.ttt_stats = TttStats(graphdef, dataset, config.model.max_len) if config.record.ttt_stats else None
-        arguments = graphdef, shapes_of_one(params), dataset, self.clicks, config.model.max_len, protocols(config), self.mesh
+        shapes, placed = shapes_of_one(params), None if self.host else self.clicks
+        arguments = graphdef, shapes, dataset, placed, config.model.max_len, protocols(config), self.mesh
         self._make_evaluator = functools.partial(Evaluator, *arguments)
         self.compile_seconds = time.perf_counter() - started
 
@@ -163,6 +165,7 @@ class Trainer:
         seeds = list(dict.fromkeys(c.train.seed for c in self.configs))
         shared = len(seeds) == 1
         keys = jnp.stack([jax.random.key(c.train.seed) for c in self.configs[: 1 if shared else None]])
+        keys = jax.device_put(keys, self.host)
 
         def begin_epoch(epoch):
             """(the bucket of each step, the examples of each step, keys of the steps): the last two [1 or R, ...]."""
@@ -178,12 +181,18 @@ class Trainer:
             of, order, key = begin(epoch)
             return mesh.place(of, SHARED), mesh.place(order, batches), mesh.place(key, batches)
 
-        self.begin_epoch = placed_epoch
+        self.begin_epoch = begin if self.host else placed_epoch
         self.first_sums = mesh.place(new_sums(config, runs), RUNS)
         train_step = make_train_step(graphdef, tx, config, self.dataset.num_items, config.train.epochs * self.steps)
+        if self.host:
+            self.runs_in_turn, began = 1, self.begin_epoch(0)
+            steps = host_data.HostSteps(train_step, config, self.dataset.num_items, self.buckets, mesh, runs, shared)
+            self.run_steps = steps.compile(self.first_state, self.first_sums, self.clicks, self.examples, *began)
+            return
         run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets, mesh)
         specs = (RUNS, RUNS, SHARED, SHARED, SHARED, batches, batches, SHARED, SHARED)
-        self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared), specs, RUNS)
+        self.runs_in_turn = runs // mesh.size if jax.default_backend() == "cpu" else 1
+        self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared, self.runs_in_turn > 1), specs, RUNS)
         arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
         self.run_steps = jax.jit(self.step_function, donate_argnums=0).lower(*arguments).compile()
 
@@ -299,7 +308,8 @@ class Trainer:
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {np.nanmean(pending.loss) / step:.4f}", refresh=False)
             bar.update(self._examples_in(end) - self._examples_in(step))
             now = time.perf_counter()
-            chunk = int(np.clip(chunk * SECONDS_PER_DISPATCH / max(now - before, 1e-3), 1, 4 * chunk))
+            seconds = SECONDS_PER_DISPATCH * min(self.runs_in_turn, 4)  # a run's turn begins and ends with a copy of its state
+            chunk = int(np.clip(chunk * seconds / max(now - before, 1e-3), 1, 4 * chunk))
             step, before = end, now
         self._check_finite(progress, sums)
         return step, state, sums, asked

@@ -10,7 +10,7 @@ from flax import nnx
 
 from ttt4rec_jax import losses, models
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.data import Batch, Bucket, Clicks, Examples, make_batch
+from ttt4rec_jax.data import ALL, Batch, Bucket, Clicks, Examples, make_batch
 from ttt4rec_jax.optim import sparse_rows
 from ttt4rec_jax.sharding import ONE_DEVICE, pad_to
 
@@ -121,6 +121,13 @@ def make_train_step(graphdef, tx: optax.GradientTransformation, config: Config, 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
 
+def draw_batch(clicks: Clicks, examples: Examples, order_SxB, key, step, bucket: Bucket, config, num_items, mesh, rows=ALL):
+    """(batch, the model's key) of a step. rows: which part of the batch is made (data.make_batch)."""
+    batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
+    order_B = pad_to(order_SxB[step, : bucket.batch_size], mesh.data, len(examples.ends))
+    return make_batch(clicks, examples, order_B, batch_key, config, num_items, bucket.length, rows), model_key
+
+
 def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...], mesh=ONE_DEVICE):
     """`run_steps(state, sums, clicks, examples, of_S, order_SxB, key, first, stop) -> (state, sums)`.
 
@@ -130,9 +137,7 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
 
     def run_steps(state: TrainState, sums: EpochSums, clicks: Clicks, examples: Examples, of_S, order_SxB, key, first, stop):
         def one(state, step, bucket):
-            batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
-            order_B = pad_to(order_SxB[step, : bucket.batch_size], mesh.data, len(examples.ends))
-            batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, bucket.length)
+            batch, model_key = draw_batch(clicks, examples, order_SxB, key, step, bucket, config, num_items, mesh)
             negatives = batch.negatives if batch.negatives.ndim == 1 else mesh.batch(batch.negatives)  # or shared by all
             return train_step(state, Batch(*mesh.batch(batch[:-1]), negatives), model_key)
 
@@ -154,21 +159,40 @@ def make_run_steps(train_step, config: Config, num_items: int, buckets: tuple[Bu
     return run_steps
 
 
-def stacked(run_steps, runs: int, shared: bool):
-    """run_steps for runs stacked along the first axis of state and sums, and of order and key unless those are shared.
+def over_runs(function, runs: int, shared: bool, in_turn: bool = False):
+    """`function(carry, drawn, known) -> carry` for runs stacked along the first axis of carry, and of drawn unless shared.
 
-    Shared ones have one entry, from which each batch is made once for all runs.
+    A shared `drawn` has one entry. Runs go side by side by vmap; or in turn, for a device that one run keeps busy, whose cache
+    holds one run's parameters but not many runs'.
     """
 
-    def of_one(state, sums, clicks, examples, of, order, key, first, stop):
-        state, sums = jax.tree.map(lambda x: x[0], (state, sums))
-        after = run_steps(state, sums, clicks, examples, of, order[0], key[0], first, stop)
-        return jax.tree.map(lambda x: x[None], after)
+    def of_one(carry, drawn, known):
+        first = jax.tree.map(lambda x: x[0], (carry, drawn))
+        return jax.tree.map(lambda x: x[None], function(*first, known))
 
-    def of_many(state, sums, clicks, examples, of, order, key, first, stop):
-        axis = None if shared else 0
-        order, key = (order[0], key[0]) if shared else (order, key)
-        mapped = jax.vmap(run_steps, (0, 0, None, None, None, axis, axis, None, None))
-        return mapped(state, sums, clicks, examples, of, order, key, first, stop)
+    def side_by_side(carry, drawn, known):
+        drawn, axis = (jax.tree.map(lambda x: x[0], drawn), None) if shared else (drawn, 0)
+        return jax.vmap(function, (0, axis, None))(carry, drawn, known)
 
-    return of_one if runs == 1 else of_many
+    def one_by_one(carry, drawn, known):
+        def one(run):
+            carry, r = run
+            return function(carry, jax.tree.map(lambda x: x[r], drawn), known)
+
+        return jax.lax.map(one, (carry, jnp.zeros(runs, jnp.int32) if shared else jnp.arange(runs)))
+
+    return of_one if runs == 1 else one_by_one if in_turn else side_by_side
+
+
+def stacked(run_steps, runs: int, shared: bool, in_turn: bool = False):
+    """run_steps for stacked runs: state and sums of each, order and key of each or shared. See over_runs."""
+
+    def of_one(carry, drawn, known):
+        return run_steps(*carry, *known[:3], *drawn, *known[3:])
+
+    of_all = over_runs(of_one, runs, shared, in_turn)
+
+    def of_runs(state, sums, clicks, examples, of, order, key, first, stop):
+        return of_all((state, sums), (order, key), (clicks, examples, of, first, stop))
+
+    return of_runs

@@ -88,6 +88,9 @@ def test_folder_holds_what_the_brute_force_twin_says(config, tmp_path, split):
         "test_targets": "int64",
         "validation_negatives": "int32",
         "test_negatives": "int32",
+        "is_first": "bool",
+        "gaps": "int32",
+        "gap_starts": "int32",
     }
 
 
@@ -105,7 +108,8 @@ def test_manifest_says_where_the_data_comes_from(config, tmp_path):
     assert manifest["data_seed"] == 4
     assert manifest["split"] == {"kind": "leave_one_out"}
     assert manifest["skipped_rows"] == {"count": 0, "first": []}
-    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    paths = [path for path in folder.glob("*.npy") if path.stem not in ("is_first", "gaps", "gap_starts")]
+    arrays = {path.stem: np.load(path) for path in paths}
     assert manifest["sha256"] == store.content_digest(arrays)
     arrays["items"][5] += 1
     assert manifest["sha256"] != store.content_digest(arrays)
@@ -195,7 +199,7 @@ def damage_all(folder):
 
 def damage_version(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 0'))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 0'))
 
 
 @pytest.mark.parametrize(
