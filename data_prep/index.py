@@ -29,8 +29,8 @@ def click_index(items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, 
     return {"is_first": is_first, "gaps": np.concatenate(gaps), "gap_starts": gap_starts}
 
 
-def blocks(offsets: np.ndarray) -> list[tuple[int, int]]:
-    """(first user, one past the last) of blocks of about CLICKS_AT_ONCE clicks, of all users in order."""
-    bounds = np.searchsorted(offsets, np.arange(0, offsets[-1], CLICKS_AT_ONCE)[1:])
+def blocks(offsets: np.ndarray, size: int = 0) -> list[tuple[int, int]]:
+    """(first user, one past the last) of blocks of about `size` clicks (CLICKS_AT_ONCE), of all users in order."""
+    bounds = np.searchsorted(offsets, np.arange(0, offsets[-1], size or CLICKS_AT_ONCE)[1:])
     bounds = np.unique([0, *bounds, len(offsets) - 1])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))

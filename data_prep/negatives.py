@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.index import blocks
 from data_prep.settings import UserError
 
 BLOCK = 2**18  # negatives drawn at once; part of what a seed means
@@ -23,10 +24,14 @@ class Clicked(NamedTuple):
 
 def clicked(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Clicked:
     """The distinct (user, item) pairs of the clicks `items` [E], of users that begin at offsets [users + 1]."""
-    users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
-    keys = users * (num_items + 1) + items
-    keys.sort()
-    return Clicked(keys[np.concatenate([[True], keys[1:] != keys[:-1]])], num_items + 1)
+    base, keys, count = num_items + 1, np.empty(len(items), np.int64), 0
+    for low, high in blocks(offsets):  # a small sort is faster, and nothing else is as large as the clicks
+        users = np.repeat(np.arange(low, high, dtype=np.int64), np.diff(offsets[low : high + 1]))
+        found = np.sort(users * base + items[offsets[low] : offsets[high]])
+        found = found[np.diff(found, prepend=-1) > 0]
+        keys[count : count + len(found)] = found
+        count += len(found)
+    return Clicked(keys[:count], base)
 
 
 def draw(users: np.ndarray, history: Clicked, pool: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -48,14 +53,14 @@ def draw(users: np.ndarray, history: Clicked, pool: np.ndarray, count: int, seed
 
 def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, count: int) -> None:
     """Raises UserError if for some user fewer than `count` items are in the pool and not in the history."""
-    owners, items = np.divmod(history.keys, history.base)
-    starts = np.searchsorted(owners, users), np.searchsorted(owners, users, side="right")
-    lost = np.concatenate([[0], np.cumsum(weights[items] > 0)])
-    free = np.count_nonzero(weights) - (lost[starts[1]] - lost[starts[0]])
-    if len(free) and (fewest := free.min()) < count:
+    first, stop = (np.searchsorted(history.keys, (users + behind) * history.base) for behind in (0, 1))
+    most = np.count_nonzero(weights)
+    doubtful = np.flatnonzero(most - (stop - first) < count)  # the pool need not hold all that they clicked
+    lost = [np.count_nonzero(weights[history.keys[first[row] : stop[row]] % history.base]) for row in doubtful]
+    if lost and (fewest := most - max(lost)) < count:
         remedy = f"set it to at most {fewest}, or use more data" if fewest else "use more data"
         raise UserError(
-            f"--eval_negatives={count}: the catalogue is too small; of {np.count_nonzero(weights)} items that may be drawn, "
+            f"--eval_negatives={count}: the catalogue is too small; of {most} items that may be drawn, "
             f"a user leaves only {fewest} unclicked; {remedy} or a lower --item_core"
         )
 
@@ -71,7 +76,7 @@ def _draw_block(
     found = np.zeros(0, np.int64)
     for times in ROUNDS:
         width = times * (count + count // 4 + 8)
-        more = pool[below(bits, len(pool), len(open_rows) * width)].reshape(len(open_rows), width)
+        more = pool[below(bits, len(pool), len(open_rows) * width)].reshape(len(open_rows), width).astype(np.int64)
         draws = np.concatenate([draws, more], axis=1)
         kept, found = _first_distinct(users[open_rows], draws, history, count)
         result[open_rows] = kept

@@ -19,6 +19,7 @@ import logging
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -30,6 +31,7 @@ from data_prep.settings import DataConfig, UserError
 logger = logging.getLogger(__name__)
 HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is remembered
 RACY_NS = 2_000_000_000
+SORTED_AT_ONCE = 2**22, 16  # clicks, of whole users, but in so many parts at most: a sort takes several times their memory
 MOST_CLICKS = 2**31  # positions of clicks are int32 in training and evaluation
 
 
@@ -73,7 +75,11 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
         else:
             found = _from_memory(synthetic.generate(config.data_seed))
         titles = readers.read_titles(path, source.titles) if path and source.titles else None
-        arrays, tables = prepared(found.table.lazy(), titles, filters, config)
+        kept = clicks.k_core(found.table.lazy(), filters["user_core"], filters["item_core"])
+        found = found._replace(table=found.table.clear())  # what follows has the memory to itself
+        clicked = in_sequence(kept, filters)
+        del kept
+        arrays, tables = prepared(clicked, titles, config)
         manifest = {
             "name": source.name,
             "source": origin,
@@ -97,22 +103,39 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
     return store.reuse_or_make(folder, make)
 
 
-def prepared(
-    table: pl.LazyFrame, titles: pl.DataFrame | None, filters: dict[str, int], config: DataConfig
-) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame]]:
-    """Parsed clicks -> the arrays and the tables of the prepared folder. Raises UserError if nothing is left to evaluate."""
-    kept = clicks.k_core(table, filters["user_core"], filters["item_core"])
+class Sequences(NamedTuple):
+    """Clicks in order: items [E], times [E], offsets [users + 1] of prepare.py's arrays; the ids, by kind."""
+
+    items: np.ndarray
+    times: np.ndarray
+    offsets: np.ndarray
+    tables: dict[str, pl.DataFrame]
+
+
+def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
+    """Filtered clicks -> numbered ones in order. Raises UserError if there are none, or too many."""
     tables = {"users": clicks.id_table(kept, "user"), "items": clicks.id_table(kept, "item")}
     if not len(tables["users"]):
         cores = " ".join(f"--{name}={least}" for name, least in filters.items())
         raise UserError(f"{cores}: no clicks are left; lower them or use more data")
-    ordered = clicks.in_order(clicks.numbered(kept, tables["users"], tables["items"])).collect(engine="streaming")
-    if len(ordered) >= MOST_CLICKS:
-        raise UserError(f"--dataset: {len(ordered):,} clicks are left, expected fewer than {MOST_CLICKS:,}; use fewer")
-    items = ordered["item"].to_numpy().astype(np.int32)
-    times = ordered["time"].to_numpy()
-    counts = np.bincount(ordered["user"].to_numpy(), minlength=len(tables["users"]))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    numbered = clicks.numbered(kept, tables["users"], tables["items"])
+    counts = numbered.group_by("user").len().sort("user").collect(engine="streaming")["len"]
+    offsets = np.concatenate([[0], np.cumsum(counts.to_numpy(), dtype=np.int64)])
+    if offsets[-1] >= MOST_CLICKS:
+        raise UserError(f"--dataset: {offsets[-1]:,} clicks are left, expected fewer than {MOST_CLICKS:,}; use fewer")
+    items, times = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+    least, parts = SORTED_AT_ONCE
+    for low, high in index.blocks(offsets, max(least, -(-offsets[-1] // parts))):
+        part = clicks.in_order(numbered.filter(pl.col("user").is_between(low, high - 1))).collect(engine="streaming")
+        items[offsets[low] : offsets[high]], times[offsets[low] : offsets[high]] = part["item"], part["time"]
+    return Sequences(items, times, offsets, tables)
+
+
+def prepared(
+    clicked: Sequences, titles: pl.DataFrame | None, config: DataConfig
+) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame]]:
+    """Clicks in order -> the arrays and the tables of the prepared folder. Raises UserError if nothing is left to evaluate."""
+    items, times, offsets, tables = clicked
     parts = (
         split.leave_one_out(offsets)
         if config.split == "leave_one_out"
@@ -141,7 +164,8 @@ def _pool(kind: str, items: np.ndarray, offsets: np.ndarray, train_ends: np.ndar
     """The items that negatives are drawn from, each as often as its weight: all once, or the training clicks."""
     if kind == "uniform":
         return np.arange(1, num_items + 1)
-    return items[np.arange(len(items)) < np.repeat(train_ends, np.diff(offsets))].astype(np.int64)
+    spans = np.stack([train_ends - offsets[:-1], offsets[1:] - train_ends], axis=1)  # of a user: trained, held out
+    return items[np.repeat(np.tile([True, False], len(spans)), spans.ravel())]
 
 
 def _split_settings(config: DataConfig) -> dict:
