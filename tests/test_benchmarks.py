@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
         ("layer", ["--lengths=4", "--batch_size=2", "--dim=8", "--repeats=1"]),
         ("evaluation", ["--dataset=", "--items=40", "--users=12", "--dim=8", "--repeats=1"]),
         ("catalogue", ["--items=40", "--dim=8", "--batch_size=8", "--steps=1", "--repeats=1"]),
-        ("large", ["--interactions=20000", "--work=work", "--stages=generate,prepare"]),
+        ("large", ["--interactions=100000", "--work=work", "--stages=generate,prepare"]),
         ("scaling", ["--items=101", "--dim=12", "--batch_size=8", "--max_len=4", "--num_negatives=5", "--model=gru4rec"]),
     ],
 )

@@ -69,7 +69,8 @@ class Din(nnx.Module):
         w_click, w_candidate, w_difference, w_product = jnp.split(self.unit_1.w[...], 4)
         of_click = click_LxD @ (w_click + w_difference)
         of_candidate = candidate_CxD @ (w_candidate - w_difference) + self.unit_1.b[...]
-        if len(candidate_CxD) < UNIT_WIDTH:
+        C = candidate_CxD.shape[0]  # an export's may be a symbol
+        if isinstance(C, int) and C < UNIT_WIDTH:
             of_product = (candidate_CxD[:, None] * click_LxD) @ w_product
         else:  # for a catalogue: the click into the map instead, then all candidates as one product
             of_product = jnp.einsum("CD,LDU->CLU", candidate_CxD, click_LxD[..., None] * w_product)
