@@ -202,17 +202,17 @@ def figure3_blocks(plan: Plan, found: Found) -> list:
         {k: statistics.fmean(r.result[part]["sampled"]["ndcg@5"] for r in runs.values()) for k, runs in cells.items()}
         for part in ("validation", "test")
     )
-    best = max(validation, key=validation.get)
-    title = f"{plan.figures_on}{' (quick)' * plan.quick}, mean of up to {plan.seeds} seed{'s' * (plan.seeds > 1)}"
+    best, have = max(validation, key=validation.get), sum(map(len, cells.values()))
+    seeds = f"{'up to ' * (have < expected)}{plan.seeds} seed{'s' * (plan.seeds > 1)}"
+    title = f"{plan.figures_on}{' (quick)' * plan.quick}, mean of {seeds}"
     figure = plots.heat_map(
         [[validation.get((r, b)) for r in RANGES] for b in BATCHES],
         ("mini_batch_size", list(BATCHES)),
         ("initializer_range", list(RANGES)),
         f"NDCG@5, validation, 1:99{' (quick)' * plan.quick}",
-        f"{plan.figures_on}, mean of up to {plan.seeds} seed{'s' * (plan.seeds > 1)}",
+        f"{plan.figures_on}, mean of {seeds}",
         (BATCHES.index(best[1]), RANGES.index(best[0])),
     )
-    have = sum(map(len, cells.values()))
     rows = [
         [str(b), *(f"{test[r, b]:.4f} ({len(cells[r, b])})" if (r, b) in test else "missing" for r in RANGES)] for b in BATCHES
     ]
@@ -275,9 +275,10 @@ def conditions_blocks(plan: Plan, found: Found) -> list:
     said = [f"JAX ran on: {'; '.join(platforms)}"] if platforms else []
     for one in machines:
         said += [one["hardware"], ", ".join(f"{name} {version}" for name, version in one["versions"].items())]
-    total = sum(line["seconds"] for line in lines)
+    total, at_once = sum(line["seconds"] for line in lines), max((line.get("at_once", 1) for line in lines), default=1)
+    several = f", up to {at_once} at a time on cores of their own" * (at_once > 1)
     said.append(
-        f"time: {total / 3600:.2f} h in {len(lines)} processes, start, compilation and evaluation included"
+        f"time: {total / 3600:.2f} h in {len(lines)} processes{several}, start, compilation and evaluation included"
         if lines
         else "time, hardware and versions: not recorded (these runs were not started by reproduce.py)"
     )
