@@ -23,8 +23,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_and_evaluation_lower_for_every_platform(random_dataset, case):
+def test_training_and_evaluation_lower_for_every_platform(random_dataset, case, monkeypatch):
     model, train, runs = CASES[case]
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where stacked runs train side by side
     shape = {"dim": 8, "max_len": 6} | ({} if "model" in model else {"mini_batch_size": 2})
     configs = [
         Config(model=ModelConfig(**shape | model), train=TrainConfig(batch_size=4, seed=seed, **train)) for seed in range(runs)
