@@ -40,7 +40,7 @@ class Found(NamedTuple):
 def collect(plan: Plan) -> Found:
     """What there is of the plan's runs; a damaged one is missing, and why is said."""
     found = Found({}, {}, {})
-    for job in jobs(plan):
+    for job in sorted(jobs(plan), key=lambda job: len(job.combinations)):  # single runs first, then the grid's many
         job.is_finished(plan.output)  # raises UserError if the folder holds runs of other settings
         for name, folder in job.folders(plan.output).items():
             key = f"{job.name}/{name}".rstrip("/")

@@ -175,11 +175,12 @@ def over_runs(function, runs: int, shared: bool, in_turn: bool = False):
         return jax.vmap(function, (0, axis, None))(carry, drawn, known)
 
     def one_by_one(carry, drawn, known):
-        def one(run):
-            carry, r = run
-            return function(carry, jax.tree.map(lambda x: x[r], drawn), known)
+        def turn(r, carry):  # in place: lax.map would hold all runs twice
+            own = jax.tree.map(lambda x: x[0 if shared else r], drawn)
+            after = function(jax.tree.map(lambda x: x[r], carry), own, known)
+            return jax.tree.map(lambda x, new: x.at[r].set(new), carry, after)
 
-        return jax.lax.map(one, (carry, jnp.zeros(runs, jnp.int32) if shared else jnp.arange(runs)))
+        return jax.lax.fori_loop(0, runs, turn, carry)
 
     return of_one if runs == 1 else one_by_one if in_turn else side_by_side
 
