@@ -24,7 +24,7 @@ KINDS = {
     "last": ("ttt4rec", {"learning_rate": 0.001}),  # Adam makes whole steps of gradients that are nought but for rounding
     "every": ("sasrec", {"targets": "every"}),
     "softmax": ("sasrec", {"targets": "every", "loss": "softmax"}),
-    "sampled": ("gru4rec", {"targets": "every", "loss": "sampled_softmax"}),
+    "sampled": ("gru4rec", {"targets": "every", "loss": "sampled_softmax", "sparse_embeddings": True}),
     "masked": ("bert4rec", {"loss": "bce"}),
     "pairs": ("din", {}),
     "intents": ("iclrec", {"targets": "every"}),
@@ -116,15 +116,26 @@ def test_ranks_are_those_of_one_dispatch(random_dataset, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
-def test_stacked_runs_and_a_mesh_take_data_from_the_host(random_dataset, tmp_path):
-    variants = [config("every", seed=seed, learning_rate=rate) for seed, rate in ((0, 0.01), (1, 0.01), (0, 0.003))]
+STACKED = {
+    "side by side": ((0, 0.01), (1, 0.01), (0, 0.003)),  # no two of the devices divide three
+    "of one seed": ((0, 0.01), (0, 0.003), (0, 0.001)),
+    "a device each": ((0, 0.01), (1, 0.003)),
+}
+
+
+@pytest.mark.parametrize("runs", STACKED)
+def test_stacked_runs_take_data_from_the_host(runs, random_dataset, tmp_path):
+    variants = [config("every", seed=seed, learning_rate=rate) for seed, rate in STACKED[runs]]
     alone = [fit([c], random_dataset, tmp_path / f"alone{r}")[0] for r, c in enumerate(variants)]
     for got, expected in zip(fit(variants, on_host(random_dataset), tmp_path / "stacked"), alone, strict=True):
         assert_same(got, expected)
-    for kind in ("every", "sampled"):
-        (expected,) = fit([config(kind)], random_dataset, tmp_path / kind)
-        (got,) = fit([config(kind)], on_host(random_dataset), tmp_path / f"{kind} on a mesh", DeviceMesh(4, 2))
-        assert_same(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["every", "sampled"])
+def test_a_mesh_takes_data_from_the_host(kind, random_dataset, tmp_path):
+    (expected,) = fit([config(kind)], random_dataset, tmp_path / "device")
+    (got,) = fit([config(kind)], on_host(random_dataset), tmp_path / "host", DeviceMesh(4, 2))
+    assert_same(got, expected)
 
 
 def test_a_run_goes_on_where_its_data_lie_elsewhere(random_dataset, tmp_path, monkeypatch):

@@ -91,6 +91,8 @@ def test_the_runs_are_those_of_the_paper_once_each(tmp_path):
     plan = Plan(tmp_path, datasets=("beauty", "ml1m"), seeds=3)
     names = [job.name for job in reproduce.jobs(plan)]
     assert len(names) == len(set(names)) == 2 * (9 * 3 + 2) + 1, "Figure 2's runs are Table 1's"
+    seeds = [int(name[-1]) for name in names[1:]]
+    assert names[0] == "beauty/figure3" and seeds == sorted(seeds), "longest first, then seed by seed"
     configs = {job.name: job.combinations for job in reproduce.jobs(plan)}
     assert configs["beauty/comirec_sa-1"][""].train.epochs == 50 and configs["beauty/din-1"][""].train.epochs == 10
     assert configs["ml1m/ttt_mlp-2"][""].model.inner == "mlp" and configs["ml1m/ttt_mlp-2"][""].train.seed == 2
@@ -227,11 +229,12 @@ def test_a_document_escapes_and_marks():
 # The driver, with a stand-in for main.py
 
 STAND_IN = """
-import json, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 flags = dict(f[2:].split("=", 1) for f in sys.argv[1:] if "=" in f)
 folder = pathlib.Path(flags["run_dir"])
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "calls").open("a").write(" ".join(sys.argv[1:]) + "\\n")
+(folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []))
 if flags["model"] == "comirec_dr":
     print("error: no luck", file=sys.stderr); sys.exit(2)
 if flags["model"] == "ttt4rec" and "--resume" not in sys.argv:
@@ -268,8 +271,16 @@ def test_runs_go_on_after_a_failure_and_after_an_interruption(tmp_path, at_once)
     assert done.returncode == 0, done.stderr
     calls = (plan.output / "runs/beauty/ttt4rec-0/calls").read_text().splitlines()
     assert len(calls) == 2 and "--resume" not in calls[0] and calls[1].endswith("--resume --data_dir=there")
+    cores = [json.loads(path.read_text()) for path in plan.output.glob("runs/beauty/*/cores")]
+    assert {tuple(found) for found in cores} <= {*reproduce.shares(at_once)}
     lines = reproduce.journal(plan.output)
     assert [line["exit"] for line in lines][:3] == [0, 2, 130] and lines[0]["environment"]["versions"]["python"]
+
+
+def test_cores_are_shared_out_whole_and_once(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 0, 1, 2, 9})
+    assert reproduce.shares(2) == [(0, 2, 9), (1, 4)] and reproduce.shares(1) == [(0, 1, 2, 4, 9)]
+    assert reproduce.shares(6) == [()] * 6, "more processes than cores: the system shares them out"
 
 
 def command(*arguments, cwd):

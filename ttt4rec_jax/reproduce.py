@@ -181,7 +181,8 @@ def run_all(plan: Plan, main: Path, more_flags: list[str], at_once: int = 1, log
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 free.append(one.cores)
-                code, seconds = 130 if stop.asked else one.process.returncode, time.perf_counter() - one.since
+                code, seconds = one.process.returncode, time.perf_counter() - one.since
+                code = 130 if stop.asked and code else code  # however it ended once it was asked to
                 line = {"run": one.job.name, "seconds": seconds, "exit": code, "at_once": at_once, "environment": here}
                 with open(plan.output / "journal.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")

@@ -184,14 +184,14 @@ class Trainer:
         self.begin_epoch = begin if self.host else placed_epoch
         self.first_sums = mesh.place(new_sums(config, runs), RUNS)
         train_step = make_train_step(graphdef, tx, config, self.dataset.num_items, config.train.epochs * self.steps)
+        self.runs_in_turn = runs // mesh.size if jax.default_backend() == "cpu" and not self.host else 1
         if self.host:
-            self.runs_in_turn, began = 1, self.begin_epoch(0)
             steps = host_data.HostSteps(train_step, config, self.dataset.num_items, self.buckets, mesh, runs, shared)
-            self.run_steps = steps.compile(self.first_state, self.first_sums, self.clicks, self.examples, *began)
+            arguments = self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0)
+            self.run_steps = steps.compile(*arguments)
             return
         run_steps = make_run_steps(train_step, config, self.dataset.num_items, self.buckets, mesh)
         specs = (RUNS, RUNS, SHARED, SHARED, SHARED, batches, batches, SHARED, SHARED)
-        self.runs_in_turn = runs // mesh.size if jax.default_backend() == "cpu" else 1
         self.step_function = mesh.map(stacked(run_steps, runs // mesh.size, shared, self.runs_in_turn > 1), specs, RUNS)
         arguments = (self.first_state, self.first_sums, self.clicks, self.examples, *self.begin_epoch(0), 0, 0)
         self.run_steps = jax.jit(self.step_function, donate_argnums=0).lower(*arguments).compile()
