@@ -87,6 +87,15 @@ def test_too_small_a_catalogue_is_an_error_that_says_what_would_do():
     assert negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0)).shape == (1, 3)  # user 0 leaves enough
 
 
+def test_clicks_on_items_that_are_not_drawn_from_take_nothing_away():
+    # Given a pool of items 1 to 4, and users of whom the first two click items beyond it too
+    history, _ = history_of([[5, 6, 7, 8, 1], [5, 6, 7, 8, 1, 2], [1]], 8)
+    users, pool = np.arange(3), np.array([1, 2, 3, 4])
+    assert {3, 4} == set(negatives.draw(users, history, pool, 2, (0,))[1].tolist())
+    with pytest.raises(UserError, match=r"of 4 items that may be drawn, a user leaves only 2 unclicked"):
+        negatives.draw(users, history, pool, 3, (0,))
+
+
 def test_seeds_give_different_sets_and_one_seed_the_same_on_every_machine():
     history, _ = history_of([[1, 2, 3]] * 5000, 500)
     pool = np.repeat(np.arange(1, 501), np.arange(1, 501))
