@@ -6,6 +6,7 @@ python experiments/main.py --dataset=beauty --initializer_range=0.001,0.01,0.1 -
 
 import dataclasses
 import datetime
+import shlex
 import signal
 import sys
 import time
@@ -57,6 +58,13 @@ def completed(lists: dict[str, list], given: set[str]) -> dict[str, list]:
     return presets.apply(lists, given)
 
 
+def go_on(program: str, root: RunFolder, lists: dict[str, list], given: set[str]) -> str:
+    """The command that goes on with a run. A run's folder keeps its settings, but not the flags that say where things lie."""
+    kept = {field.name for field in dataclasses.fields(flags.RunConfig)} - {"preset", "run_dir", "resume", "dry_run"}
+    where = [f"--{name}={lists[name][0]}" for name in lists if name in kept & given]
+    return shlex.join(["python", program, "--resume", f"--run_dir={root.path}", *where])
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake or a divergence told in one line, 130 interrupted."""
     started, root = time.perf_counter(), None
@@ -75,7 +83,7 @@ def main(argv: list[str]) -> int:
         return 2
     except (Interrupted, KeyboardInterrupt) as interrupt:
         begun = root is not None and holds_run(root)
-        again = f"go on with: python {argv[0]} --resume --run_dir={root.path}" if begun else "nothing was begun"
+        again = f"go on with: {go_on(argv[0], root, lists, given)}" if begun else "nothing was begun"
         print(f"{str(interrupt) or 'interrupted'}; {again}", file=sys.stderr)
         return 130
     return 0

@@ -55,11 +55,9 @@ def test_a_request_to_stop_says_how_to_go_on(begun, capsys, tmp_path, monkeypatc
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(runner, "train_all", train_all)
-    assert MAIN.main(TINY) == 130
-    said = capsys.readouterr().err
-    assert said == (
-        "interrupted; go on with: python main.py --resume --run_dir=run\n" if has_begun else "interrupted; nothing was begun\n"
-    )
+    assert MAIN.main([*TINY, "--data_placement=host", "--data_dir=my data"]) == 130
+    again = "go on with: python main.py --resume --run_dir=run '--data_dir=my data' --program_cache=none --data_placement=host"
+    assert capsys.readouterr().err == f"interrupted; {again if has_begun else 'nothing was begun'}\n"
     # and so it does, by the command that was given as well
     monkeypatch.setattr(runner, "train_all", lambda combinations, *rest: begun.append(combinations))
     assert MAIN.main([*TINY, "--resume"]) == 0 and len(begun) == 1
