@@ -136,6 +136,32 @@ def backwards(size, saved, d_g_LxF):
 substitute.defvjp(forwards, backwards)
 
 
+# --- products whose backward passes keep to the layouts that are fast
+
+
+def turned(x_ixj):
+    """The transpose; on a CPU as an array: XLA otherwise multiplies by it in place there, at a fraction of the speed."""
+    return jax.lax.optimization_barrier(x_ixj.T) if jax.default_backend() == "cpu" else x_ixj.T
+
+
+@jax.custom_vjp
+def gram(x_ixF, y_jxF):
+    """Inner products of rows [i, j]."""
+    return x_ixF @ y_jxF.T
+
+
+gram.defvjp(lambda x, y: (x @ y.T, (x, y)), lambda saved, d: (d @ saved[1], turned(d) @ saved[0]))
+
+
+@jax.custom_vjp
+def mix(weights_ixj, y_jxF):
+    """Weighted sums of rows [i, F]."""
+    return weights_ixj @ y_jxF
+
+
+mix.defvjp(lambda w, y: (w @ y, (w, y)), lambda saved, d: (d @ saved[1].T, turned(saved[0]) @ d))
+
+
 # --- the layer's core
 
 
@@ -208,11 +234,11 @@ def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned:
     causal_cxc, own_cxc = np.tri(chunk, dtype=bool), same_block(chunk, b)
 
     def read(weights, query, key, g):
-        gram = query @ key.T + 1
+        gram_cxc = gram(query, key) + 1
         if b in (1, chunk):  # one factor for all that a token sees
-            return affine(weights, query) - scale_c * (jnp.where(causal_cxc, gram, 0) @ g)
-        earlier = jnp.where(causal_cxc & ~own_cxc, gram, 0) @ g
-        return affine(weights, query) - last_scale * earlier - scale_c * (jnp.where(causal_cxc & own_cxc, gram, 0) @ g)
+            return affine(weights, query) - scale_c * mix(jnp.where(causal_cxc, gram_cxc, 0), g)
+        earlier = mix(jnp.where(causal_cxc & ~own_cxc, gram_cxc, 0), g)
+        return affine(weights, query) - last_scale * earlier - scale_c * mix(jnp.where(causal_cxc & own_cxc, gram_cxc, 0), g)
 
     z = jax.vmap(read)(starts, *map(in_chunks, (query, key, g))).reshape(key.shape)
     outputs = query + layer_norm(give_back(z, query, slot_scale_b), norm)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.ttt.chunked import pick, ttt_chunked
+from ttt4rec_jax.ttt.chunked import pick, ttt_chunked, turned
 from ttt4rec_jax.ttt.dual import ttt_dual
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, gelu, layer_norm, read_out
 from ttt4rec_jax.ttt.scan import State, Tokens, initial_state, seen_weights, ttt_scan
@@ -82,6 +82,36 @@ def convolve(rows, kernel, bias_D):
     return bias_D + sum(kernel[j] * rows[j : j + length] for j in range(len(kernel)))
 
 
+def only_valid(x_LxD, length, last_only: bool):
+    """The inputs, 0 where they are padding (even NaN there must not matter), and those that are read out [L or 1, D]."""
+    x_LxD = jnp.where(jnp.arange(len(x_LxD))[:, None] < length, x_LxD, 0)
+    return x_LxD, x_LxD[jnp.maximum(length - 1, 0)][None] if last_only else x_LxD
+
+
+class Projected(NamedTuple):
+    """Linear maps of a layer's inputs; rows are [..., L, D] unless said otherwise."""
+
+    query: jax.Array | None  # at the positions that are read out; None if queries come of `key`, as mamba's do
+    key: jax.Array
+    value: jax.Array
+    rate_gate: jax.Array  # [..., L, H]
+    read_gate: jax.Array | None  # mamba's gate, at the positions that are read out
+
+
+@jax.custom_vjp
+def row_product(x_TxD, theta):
+    """x theta, whose backward pass keeps to the layouts that are fast. Not to be vmapped over x: theta's gradients would be."""
+    return x_TxD @ theta
+
+
+row_product.defvjp(lambda x, theta: (x @ theta, (x, theta)), lambda saved, d: (d @ saved[1].T, turned(saved[0]) @ d))
+
+
+def batch_product(x, theta):
+    """x theta for x [..., D]."""
+    return row_product(x.reshape(-1, x.shape[-1]), theta).reshape(*x.shape[:-1], -1)
+
+
 class TttLayer(nnx.Module):
     """A sequence layer whose hidden state is a small model, trained at every token (Sun et al. 2024, arXiv:2407.04620).
 
@@ -147,31 +177,47 @@ class TttLayer(nnx.Module):
         slot = jnp.arange(1, self.config.mini_batch_size + 1, dtype=self.token_index_offset.dtype)
         return jnp.maximum(1 / slot + self.token_index_offset[...], 0)
 
-    def _rate(self, x_LxD):
+    def _rate(self, gate_LxH):
         """Inner learning rates [H, L] of the tokens: inner_learning_rate / F * sigmoid(gate)."""
-        gate_LxH = x_LxD @ self.lr_gate_kernel[..., 0].T + self.lr_gate_bias[..., 0]
         width = self.config.dim // self.config.num_heads
         return self.config.inner_learning_rate / width * jax.nn.sigmoid(gate_LxH.T)
 
-    def _project(self, x_LxD, theta):
-        """x theta [L, D]."""
-        return x_LxD @ self._columns(theta)
+    def _project(self, x, read_x, product=jnp.matmul) -> Projected:
+        """All that is linear in the inputs x [..., L, D], and in those of them that are read out."""
+        is_mamba = self.config.backbone == "mamba"
+        return Projected(
+            None if is_mamba else product(read_x, self._columns(self.theta_q)),
+            product(x, self._columns(self.theta_qk if is_mamba else self.theta_k)),
+            product(x, self._columns(self.theta_v)),
+            x @ self.lr_gate_kernel[..., 0].T + self.lr_gate_bias[..., 0],
+            product(read_x, self._columns(self.theta_g)) if is_mamba else None,
+        )
 
-    def _split_heads(self, rows_LxD, slot_L=None):
-        """The heads' parts of projected rows [H, L, F]; rotated if slots are given."""
-        heads_HxLxF = rows_LxD.reshape(len(rows_LxD), self.config.num_heads, -1).transpose(1, 0, 2)
-        if slot_L is None or self.config.mini_batch_size == 1:  # slot 0 everywhere turns nothing
-            return heads_HxLxF
-        return jax.vmap(lambda x: rotate(x, slot_L, self.config.rope_theta))(heads_HxLxF)
+    def _split_heads(self, rows_LxD):
+        """The heads' parts of projected rows [H, L, F]."""
+        return rows_LxD.reshape(len(rows_LxD), self.config.num_heads, -1).transpose(1, 0, 2)
 
-    def _queries_and_keys(self, x_LxD, length, recent, read):
-        """Of one sequence, not yet rotated: queries at the positions `read`, all keys [L, D], and the next state's `recent`.
+    def _rotate(self, tokens: Tokens, first, last=None):
+        """One head's queries and keys turned by their slots; `first` is the first token's, `last` where the only query is.
+
+        Here and not before: where heads lie outside the batch, what turns the features then also puts them in that order.
+        """
+        if self.config.mini_batch_size == 1:  # slot 0 everywhere turns nothing
+            return tokens
+        arange = np.arange if isinstance(first, int) else jnp.arange
+        slot_L = (first + arange(len(tokens.key))) % self.config.mini_batch_size
+        read_slot = slot_L if last is None else jnp.asarray(slot_L)[last][None]
+        turn = partial(rotate, theta=self.config.rope_theta)
+        return tokens._replace(query=turn(tokens.query, read_slot), key=turn(tokens.key, slot_L))
+
+    def _queries_and_keys(self, projected: Projected, length, recent, read):
+        """Of one sequence: queries at the positions `read`, all keys [L, D], and the next state's `recent`.
 
         `read` is a slice of everything or an array of one position.
         """
         if self.config.backbone != "mamba":
-            return self._project(x_LxD[read], self.theta_q), self._project(x_LxD, self.theta_k), None
-        rows = jnp.concatenate([recent, self._project(x_LxD, self.theta_qk)])  # position i is row i + CONV_WIDTH - 1
+            return projected.query, projected.key, None
+        rows = jnp.concatenate([recent, projected.key])  # position i is row i + CONV_WIDTH - 1
         seen = rows if isinstance(read, slice) else rows[read + np.arange(CONV_WIDTH)]
         return (
             convolve(seen, self._columns(self.conv_q_kernel), self._columns(self.conv_q_bias)),
@@ -179,18 +225,16 @@ class TttLayer(nnx.Module):
             jax.lax.dynamic_slice_in_dim(rows, length, CONV_WIDTH - 1),
         )
 
-    def _mix_heads(self, outputs_HxLxF, x_LxD):
-        """Concatenated heads [L, D] through the post norm, the gate that the inputs x open, and the output projection."""
-        H, L, F = outputs_HxLxF.shape
-        joined_LxD = outputs_HxLxF.transpose(1, 0, 2).reshape(L, H * F)
+    def _mix_heads(self, outputs, gate, product=jnp.matmul):
+        """Heads [H, ..., F], concatenated [..., D], through the post norm, mamba's gate and the output projection."""
+        H, F = outputs.shape[0], outputs.shape[-1]
+        joined = jnp.moveaxis(outputs, 0, -2).reshape(*outputs.shape[1:-1], H * F)
         scale, bias, theta_o = (
             self._ordered(p.reshape(H, F, -1), 1).reshape(p.shape)
             for p in (self.post_norm_scale, self.post_norm_bias, self.theta_o)
         )
-        normed_LxD = layer_norm(joined_LxD, Norm(scale, bias))
-        if self.config.backbone == "mamba":
-            normed_LxD *= gelu(self._project(x_LxD, self.theta_g))
-        return normed_LxD @ theta_o
+        normed = layer_norm(joined, Norm(scale, bias))
+        return product(normed if gate is None else normed * gelu(gate), theta_o)
 
     # --- three ways of running it
 
@@ -203,40 +247,44 @@ class TttLayer(nnx.Module):
         """
         aligned = state is None
         state = self.initial_state() if aligned else state
-        tokens, recent, read_x, last = self._tokens(x_LxD, length, state, aligned, last_only)
+        x_LxD, read_x = only_valid(x_LxD, length, last_only)
+        projected = self._project(x_LxD, read_x)
+        tokens, recent, last = self._tokens(projected, length, state, last_only)
         head = self._core(len(x_LxD), aligned, last_only)
         outputs, heads = jax.vmap(head, in_axes=(0, 0, 0, None))(self._norm(), state.heads, tokens, last)
-        return self._mix_heads(outputs, read_x), LayerState(heads, recent)
+        return self._mix_heads(outputs, projected.read_gate), LayerState(heads, recent)
 
     def __call__(self, x_BxLxD, length_B, last_only: bool = False):
         """Outputs [B, L, D] (or [B, 1, D] if last_only) of a batch of sequences from the initial state."""
         start = self.initial_state()
-        tokens, _, read_x, last_B = jax.vmap(lambda x, n: self._tokens(x, n, start, True, last_only))(x_BxLxD, length_B)
+        x_BxLxD, read_x = jax.vmap(partial(only_valid, last_only=last_only))(x_BxLxD, length_B)
+        projected = self._project(x_BxLxD, read_x, batch_product)
+        tokens, _, last_B = jax.vmap(lambda p, n: self._tokens(p, n, start, last_only))(projected, length_B)
         # heads outside the batch: a head's weights then meet all its sequences in one matrix product
         head = jax.vmap(self._core(x_BxLxD.shape[1], True, last_only), in_axes=(None, None, 0, 0))
         outputs, _ = jax.vmap(head, in_axes=(0, 0, 1, None))(self._norm(), start.heads, tokens, last_B)
-        return jax.vmap(self._mix_heads, in_axes=(1, 0))(outputs, read_x)
+        return self._mix_heads(outputs, projected.read_gate, batch_product)
 
-    def _tokens(self, x_LxD, length, state: LayerState, aligned: bool, last_only: bool):
-        """What the heads derive from one sequence [H, ...], and what else running it takes.
-
-        Returns: (tokens; the next state's `recent`; the inputs at the positions that are read out; the last valid position).
-        """
-        valid_L = jnp.arange(len(x_LxD)) < length
-        x_LxD = jnp.where(valid_L[:, None], x_LxD, 0)  # what stands in padding, even NaN, must not matter
-        position_L = np.arange(len(x_LxD)) if aligned else state.heads.filled[0] + jnp.arange(len(x_LxD))
-        slot_L = position_L % self.config.mini_batch_size
+    def _tokens(self, projected: Projected, length, state: LayerState, last_only: bool):
+        """What the heads take of one sequence [H, ...], not yet rotated; the next state's `recent`; the last valid position."""
         last = jnp.maximum(length - 1, 0)
-        read, read_slot = (last[None], jnp.asarray(slot_L)[last][None]) if last_only else (slice(None), slot_L)
-        query, key, recent = self._queries_and_keys(x_LxD, length, state.recent, read)
+        read = last[None] if last_only else slice(None)
+        query, key, recent = self._queries_and_keys(projected, length, state.recent, read)
+        valid_L = jnp.arange(len(key)) < length
         tokens = Tokens(
-            self._split_heads(query, read_slot),
-            self._split_heads(key, slot_L),
-            self._split_heads(self._project(x_LxD, self.theta_v)),
-            jnp.where(valid_L, self._rate(x_LxD), 0),
+            self._split_heads(query),
+            self._split_heads(key),
+            self._split_heads(projected.value),
+            jnp.where(valid_L, self._rate(projected.rate_gate), 0),
             jnp.broadcast_to(valid_L, (self.config.num_heads, len(valid_L))),
         )
-        return tokens, recent, x_LxD[read], last
+        return tokens, recent, last
+
+    def tokens(self, x_LxD, length) -> Tokens:
+        """What the heads' cores take of one sequence from the initial state [H, ...]."""
+        x_LxD, read_x = only_valid(x_LxD, length, last_only=False)
+        tokens, *_ = self._tokens(self._project(x_LxD, read_x), length, self.initial_state(), last_only=False)
+        return jax.vmap(partial(self._rotate, first=0))(tokens)
 
     def _core(self, length: int, aligned: bool, last_only: bool):
         """The function (norm, state, tokens, last) -> (outputs, state) of one sequence and head."""
@@ -248,6 +296,7 @@ class TttLayer(nnx.Module):
             core = partial(ttt_chunked, chunk=config.chunk or chunk)
 
         def head(norm, state, tokens, last):
+            tokens = self._rotate(tokens, 0 if aligned else state.filled, last if last_only else None)
             if not last_only:
                 return core(norm, slot_scale_b, state, tokens, aligned)
             if impl == "chunked":
@@ -261,11 +310,13 @@ class TttLayer(nnx.Module):
 
     def step(self, x_D, state: LayerState):
         """One more valid token of one sequence: (output [D], state)."""
-        tokens, recent, x_1xD, _ = self._tokens(x_D[None], 1, state, aligned=False, last_only=False)
+        projected = self._project(x_D[None], x_D[None])
+        tokens, recent, _ = self._tokens(projected, 1, state, last_only=False)
+        tokens = jax.vmap(self._rotate)(tokens, state.heads.filled)
         q, k, v, rate = (x[:, 0] for x in tokens[:4])
         advance_head = jax.vmap(partial(ttt_step, INNER_LEARNERS[self.config.inner]), in_axes=(0, None, 0, 0, 0, 0, 0))
         heads, outputs_HxF = advance_head(self._norm(), self._slot_scale(), state.heads, q, k, v, rate)
-        return self._mix_heads(outputs_HxF[:, None], x_1xD)[0], LayerState(heads, recent)
+        return self._mix_heads(outputs_HxF[:, None], projected.read_gate)[0], LayerState(heads, recent)
 
 
 def is_param(x) -> bool:

@@ -75,8 +75,7 @@ def layer_stats(layer: TttLayer, x_BxLxD, length_B) -> dict[str, jax.Array]:
         return sums, jnp.where(tokens.valid[0], change, 0), least, tokens.rate.max()  # the rate of padding is 0
 
     def of_sequence(sequence):
-        tokens, *_ = layer._tokens(*sequence, start, aligned=True, last_only=False)
-        return jax.vmap(of_head)(layer._norm(), start.heads, tokens)
+        return jax.vmap(of_head)(layer._norm(), start.heads, layer.tokens(*sequence))
 
     sums, change, least, most = jax.lax.map(of_sequence, (x_BxLxD, length_B), batch_size=SEQUENCES_AT_ONCE)
     means = jax.tree.map(lambda x_BxH: x_BxH.sum(0) / length_B.sum(), sums)
