@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttt4rec_jax.products import gram, mean, mix
 from ttt4rec_jax.ttt.dual import output_gradient
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, layer_norm
 from ttt4rec_jax.ttt.scan import State, Tokens
@@ -85,10 +86,6 @@ def same_block(length: int, size: int):
     return block_L[:, None] == block_L
 
 
-def mean(x):
-    return x.mean(-1, keepdims=True)
-
-
 def backwards(size, saved, d_g_LxF):
     norm, key_LxF, z_LxF, g_LxF, target_LxF, step_L = saved
     centred = z_LxF - mean(z_LxF)
@@ -134,32 +131,6 @@ def backwards(size, saved, d_g_LxF):
 
 
 substitute.defvjp(forwards, backwards)
-
-
-# --- products whose backward passes keep to the layouts that are fast
-
-
-def turned(x_ixj):
-    """The transpose; on a CPU as an array: XLA otherwise multiplies by it in place there, at a fraction of the speed."""
-    return jax.lax.optimization_barrier(x_ixj.T) if jax.default_backend() == "cpu" else x_ixj.T
-
-
-@jax.custom_vjp
-def gram(x_ixF, y_jxF):
-    """Inner products of rows [i, j]."""
-    return x_ixF @ y_jxF.T
-
-
-gram.defvjp(lambda x, y: (x @ y.T, (x, y)), lambda saved, d: (d @ saved[1], turned(d) @ saved[0]))
-
-
-@jax.custom_vjp
-def mix(weights_ixj, y_jxF):
-    """Weighted sums of rows [i, F]."""
-    return weights_ixj @ y_jxF
-
-
-mix.defvjp(lambda w, y: (w @ y, (w, y)), lambda saved, d: (d @ saved[1].T, turned(saved[0]) @ d))
 
 
 # --- the layer's core

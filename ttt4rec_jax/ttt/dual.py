@@ -11,17 +11,18 @@ output, so what token i reads through the updated map is
 import jax
 import jax.numpy as jnp
 
+from ttt4rec_jax.products import mean
 from ttt4rec_jax.ttt.inner import Norm, gelu, layer_norm
 from ttt4rec_jax.ttt.scan import State, Tokens, advance, over_mini_batches
 
 
 def output_gradient(z, norm: Norm, target, eps: float = 1e-6):
     """The gradient of 1/2 || LN(z) - target ||^2 in z, over the last axis."""
-    centred = z - z.mean(-1, keepdims=True)
-    inverse_std = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    centred = z - mean(z)
+    inverse_std = jax.lax.rsqrt(mean(jnp.square(centred)) + eps)
     z_hat = centred * inverse_std
     g = (z_hat * norm.scale + norm.bias - target) * norm.scale
-    return (g - g.mean(-1, keepdims=True) - z_hat * (g * z_hat).mean(-1, keepdims=True)) * inverse_std
+    return (g - mean(g) - z_hat * mean(g * z_hat)) * inverse_std
 
 
 def key_pass(weights, norm: Norm, tokens: Tokens):

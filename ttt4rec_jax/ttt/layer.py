@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.ttt.chunked import pick, ttt_chunked, turned
+from ttt4rec_jax.products import project
+from ttt4rec_jax.ttt.chunked import pick, ttt_chunked
 from ttt4rec_jax.ttt.dual import ttt_dual
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, gelu, layer_norm, read_out
 from ttt4rec_jax.ttt.scan import State, Tokens, initial_state, seen_weights, ttt_scan
@@ -96,20 +97,6 @@ class Projected(NamedTuple):
     value: jax.Array
     rate_gate: jax.Array  # [..., L, H]
     read_gate: jax.Array | None  # mamba's gate, at the positions that are read out
-
-
-@jax.custom_vjp
-def row_product(x_TxD, theta):
-    """x theta, whose backward pass keeps to the layouts that are fast. Not to be vmapped over x: theta's gradients would be."""
-    return x_TxD @ theta
-
-
-row_product.defvjp(lambda x, theta: (x @ theta, (x, theta)), lambda saved, d: (d @ saved[1].T, turned(saved[0]) @ d))
-
-
-def batch_product(x, theta):
-    """x theta for x [..., D]."""
-    return row_product(x.reshape(-1, x.shape[-1]), theta).reshape(*x.shape[:-1], -1)
 
 
 class TttLayer(nnx.Module):
@@ -258,12 +245,12 @@ class TttLayer(nnx.Module):
         """Outputs [B, L, D] (or [B, 1, D] if last_only) of a batch of sequences from the initial state."""
         start = self.initial_state()
         x_BxLxD, read_x = jax.vmap(partial(only_valid, last_only=last_only))(x_BxLxD, length_B)
-        projected = self._project(x_BxLxD, read_x, batch_product)
+        projected = self._project(x_BxLxD, read_x, project)
         tokens, _, last_B = jax.vmap(lambda p, n: self._tokens(p, n, start, last_only))(projected, length_B)
         # heads outside the batch: a head's weights then meet all its sequences in one matrix product
         head = jax.vmap(self._core(x_BxLxD.shape[1], True, last_only), in_axes=(None, None, 0, 0))
         outputs, _ = jax.vmap(head, in_axes=(0, 0, 1, None))(self._norm(), start.heads, tokens, last_B)
-        return self._mix_heads(outputs, projected.read_gate, batch_product)
+        return self._mix_heads(outputs, projected.read_gate, project)
 
     def _tokens(self, projected: Projected, length, state: LayerState, last_only: bool):
         """What the heads take of one sequence [H, ...], not yet rotated; the next state's `recent`; the last valid position."""
