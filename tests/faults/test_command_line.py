@@ -19,9 +19,11 @@ def begun(tmp_path, monkeypatch):
     monkeypatch.setenv("TTT4REC_CACHE_DIR", str(tmp_path / "prepared"))
     found = []
     monkeypatch.setattr(runner, "train_all", lambda combinations, *rest: found.append(combinations))
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     yield found
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_same_command_with_resume_starts_what_was_killed_before_it_began(begun, capsys, tmp_path):
