@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/layer.py --lengths 10 50 200 --json layer.json
 
-Rows: the projections and norm alone (a floor that every mixer pays), causal softmax attention between the same
-projections, and TttLayer in each implementation. All take [B, L, D] and give gradients of every parameter and of the
-input; programs of one length run in turns. Ratios are of medians; a loaded machine moves the milliseconds, hardly the ratios.
+Rows: one pass over the input (memory traffic: read and written once), the projections and norm alone (a floor that every
+mixer pays), causal softmax attention between the same projections, and TttLayer in each implementation. All but the first
+take [B, L, D] and give gradients of every parameter and of the input; programs of one length run in turns. Ratios are of
+medians; a loaded machine moves the milliseconds, hardly the ratios.
 """
 
 import argparse
@@ -68,7 +69,9 @@ def programs_of(length: int, sizes, args) -> dict:
         config = TttConfig(dim=args.dim, num_heads=args.num_heads, mini_batch_size=size, impl=impl, inner=inner)
         return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
 
+    scaled = jax.jit(lambda x: 2 * x).lower(x).compile()
     rows = {
+        "one pass over the input": ((lambda: scaled(x)), 0),
         "projections and norm": program(Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths),
         "attention": program(Projections(args.dim, args.num_heads, True, nnx.Rngs(0)), x, lengths),
     }
