@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import make_dataset
+from flax import nnx
 
-from ttt4rec_jax import data
+from ttt4rec_jax import data, models, train_step
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 
 MAX_LEN = 4
@@ -148,3 +150,48 @@ def test_training_histories_hold_each_user_with_two_training_clicks_once(random_
             if length:
                 found[tuple(history[:length].tolist())] += 1
     assert found == expected
+
+
+NEGATIVES_OF = {"bce last": {}, "bce every": {"targets": "every"}, "gbce every": {"targets": "every", "loss": "gbce"}}
+
+
+@pytest.mark.parametrize("way", [*NEGATIVES_OF, "bce masked", "sampled_softmax"])
+def test_a_user_who_has_clicked_every_item_trains_without_negatives(way):
+    everything, num_items = [3, 1, 4, 2, 5, 6], 6
+    held_out = [1, 2]  # the last two clicks are validation and test targets
+    dataset = make_dataset([[*everything, *held_out], [1, 2, 3, 4, 5], [2, 6, 2, 1]], num_items, num_negatives=0)
+    assert dataset.users_without_negatives == 1
+    train = NEGATIVES_OF.get(way) or {"targets": "every" if "sampled" in way else way.split()[-1], "loss": way.split()[0]}
+    asked = Config(
+        model=ModelConfig(model="bert4rec" if "masked" in way else "sasrec", dim=4, max_len=8),
+        train=TrainConfig(batch_size=8, num_negatives=5, length_buckets=1, **train),
+    )
+    for placed in (None, jax.devices("cpu")[0]):
+        clicks = data.device_clicks(dataset, placed)
+        examples, (bucket,) = data.training_examples(dataset, asked, placed)
+        of = np.asarray(examples.users)
+        made = data.make_batch(clicks, examples, jnp.arange(len(of)), jax.random.key(0), asked, num_items, bucket.length)
+        assert np.isin(np.asarray(made.negatives), range(num_items + 1)).all()
+        if way == "sampled_softmax":  # negatives shared by a batch, for whoever is in it
+            assert (made.negatives > 0).all()
+            continue
+        for user, known in enumerate(map(set, training_clicks(dataset))):
+            negatives = set(np.asarray(made.negatives)[of == user].ravel().tolist())
+            assert negatives == {0} if user == 0 else negatives and not negatives & (known | {0})
+    graphdef, params = models.split(asked.model, dataset, *(np.array([x]) for x in (0, 0.02, 0.02)))
+    alone = made._replace(weight=jnp.where(np.reshape(of == 0, (-1, *[1] * (made.weight.ndim - 1))), made.weight, 0))
+
+    def loss(params):
+        return train_step.batch_loss(nnx.merge(graphdef, params), alone, asked, num_items, (), jax.random.key(0))
+
+    value, grads = jax.value_and_grad(loss)(jax.tree.map(lambda x: x[0], params))
+    assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    if way == "bce last":  # 3 is the first click, which is no target: nothing pushes an item down, the last one least of all
+
+        def positive_only(params):
+            model = nnx.merge(graphdef, params)
+            score = (model.encode(alone.history, alone.length)[:, 0] * model.item_vectors(alone.target)).sum(-1)
+            return (jax.nn.softplus(-score) / 6 * alone.weight).sum() / alone.weight.sum()
+
+        expected = jax.grad(positive_only)(jax.tree.map(lambda x: x[0], params))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), grads, expected)

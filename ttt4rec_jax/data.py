@@ -45,6 +45,11 @@ class Dataset:
     def num_items(self) -> int:
         return self.manifest["counts"]["items"]
 
+    @property
+    def users_without_negatives(self) -> int:
+        """How many users have training clicks on every item, which leaves none to sample as a negative."""
+        return int((np.diff(self.index["gap_starts"]) >= self.num_items).sum())
+
     @functools.cached_property
     def index(self) -> dict[str, np.ndarray]:
         return self.stored_index or click_index(self.items, self.offsets, self.train_ends, self.num_items)
@@ -269,18 +274,20 @@ def draw_negatives(key, clicks: Clicks, users, shape: tuple[int, ...], num_items
 
     The r-th item outside a sorted set is r plus the number of members that lie before it, found by bisection.
     users: indices that broadcast to the rows of `shape`. Held-out items may come up: to avoid them would leak them.
+    A user whose training clicks hold the whole catalogue has no negatives: the result is 0, padding, for each of them.
     """
     first, stop = clicks.gap_starts[users], clicks.gap_starts[users + 1]
     free = num_items - (stop - first)
+    limit = free
     if rows != ALL:  # drawn for the whole batch, so that a part of it is what it would be in the whole
-        free = jnp.ones((shape[0], *free.shape[1:]), free.dtype).at[rows].set(free)
-    rank = jax.random.randint(key, shape, 0, free)[rows]
+        limit = jnp.ones((shape[0], *free.shape[1:]), free.dtype).at[rows].set(free)
+    rank = jax.random.randint(key, shape, 0, limit)[rows]
     low, high = jnp.broadcast_to(first, rank.shape), jnp.broadcast_to(stop, rank.shape)
     for _ in range(num_items.bit_length()):
         middle = (low + high) // 2
         before = (low < high) & (clicks.gaps[middle] <= rank)
         low, high = jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
-    return rank + (low - first) + 1
+    return jnp.where(free > 0, rank + (low - first) + 1, 0)
 
 
 def hide(key, length_B, max_len: int, model, batch_size: int, rows: slice = ALL):

@@ -53,6 +53,8 @@ def run(combinations: dict[str, Config], where, root: RunFolder, flags: dict[str
     platform = f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"data      {dataset.manifest['name']}, sha256 {dataset.manifest['sha256'][:16]}, in {prepared}")
     print(f"          {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions")
+    if without := dataset.users_without_negatives:
+        print(f"          {without:,} users have training clicks on every item: they train without negatives")
     print(f"platform  {platform}{', data on the host' * on_host}\nrun       {root.path}", flush=True)
     if where.dry_run:
         print(dry_run(combinations, dataset, root.path))

@@ -68,6 +68,8 @@ def batch_loss(model, batch: Batch, config: Config, num_items: int, context, key
     """The mean loss over a batch's targets, and what the model adds to it."""
     model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
     users, positive, negatives = batch_scores(model, batch, config, model_key)
+    # a user who has clicked every item has no negatives: padding stands in their place and adds nothing to the loss
+    negatives = jnp.where(batch.negatives > 0, negatives, -jnp.inf)
     if config.train.loss == "softmax":
         # the table as it lies: to look up all of its rows would gather it on every device
         loss = losses.softmax(users @ model.vectors_of(model.embedding[...]).T, batch.target, num_items)
