@@ -22,9 +22,17 @@ def readable(path: Path) -> Iterator[None]:
     """Turns what the standard library raises for a damaged or unreadable file into a UserError."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         reason = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"{path}: damaged or cut short ({reason}); delete it and download or copy it again") from error
+        raise UserError(
+            f"{path}: damaged or cut short ({reason}); delete it and download or copy it again"
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -38,7 +46,8 @@ def open_text(path: Path) -> BinaryIO:
 
 def check_gzip(path: Path) -> None:
     """Raises UserError if a gzip file would unpack to an absurd size. It says so nowhere reliably, so it is unpacked once."""
-    packed, size = path.stat().st_size, 0
+    packed = path.stat().st_size
+    size = 0
     with readable(path), open_text(path) as stream:
         if not isinstance(stream, gzip.GzipFile) or packed * MOST_OF_DEFLATE <= SMALL_BYTES:
             return
@@ -80,7 +89,8 @@ def _checked(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipIn
             f"{path}: has no member {member!r}{nearest(member, names)}; it holds {listed or 'nothing'}; "
             "use the official archive"
         ) from None
-    size, packed = info.file_size, max(info.compress_size, 1)
+    size = info.file_size
+    packed = max(info.compress_size, 1)
     if info.flag_bits & 1:
         raise UserError(f"{path}: member {member!r} is encrypted; use the official archive")
     if size > MAX_BYTES or (size > SMALL_BYTES and size > MAX_RATIO * packed):

@@ -9,7 +9,9 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
 
     A repeated click of a user on an item counts each time. 0 and 1 filter nothing.
     """
-    cores = [(column, least) for column, least in (("item", item_core), ("user", user_core)) if least > 1]
+    cores = [
+        (column, least) for column, least in (("item", item_core), ("user", user_core)) if least > 1
+    ]
     settled = 0
     while settled < len(cores):
         column, least = cores[0]
@@ -17,7 +19,11 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
         settled += 1
         if counts["len"].min() is not None and counts["len"].min() < least:
             frequent = counts.lazy().filter(pl.col("len") >= least).select(column)
-            clicks = clicks.join(frequent, on=column, how="semi", maintain_order="left").collect(engine="streaming").lazy()
+            clicks = (
+                clicks.join(frequent, on=column, how="semi", maintain_order="left")
+                .collect(engine="streaming")
+                .lazy()
+            )
             settled = 1
         cores.append(cores.pop(0))
     return clicks
@@ -26,10 +32,14 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
 def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
     """The distinct values of a Categorical column, as `id`, in order, beside the column itself.
 
-    Ids that are all integers, written without leading zeros, become Int64 and are in numerical order; others are text,
-    in the order of their UTF-8 bytes.
+    Ids that are all integers, written without leading zeros, become Int64 and are in numerical
+    order; others are text, in the order of their UTF-8 bytes.
     """
-    ids = clicks.select(pl.col(column).unique()).with_columns(id=pl.col(column).cast(pl.String)).collect(engine="streaming")
+    ids = (
+        clicks.select(pl.col(column).unique())
+        .with_columns(id=pl.col(column).cast(pl.String))
+        .collect(engine="streaming")
+    )
     if ids["id"].str.contains(r"^(0|-?[1-9][0-9]{0,17})$").all():
         ids = ids.with_columns(pl.col("id").cast(pl.Int64))
     return ids.sort("id")
@@ -41,7 +51,9 @@ def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> 
         codes = table[column].to_physical().to_numpy()
         numbers = np.zeros(codes.max(initial=0) + 1, np.uint32)
         numbers[codes] = np.arange(first, first + len(codes))
-        clicks = clicks.with_columns(pl.lit(pl.Series(numbers)).gather(pl.col(column).to_physical()).alias(column))
+        clicks = clicks.with_columns(
+            pl.lit(pl.Series(numbers)).gather(pl.col(column).to_physical()).alias(column)
+        )
     return clicks
 
 
@@ -50,11 +62,14 @@ def in_order(clicks: pl.LazyFrame) -> pl.LazyFrame:
 
     One stable sort by a packed key is several times as fast as a sort by two columns.
     """
-    ends = clicks.select(low=pl.col("time").min(), high=pl.col("time").max(), users=pl.col("user").max() + 1)
+    ends = clicks.select(
+        low=pl.col("time").min(), high=pl.col("time").max(), users=pl.col("user").max() + 1
+    )
     low, high, users = ends.collect(engine="streaming").row(0)
     span = high - low + 1
     moment = pl.col("time") - low
     if users * span >= 2**63:  # the rank of a time takes 32 bits, and so does a user
-        span, moment = 2**32, pl.col("time").rank("dense").cast(pl.Int64) - 1
+        span = 2**32
+        moment = pl.col("time").rank("dense").cast(pl.Int64) - 1
     key = pl.col("user").cast(pl.Int64) * span + moment
     return clicks.with_columns(key=key).sort("key", maintain_order=True).drop("key")

@@ -19,7 +19,15 @@ KNOWN = {
 }
 ISO_FORMATS = tuple(
     f"%Y-%m-%d{rest}"
-    for rest in ("", "T%H:%M:%S%.f", " %H:%M:%S%.f", "T%H:%M:%S%.fZ", " %H:%M:%S%.fZ", "T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z")
+    for rest in (
+        "",
+        "T%H:%M:%S%.f",
+        " %H:%M:%S%.f",
+        "T%H:%M:%S%.fZ",
+        " %H:%M:%S%.fZ",
+        "T%H:%M:%S%.f%#z",
+        " %H:%M:%S%.f%#z",
+    )
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,9 +45,13 @@ def find_columns(layout: Layout, names: Sequence[str], label: str) -> tuple[str,
     """The names of the user, item and time columns among those of a file. Raises UserError."""
     if not any(map(plain, names)):
         raise UserError(f"{label}: the first line names no columns; expected a header")
-    found = tuple(_find_column(role, getattr(layout, role), names, label) for role in ("user", "item", "time"))
+    found = tuple(
+        _find_column(role, getattr(layout, role), names, label) for role in ("user", "item", "time")
+    )
     if len(set(found)) < len(found):
-        raise UserError(f"{label}: user, item and time are the columns {', '.join(found)}; expected three different ones")
+        raise UserError(
+            f"{label}: user, item and time are the columns {', '.join(found)}; expected three different ones"
+        )
     return found
 
 
@@ -49,13 +61,26 @@ def _find_column(role: str, wanted: str, names: Sequence[str], label: str) -> st
         found = [n for n in names if n == wanted] or [n for n in names if plain(n) == plain(wanted)]
         if not found:
             near = nearest(wanted, names)
-            raise UserError(f"{label}: no column {wanted!r}{near}; its columns are {listed}; name the {role} with --{role}_col")
+            raise UserError(
+                f"{label}: no column {wanted!r}{near}; its columns are {listed}; name the {role} with --{role}_col"
+            )
     else:
-        found = next((same for known in KNOWN[role].split() if (same := [n for n in names if plain(n) == known])), [])
+        found = next(
+            (
+                same
+                for known in KNOWN[role].split()
+                if (same := [n for n in names if plain(n) == known])
+            ),
+            [],
+        )
         if not found:
-            raise UserError(f"{label}: none of its columns looks like the {role}; they are {listed}; name it with --{role}_col")
+            raise UserError(
+                f"{label}: none of its columns looks like the {role}; they are {listed}; name it with --{role}_col"
+            )
     if len(found) > 1:
-        raise UserError(f"{label}: column {found[0]!r} stands {len(found)} times; expected one, rename the others")
+        raise UserError(
+            f"{label}: column {found[0]!r} stands {len(found)} times; expected one, rename the others"
+        )
     return found[0]
 
 
@@ -124,11 +149,15 @@ def time_expression(column: pl.Expr, kind: str, sample: Sequence[str]) -> pl.Exp
         return column.cast(pl.Int64, strict=False)
     if kind == "number":
         number = column.cast(pl.Float64, strict=False)
-        return (pl.when(number.abs() < 9e12).then(number) * 1e6).round().cast(pl.Int64, strict=False)
+        return (
+            (pl.when(number.abs() < 9e12).then(number) * 1e6).round().cast(pl.Int64, strict=False)
+        )
     texts = pl.DataFrame({"t": list(sample)}, schema={"t": pl.String})
 
     def expression(column: pl.Expr, form: str) -> pl.Expr:
         return column.str.to_datetime(form, strict=False, time_unit="us").dt.epoch("us")
 
-    best = max(ISO_FORMATS, key=lambda form: texts.select(expression(pl.col("t"), form).count()).item())
+    best = max(
+        ISO_FORMATS, key=lambda form: texts.select(expression(pl.col("t"), form).count()).item()
+    )
     return expression(column, best)

@@ -28,22 +28,30 @@ TIMEOUT_S = 30
 def fetch(source: Source, data_dir: Path) -> Path:
     """Downloads source.url to data_dir/source.file and returns that path.
 
-    A transfer that broke off is taken up where its .part file ends. Raises UserError where the network fails, with
-    what to do without one, and where the checksum is not the official one; the file is removed then.
+    A transfer that broke off is taken up where its .part file ends. Raises UserError where the
+    network fails, with what to do without one, and where the checksum is not the official one; the
+    file is removed
+    then.
     """
     target = data_dir / source.file
     part = target.with_name(f"{target.name}.part")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--data_dir: cannot make the folder {data_dir} ({error.strerror}); name another") from error
+        raise UserError(
+            f"--data_dir: cannot make the folder {data_dir} ({error.strerror}); name another"
+        ) from error
     with _alone(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process has just fetched it
             return target
         logger.info("downloading %s (about %d MB) to %s", source.url, source.megabytes, data_dir)
         try:
             _transfer(source.url, part)
-        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:  # URLError and time-outs are OSErrors
             raise UserError(
                 f"cannot download {source.url} ({getattr(error, 'reason', None) or error}); without a network, "
                 f"put the file {source.file} into {data_dir.absolute()}, or use --dataset=synthetic, which needs none"
@@ -84,7 +92,9 @@ def _transfer(url: str, part: Path) -> None:
     with response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            raise OSError(f"the server answered with the range {response.headers.get('Content-Range')!r}")
+            raise OSError(
+                f"the server answered with the range {response.headers.get('Content-Range')!r}"
+            )
         start = done if resumed else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
@@ -98,10 +108,18 @@ def _transfer(url: str, part: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             if total is not None and file.tell() != total:
-                raise OSError(f"the connection broke off after {file.tell()} of {total} bytes; run again to resume")
+                raise OSError(
+                    f"the connection broke off after {file.tell()} of {total} bytes; run again to resume"
+                )
 
 
 def check_local(source: Source, path: Path) -> None:
     """Warns if a local archive is not the official one. It is used as it is."""
-    if source.md5 and path.name == source.file and (found := file_digest(path, "md5")) != source.md5:
-        logger.warning("%s: md5 is %s, the official archive's is %s; used as it is", path, found, source.md5)
+    if (
+        source.md5
+        and path.name == source.file
+        and (found := file_digest(path, "md5")) != source.md5
+    ):
+        logger.warning(
+            "%s: md5 is %s, the official archive's is %s; used as it is", path, found, source.md5
+        )

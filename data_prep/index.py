@@ -5,25 +5,36 @@ import numpy as np
 CLICKS_AT_ONCE = 2**22  # whole users; what is sorted of them at once stays small
 
 
-def click_index(items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int) -> dict[str, np.ndarray]:
+def click_index(
+    items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
+) -> dict[str, np.ndarray]:
     """is_first [E], gaps [G], gap_starts [users + 1] of clicks in order; arguments as prepare.py's arrays.
 
-    is_first: whether the user clicks this item for the first time. gaps: a user's distinct training items in ascending order,
-    as item - 1 - rank, from gap_starts[user] on: how many items before it are not among them, to draw the others by.
+    is_first: whether the user clicks this item for the first time. gaps: a user's distinct training
+    items in ascending order, as item - 1 - rank, from gap_starts[user] on: how many items before it
+    are not among them, to
+    draw the others by.
     """
-    is_first, gaps, gap_counts = np.zeros(len(items), bool), [], []
+    is_first = np.zeros(len(items), bool)
+    gaps = []
+    gap_counts = []
     for low, high in blocks(offsets):
-        begin, end = offsets[low], offsets[high]
+        begin = offsets[low]
+        end = offsets[high]
         counts = np.diff(offsets[low : high + 1])
         users = np.repeat(np.arange(high - low), counts)
         user_item = users * np.int64(num_items + 1) + items[begin:end]
         by_pair = np.argsort(user_item, kind="stable")
         first = by_pair[np.diff(user_item[by_pair], prepend=-1) > 0]
         is_first[begin + first] = True
-        trained = first < np.repeat(train_ends[low:high] - begin, counts)[first]  # training clicks are a user's first ones
+        trained = (
+            first < np.repeat(train_ends[low:high] - begin, counts)[first]
+        )  # training clicks are a user's first ones
         known_user, known_item = np.divmod(user_item[first[trained]], num_items + 1)
         gap_counts.append(np.bincount(known_user, minlength=high - low))
-        rank = np.arange(len(known_item)) - np.repeat(np.cumsum(gap_counts[-1]) - gap_counts[-1], gap_counts[-1])
+        rank = np.arange(len(known_item)) - np.repeat(
+            np.cumsum(gap_counts[-1]) - gap_counts[-1], gap_counts[-1]
+        )
         gaps.append((known_item - 1 - rank).astype(np.int32))
     gap_starts = np.concatenate([[0], np.cumsum(np.concatenate(gap_counts))]).astype(np.int32)
     return {"is_first": is_first, "gaps": np.concatenate(gaps), "gap_starts": gap_starts}

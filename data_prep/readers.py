@@ -29,8 +29,10 @@ class Clicks(NamedTuple):
 def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
     """The clicks of a file. folder: an empty one for intermediate files, which may grow with the file; memory does not.
 
-    An id is a text of one character or more. Integer times are kept as they are; ISO date-times become microseconds,
-    as do fractional numbers (taken for seconds). Raises UserError, of one line, for whatever is wrong with the file.
+    An id is a text of one character or more. Integer times are kept as they are; ISO date-times
+    become microseconds, as do fractional numbers (taken for seconds). Raises UserError, of one
+    line, for whatever is
+    wrong with the file.
     """
     label = f"{path}: {layout.member}" if layout.member else str(path)
     with archives.readable(path):
@@ -40,13 +42,21 @@ def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
     if empty:
         raise UserError(f"{path}: is empty; expected clicks")
     archives.check_gzip(path)
-    source = archives.spool(path, layout.member, folder) if layout.member else _plain_path(path, folder)
+    source = (
+        archives.spool(path, layout.member, folder) if layout.member else _plain_path(path, folder)
+    )
     read_kind = _read_parquet if layout.kind == "parquet" else _read_text
     clicks = read_kind(source, layout, label, on_bad_rows, folder)
     if clicks.bad.count:
-        logger.warning("%s: skipped %d bad rows: %s", label, clicks.bad.count, "; ".join(clicks.bad.first))
+        logger.warning(
+            "%s: skipped %d bad rows: %s", label, clicks.bad.count, "; ".join(clicks.bad.first)
+        )
     if not len(clicks.table):
-        skipped = f"; {clicks.bad.count} bad rows were skipped, such as {clicks.bad.first[0]}" if clicks.bad.count else ""
+        skipped = (
+            f"; {clicks.bad.count} bad rows were skipped, such as {clicks.bad.first[0]}"
+            if clicks.bad.count
+            else ""
+        )
         raise UserError(f"{label}: holds no clicks{skipped}; expected rows of user, item and time")
     return clicks
 
@@ -62,7 +72,9 @@ def _plain_path(path: Path, folder: Path) -> Path:
 
 def encode(clicks: pl.LazyFrame) -> pl.DataFrame:
     """Text ids become Categorical while the file streams by: memory holds 16 bytes a click."""
-    return clicks.with_columns(pl.col("user", "item").cast(pl.Categorical)).collect(engine="streaming")
+    return clicks.with_columns(pl.col("user", "item").cast(pl.Categorical)).collect(
+        engine="streaming"
+    )
 
 
 def is_good(clicks: pl.DataFrame) -> bool:
@@ -85,10 +97,14 @@ def _read_text(path: Path, layout: Layout, label: str, on_bad_rows: str, folder:
         logger.debug("%s: %s", label, error)
     logger.info("%s: not read at once, looking at each row", label)
     try:
-        clicks, bad = rows.parse_rows(rows.text_rows(path, placed, width), kind, label, on_bad_rows, folder)
+        clicks, bad = rows.parse_rows(
+            rows.text_rows(path, placed, width), kind, label, on_bad_rows, folder
+        )
     except columns.NotWhole:
         kind = "number"
-        clicks, bad = rows.parse_rows(rows.text_rows(path, placed, width), kind, label, on_bad_rows, folder)
+        clicks, bad = rows.parse_rows(
+            rows.text_rows(path, placed, width), kind, label, on_bad_rows, folder
+        )
     return Clicks(encode(clicks), columns.UNITS[kind], bad)
 
 
@@ -99,7 +115,9 @@ def _placed(path: Path, layout: Layout, label: str) -> tuple[Layout, int]:
     names = _json_names(path, label) if layout.kind == "json" else _csv_names(path, layout, label)
     found = columns.find_columns(layout, names, label)
     places = found if layout.kind == "json" else [names.index(name) for name in found]
-    return dataclasses.replace(layout, **dict(zip(("user", "item", "time"), places, strict=True))), len(names)
+    return dataclasses.replace(
+        layout, **dict(zip(("user", "item", "time"), places, strict=True))
+    ), len(names)
 
 
 def _csv_names(path: Path, layout: Layout, label: str) -> list[str]:
@@ -108,15 +126,21 @@ def _csv_names(path: Path, layout: Layout, label: str) -> list[str]:
     try:
         text = first.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{label}, line 1: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+        raise UserError(
+            f"{label}, line 1: not UTF-8 text ({error.reason}); save the file as UTF-8"
+        ) from error
     if not text:
-        raise UserError(f"{label}: is empty or begins with an empty line; expected a header that names the columns")
+        raise UserError(
+            f"{label}: is empty or begins with an empty line; expected a header that names the columns"
+        )
     if not layout.quoted:
         return text.split(layout.separator)
     try:
         return next(csv.reader([text], delimiter=layout.separator))
     except csv.Error as error:  # a lone carriage return, or a field of more than 131,072 letters
-        raise UserError(f"{label}, line 1: not CSV ({error}); end lines with a line feed") from error
+        raise UserError(
+            f"{label}, line 1: not CSV ({error}); end lines with a line feed"
+        ) from error
 
 
 def _json_names(path: Path, label: str) -> list[str]:
@@ -132,15 +156,20 @@ def _json_names(path: Path, label: str) -> list[str]:
                 names.update(found)
     if names:
         return list(names)
-    raise UserError(f"{label}: holds no JSON object in its first 1000 lines; expected one a line, in UTF-8")
+    raise UserError(
+        f"{label}: holds no JSON object in its first 1000 lines; expected one a line, in UTF-8"
+    )
 
 
-def _scan_text(path: Path, layout: Layout, width: int, kind: str, sample: list[str]) -> pl.LazyFrame:
+def _scan_text(
+    path: Path, layout: Layout, width: int, kind: str, sample: list[str]
+) -> pl.LazyFrame:
     """Columns user, item and time; null where a row is not as it should be. Raises a polars error where it cannot be read."""
     if layout.kind == "json":
         names = layout.user, layout.item, layout.time
         user, item, time = (pl.col(name) for name in names)
-        clicks, intact = pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String)), pl.lit(True)
+        clicks = pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
+        intact = pl.lit(True)
     else:
         # a separator '::' is two ':' with nothing between
         step = len(layout.separator)
@@ -154,8 +183,11 @@ def _scan_text(path: Path, layout: Layout, width: int, kind: str, sample: list[s
             new_columns=names,
             glob=False,
         )
-        user, item, time = (pl.col(names[step * place]) for place in (layout.user, layout.item, layout.time))
-        # that each column is looked at matters: polars counts the fields of a row only if it needs them all
+        user, item, time = (
+            pl.col(names[step * place]) for place in (layout.user, layout.item, layout.time)
+        )
+        # that each column is looked at matters: polars counts the fields of a row only if it needs
+        # them all
         intact = pl.any_horizontal(pl.col(name).is_not_null() for name in names)
         for name in (name for place, name in enumerate(names) if place % step):
             intact &= pl.col(name).is_null()
@@ -171,16 +203,24 @@ def _read_parquet(path: Path, layout: Layout, label: str, on_bad_rows: str, fold
         names = columns.find_columns(layout, schema.names(), label)
         for name in names[:2]:
             if schema[name].is_nested() or schema[name] in (pl.Binary, pl.Object):
-                raise UserError(f"{label}: column {name!r} is of type {schema[name]}; expected text or numbers as ids")
+                raise UserError(
+                    f"{label}: column {name!r} is of type {schema[name]}; expected text or numbers as ids"
+                )
         time, kind = _parquet_time(frame, names[2], schema[names[2]], label)
         user, item = (pl.col(name).cast(pl.String) for name in names[:2])
         clicks = frame.select(user.alias("user"), item.alias("item"), time.alias("time"))
-        table, bad = encode(clicks), rows.BadRows()
+        table = encode(clicks)
+        bad = rows.BadRows()
         if not is_good(table):
-            good = pl.all_horizontal(pl.col("user", "item").fill_null("") != "", pl.col("time").is_not_null())
+            good = pl.all_horizontal(
+                pl.col("user", "item").fill_null("") != "", pl.col("time").is_not_null()
+            )
             wrong = clicks.with_row_index("row").filter(~good)
             first = wrong.head(rows.SHOWN).collect(engine="streaming").rows(named=True)
-            bad.first = [f"row {r['row'] + 1}: user {r['user']!r}, item {r['item']!r}, time {r['time']!r}" for r in first]
+            bad.first = [
+                f"row {r['row'] + 1}: user {r['user']!r}, item {r['item']!r}, time {r['time']!r}"
+                for r in first
+            ]
             if on_bad_rows == "error":
                 raise UserError(
                     f"{label}, {bad.first[0]}; expected no empty ids and {rows.EXPECTED_TIME}; "
@@ -189,11 +229,15 @@ def _read_parquet(path: Path, layout: Layout, label: str, on_bad_rows: str, fold
             bad.count = wrong.select(pl.len()).collect(engine="streaming").item()
             table = encode(clicks.filter(good))
     except POLARS_ERRORS as error:
-        raise UserError(f"{label}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from error
+        raise UserError(
+            f"{label}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
+        ) from error
     return Clicks(table, columns.UNITS[kind], bad)
 
 
-def _parquet_time(frame: pl.LazyFrame, name: str, dtype: pl.DataType, label: str) -> tuple[pl.Expr, str]:
+def _parquet_time(
+    frame: pl.LazyFrame, name: str, dtype: pl.DataType, label: str
+) -> tuple[pl.Expr, str]:
     """A column's times as Int64, and their kind (see columns.py)."""
     column = pl.col(name)
     if dtype.is_integer():
@@ -203,7 +247,12 @@ def _parquet_time(frame: pl.LazyFrame, name: str, dtype: pl.DataType, label: str
     if dtype in (pl.Datetime, pl.Date):
         return column.cast(pl.Datetime("us")).dt.epoch("us"), "iso"
     if dtype == pl.String:
-        sample = frame.select(column.drop_nulls().head(1000)).collect(engine="streaming").to_series().to_list()
+        sample = (
+            frame.select(column.drop_nulls().head(1000))
+            .collect(engine="streaming")
+            .to_series()
+            .to_list()
+        )
         kind = columns.time_kind(sample)
         return columns.time_expression(column, kind, sample), kind
     raise UserError(f"{label}: column {name!r} is of type {dtype}, expected {rows.EXPECTED_TIME}")
@@ -214,6 +263,10 @@ def read_titles(path: Path, titles: Titles) -> pl.DataFrame | None:
     content = archives.read_member(path, titles.member)
     if content is None:
         return None
-    lines = (line.split(titles.separator, 2) for line in content.decode(titles.encoding).splitlines())
+    lines = (
+        line.split(titles.separator, 2) for line in content.decode(titles.encoding).splitlines()
+    )
     found = [line[:2] for line in lines if len(line) > 1]
-    return pl.DataFrame(found, schema={"id": pl.String, "title": pl.String}, orient="row").unique("id", keep="first")
+    return pl.DataFrame(found, schema={"id": pl.String, "title": pl.String}, orient="row").unique(
+        "id", keep="first"
+    )

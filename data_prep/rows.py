@@ -44,10 +44,15 @@ class BadRows:
 def text_rows(path: Path, layout: Layout, width: int) -> Iterator[Row]:
     """The rows of a text file, blank lines left out. width: how many columns it has.
 
-    layout: with positions of the columns, or keys where the file is JSON. Raises UserError where the file is damaged.
+    layout: with positions of the columns, or keys where the file is JSON. Raises UserError where
+    the file is damaged.
     """
     with readable(path), open_text(path) as stream:
-        yield from _json_rows(stream, layout) if layout.kind == "json" else _csv_rows(stream, layout, width)
+        yield from (
+            _json_rows(stream, layout)
+            if layout.kind == "json"
+            else _csv_rows(stream, layout, width)
+        )
 
 
 def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
@@ -67,7 +72,10 @@ def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
 
 def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
     """(line, fields) of each row, or (line, what is wrong) if it cannot be split. Bytes that are not UTF-8 stay, escaped."""
-    lines = (line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape") for n, line in enumerate(stream))
+    lines = (
+        line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
+        for n, line in enumerate(stream)
+    )
     if not layout.quoted:
         for n, line in enumerate(lines, 1):
             text = line.rstrip("\r\n")
@@ -129,12 +137,16 @@ def sample_times(path: Path, layout: Layout, width: int, count: int = 1000) -> l
     return list(itertools.islice(good, count))
 
 
-def parse_rows(rows: Iterable[Row], kind: str, label: str, on_bad_rows: str, folder: Path) -> tuple[pl.LazyFrame, BadRows]:
+def parse_rows(
+    rows: Iterable[Row], kind: str, label: str, on_bad_rows: str, folder: Path
+) -> tuple[pl.LazyFrame, BadRows]:
     """Good rows -> parquet files in `folder`, scanned as columns user, item, time; memory holds one batch of them.
 
     Raises UserError at the first bad row if on_bad_rows is 'error', and NotWhole (see columns.py).
     """
-    bad, parse, files = BadRows(), PARSERS[kind], []
+    bad = BadRows()
+    parse = PARSERS[kind]
+    files = []
     for number, batch in enumerate(_batches(_times(rows, parse, label, on_bad_rows, bad))):
         files.append(folder / f"part-{number}.parquet")
         pl.DataFrame(batch, schema=CLICK_SCHEMA, orient="row").write_parquet(files[-1])
@@ -150,7 +162,11 @@ def _batches(rows: Iterator[tuple]) -> Iterator[list[tuple]]:
 
 
 def _times(
-    rows: Iterable[Row], parse: Callable[[str], int | None], label: str, on_bad_rows: str, bad: BadRows
+    rows: Iterable[Row],
+    parse: Callable[[str], int | None],
+    label: str,
+    on_bad_rows: str,
+    bad: BadRows,
 ) -> Iterator[tuple[str, str, int]]:
     for row in rows:
         problem = row.problem
@@ -163,5 +179,7 @@ def _times(
             problem = f"timestamp {text[:40]!r}, expected {EXPECTED_TIME}"
         message = f"line {row.line}: {problem}"
         if on_bad_rows == "error":
-            raise UserError(f"{label}, {message}; mend the file or skip such rows with --on_bad_rows=skip")
+            raise UserError(
+                f"{label}, {message}; mend the file or skip such rows with --on_bad_rows=skip"
+            )
         bad.add(message)

@@ -24,13 +24,18 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     return Split(np.where(evaluated, ends - 2, ends), last - 1, last)
 
 
-def temporal(offsets: np.ndarray, times: np.ndarray, validation_time: float, test_time: float) -> Split:
+def temporal(
+    offsets: np.ndarray, times: np.ndarray, validation_time: float, test_time: float
+) -> Split:
     """Two cuts through all clicks, at the times before which lie about these shares of them.
 
-    Training: clicks before the first cut. Validation target: a user's first click between the cuts. Test target: a
-    user's first click at the second cut or later. Clicks that share the second of a cut lie all behind it. Only users
-    with a training click have targets; a target's item may be new to training. Nothing after a cut is used before it,
-    but that the k-core is one of all clicks. offsets: [users + 1]; times: [E], ascending within a user.
+    Training: clicks before the first cut. Validation target: a user's first click between the cuts.
+    Test target: a user's first click at the second cut or later. Clicks that share the second of a
+    cut lie all behind it. Only users with a training click have targets; a target's item may be new
+    to training. Nothing after a cut is used before it, but that the k-core is one of all clicks.
+    offsets: [users + 1]; times: [E],
+    ascending within a
+    user.
     """
     cuts = [_cut(times, share) for share in (validation_time, test_time)]
     first, second = (_first_at(offsets, times, cut) for cut in cuts)

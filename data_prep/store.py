@@ -35,7 +35,11 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def write(
-    folder: Path, arrays: dict[str, np.ndarray], index: dict[str, np.ndarray], tables: dict[str, pl.DataFrame], manifest: dict
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    index: dict[str, np.ndarray],
+    tables: dict[str, pl.DataFrame],
+    manifest: dict,
 ) -> None:
     """Fills a new folder: NAME.npy, NAME.parquet and manifest.json, which gains `sha256` and `files`; all of it synced.
 
@@ -47,8 +51,15 @@ def write(
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    whole = {"format_version": FORMAT_VERSION, **manifest, "sha256": content_digest(arrays), "files": files}
-    (folder / "manifest.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    whole = {
+        "format_version": FORMAT_VERSION,
+        **manifest,
+        "sha256": content_digest(arrays),
+        "files": files,
+    }
+    (folder / "manifest.json").write_text(
+        json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     for path in (*folder.iterdir(), folder):
         sync(path)
 
@@ -59,7 +70,11 @@ def verify(folder: Path) -> str:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format_version"] != FORMAT_VERSION:
             return f"format version {manifest['format_version']}, expected {FORMAT_VERSION}"
-        wrong = [name for name, digest in manifest["files"].items() if file_digest(folder / name) != digest]
+        wrong = [
+            name
+            for name, digest in manifest["files"].items()
+            if file_digest(folder / name) != digest
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error) or type(error).__name__
     return f"{', '.join(wrong)}: not as written" if wrong else ""
@@ -68,15 +83,18 @@ def verify(folder: Path) -> str:
 def reuse_or_make(folder: Path, make: Callable[[Path, Path], None]) -> Path:
     """`folder`, if it is whole; else `make(new, scratch)` fills `new`, beside it, which then takes its place.
 
-    Several processes may do so at once: the first to be ready sets the folder in place, the others use that one.
-    Killed half-way, a process leaves a folder whose name begins with '.preparing-'; it is removed after a day.
+    Several processes may do so at once: the first to be ready sets the folder in place, the others
+    use that one. Killed half-way, a process leaves a folder whose name begins with '.preparing-';
+    it is removed
+    after a day.
     """
     if folder.exists():
         if not (problem := verify(folder)):
             return folder
         logger.warning("%s is damaged (%s); making it again", folder, problem)
     with _temporary(folder.parent) as staging:
-        new, scratch = staging / "new", staging / "scratch"
+        new = staging / "new"
+        scratch = staging / "scratch"
         scratch.mkdir()
         make(new, scratch)
         for _ in range(10):
@@ -88,7 +106,9 @@ def reuse_or_make(folder: Path, make: Callable[[Path, Path], None]) -> Path:
                 return folder
             with contextlib.suppress(FileNotFoundError):
                 os.rename(folder, Path(tempfile.mkdtemp(dir=staging)) / "damaged")
-    raise UserError(f"--cache_dir: cannot set {folder} in place; remove it by hand, or name another folder")
+    raise UserError(
+        f"--cache_dir: cannot set {folder} in place; remove it by hand, or name another folder"
+    )
 
 
 @contextlib.contextmanager
@@ -98,7 +118,9 @@ def _temporary(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
     except OSError as error:
-        raise UserError(f"--cache_dir: cannot write to {parent} ({error.strerror}); name a folder you may write to") from error
+        raise UserError(
+            f"--cache_dir: cannot write to {parent} ({error.strerror}); name a folder you may write to"
+        ) from error
     for left in parent.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > STALE_S:
@@ -107,7 +129,9 @@ def _temporary(parent: Path) -> Iterator[Path]:
         yield staging
     except (OSError, pl.exceptions.PolarsError) as error:
         if is_full(error):
-            raise UserError(f"--cache_dir: no space left in {parent}; free some or name another folder") from error
+            raise UserError(
+                f"--cache_dir: no space left in {parent}; free some or name another folder"
+            ) from error
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -6,17 +6,23 @@ import polars as pl
 from data_prep.negatives import below
 
 VERSION = 1  # of what a seed gives
-USERS, ITEMS, GROUPS = 1500, 300, 4
-SHORTEST, LONGEST = 8, 32
+USERS = 1500
+ITEMS = 300
+GROUPS = 4
+SHORTEST = 8
+LONGEST = 32
 HOUR = 3600
 
 
 def generate(seed: int) -> pl.DataFrame:
     """About 30,000 clicks of 1500 users on 300 items: columns user, item, time (unix seconds), integers.
 
-    Each item has one successor per group of users. A click is, in 8 of 10 cases, a successor: of the last click in
-    3 of 4 of them, else of the one before; the own group's in 3 of 4, else any group's. Otherwise it is drawn by
-    popularity (weight 1/rank). No user clicks an item twice. Integer arithmetic on raw bits: the same everywhere.
+    Each item has one successor per group of users. A click is, in 8 of 10 cases, a successor: of
+    the last click in 3 of 4 of them, else of the one before; the own group's in 3 of 4, else any
+    group's. Otherwise it is drawn by popularity (weight 1/rank). No user clicks an item twice.
+    Integer arithmetic on
+    raw bits: the
+    same everywhere.
     """
     bits = np.random.PCG64(np.random.SeedSequence((seed, VERSION)))
     users = np.arange(USERS)

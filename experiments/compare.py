@@ -1,16 +1,17 @@
 """Compares systems by the test users of their finished runs, paired, over one training seed or several:
 
-python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/sasrec-2 runs/ttt4rec-0 runs/ttt4rec-1 runs/ttt4rec-2
-python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json
+python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/sasrec-2 runs/ttt4rec-0
+runs/ttt4rec-1 runs/ttt4rec-2 python experiments/compare.py runs/my-sweep --protocol=full
+--json=comparison.json
 """
 
 import sys
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax.command_line import Parser
-from ttt4rec_jax.compare import PROTOCOLS, compare, table
-from ttt4rec_jax.run_folder import write_json
+from ttt4rec_jax.cli.parser import Parser
+from ttt4rec_jax.evaluation.compare import PROTOCOLS, compare, table
+from ttt4rec_jax.runs.folder import write_json
 
 DESCRIPTION = """Compares systems by the test users of their finished runs. Runs whose settings differ in the seed alone are
 one system; the first run's system is the reference, and every other is compared with it: difference of the
@@ -22,10 +23,18 @@ def main(argv: list[str]) -> int:
     """Exit code: 0 success, 2 a mistake told in one line."""
     parser = Parser(argv[0], DESCRIPTION)
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run, or of a sweep: all its combinations"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="folder of a run, or of a sweep: all its combinations",
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="", help="one evaluation alone (default: both)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the comparison there as well")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="", help="one evaluation alone (default: both)"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the comparison there as well"
+    )
     try:
         asked = parser.parse_args(argv[1:])
         found = compare(asked.runs, asked.protocol)
@@ -33,7 +42,9 @@ def main(argv: list[str]) -> int:
             try:
                 write_json(asked.json, found)
             except OSError as error:
-                raise UserError(f"--json: {asked.json} cannot be written ({error.strerror}); name another file") from error
+                raise UserError(
+                    f"--json: {asked.json} cannot be written ({error.strerror}); name another file"
+                ) from error
         print(table(found))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

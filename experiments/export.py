@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax import export_folder
-from ttt4rec_jax.command_line import Parser, add_run, check_run
+from ttt4rec_jax.cli.parser import Parser, add_run, check_run
+from ttt4rec_jax.serving import export_folder
 
 DESCRIPTION = """Exports the best parameters of a run, whose folder is all that is needed: programs of any batch for cpu, cuda
 and tpu (encode, score candidates, top k and, for TTT4Rec, a session's step), arrays, items and a manifest. The folder is
@@ -20,7 +20,9 @@ def parser(program: str) -> Parser:
     found = Parser(program, DESCRIPTION)
     add_run(found)
     add = found.add_argument
-    add("--output", metavar="FOLDER", required=True, type=Path, help="folder to write, new or empty")
+    add(
+        "--output", metavar="FOLDER", required=True, type=Path, help="folder to write, new or empty"
+    )
     add("--k", type=int, default=100, help="most items that a request can ask for (default: 100)")
     add("--overwrite", action="store_true", help="replace the export in --output")
     return found
@@ -42,10 +44,17 @@ def main(argv: list[str]) -> int:
         asked = parser(argv[0]).parse_args(argv[1:])
         check_run(asked)
         export_folder.check(asked.output, asked.overwrite)
-        from ttt4rec_jax.export import export_run  # imports JAX, which a wrong flag need not wait for
+        from ttt4rec_jax.serving.export import (
+            export_run,  # imports JAX, which a wrong flag need not wait for
+        )
 
         manifest = export_run(
-            asked.run, asked.output, asked.k, overwrite=asked.overwrite, data_dir=asked.data_dir, cache_dir=asked.cache_dir
+            asked.run,
+            asked.output,
+            asked.k,
+            overwrite=asked.overwrite,
+            data_dir=asked.data_dir,
+            cache_dir=asked.cache_dir,
         )
         print(summary(asked.output, manifest))
     except UserError as error:

@@ -10,14 +10,14 @@ import os
 import sys
 
 from data_prep.settings import UserError
-from ttt4rec_jax import history_files
-from ttt4rec_jax.command_line import Parser, add_run, check_run
-from ttt4rec_jax.history_files import Reader, Writer
+from ttt4rec_jax.cli.parser import Parser, add_run, check_run
+from ttt4rec_jax.serving import files
+from ttt4rec_jax.serving.files import Reader, Writer
 
 DESCRIPTION = f"""Recommends with the best parameters of a run, whose folder is all that is needed (--user without --histories
 reads the run's data as well). Just one of --histories with --output, --user, --interactive.
 
-{history_files.__doc__.split("whatever their size. Imports no JAX.")[1].strip()}"""
+{files.__doc__.split("whatever their size. Imports no JAX.")[1].strip()}"""
 HISTORIES_AT_ONCE = 4096
 SHOWN = 10  # last clicks of a user
 
@@ -27,16 +27,41 @@ def parser(program: str) -> Parser:
     found = Parser(program, DESCRIPTION)
     add_run(found)
     add = found.add_argument
-    add("--histories", metavar="FILE", default="", help="users' clicks, .parquet, .csv, .jsonl, or - for stdin")
-    add("--output", metavar="FILE", default="", help="where to write, .parquet, .csv, .jsonl, or - for stdout")
-    add("--user", metavar="ID", default="", help="print the history and recommendations of one user")
-    add("--interactive", action="store_true", help="ask for clicks one by one and print how the list moves")
+    add(
+        "--histories",
+        metavar="FILE",
+        default="",
+        help="users' clicks, .parquet, .csv, .jsonl, or - for stdin",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        default="",
+        help="where to write, .parquet, .csv, .jsonl, or - for stdout",
+    )
+    add(
+        "--user", metavar="ID", default="", help="print the history and recommendations of one user"
+    )
+    add(
+        "--interactive",
+        action="store_true",
+        help="ask for clicks one by one and print how the list moves",
+    )
     add("--k", type=int, default=10, help="items to recommend (default: 10)")
-    add("--unknown", choices=("error", "skip"), default="error", help="clicks on items that the run's data does not have")
+    add(
+        "--unknown",
+        choices=("error", "skip"),
+        default="error",
+        help="clicks on items that the run's data does not have",
+    )
     add("--include_seen", action="store_true", help="recommend items of the history, too")
     add("--exclude", metavar="ID,ID", default="", help="items never to recommend")
     add("--include_only", metavar="ID,ID", default="", help="the only items to recommend")
-    add("--whole_history", action="store_true", help="read histories from their first click on, as a session does")
+    add(
+        "--whole_history",
+        action="store_true",
+        help="read histories from their first click on, as a session does",
+    )
     add("--program_cache", default="", help="folder of compiled programs; none: keep none")
     return found
 
@@ -47,7 +72,9 @@ def check(asked) -> None:
     if asked.output and (not asked.histories or asked.user or asked.interactive):
         raise UserError("--output: goes with --histories alone")
     if asked.interactive and (asked.histories or asked.whole_history):
-        raise UserError("--interactive: asks for the clicks itself; leave out --histories and --whole_history")
+        raise UserError(
+            "--interactive: asks for the clicks itself; leave out --histories and --whole_history"
+        )
     if not (asked.output or asked.user or asked.interactive):
         raise UserError("nothing to do; give --histories and --output, or --user, or --interactive")
 
@@ -72,17 +99,24 @@ def recommend_to_file(recommender, asked, source: Reader, target: Writer) -> Non
     """Streams histories through the model, a part in memory at a time."""
     from tqdm import tqdm
 
-    users, empty = 0, 0
+    users = 0
+    empty = 0
     with target, tqdm(total=source.total, unit=source.unit, unit_scale=True, disable=None) as bar:
         histories = iter(source)
         while part := list(itertools.islice(histories, HISTORIES_AT_ONCE)):
             names, clicks = zip(*part, strict=True)
             found = recommender.recommend(
-                clicks, asked.k, unknown=asked.unknown, whole_history=asked.whole_history, **filters(asked)
+                clicks,
+                asked.k,
+                unknown=asked.unknown,
+                whole_history=asked.whole_history,
+                **filters(asked),
             )
             target.write(list(names), found)
-            users, empty = users + len(part), empty + sum(one.source == "popularity" for one in found)
-            bar.total, bar.unit = source.total, source.unit
+            users = users + len(part)
+            empty = empty + sum(one.source == "popularity" for one in found)
+            bar.total = source.total
+            bar.unit = source.unit
             bar.set_postfix_str(f"{users:,} users", refresh=False)
             bar.update(source.done - bar.n)
     popular = f"; {empty:,} of them had no click and got what is popular" if empty else ""
@@ -97,16 +131,16 @@ def history_of(recommender, asked) -> list:
                 return clicks
         raise UserError(f"--user: {asked.user!r} is not in {asked.histories}")
     from data_prep.prepare import prepare
-    from ttt4rec_jax import catalogue
-    from ttt4rec_jax.run_folder import RunFolder, load_config
+    from ttt4rec_jax.runs import items
+    from ttt4rec_jax.runs.folder import RunFolder, load_config
 
     config = load_config(RunFolder(asked.run).config)
     prepared = prepare(config.data, asked.data_dir, asked.cache_dir)
-    if catalogue.ids_of(prepared) != recommender.items.ids:
+    if items.ids_of(prepared) != recommender.items.ids:
         raise UserError(
             f"--user: {prepared} has other items than the run; give the data that it was trained on, or --histories"
         )
-    return [recommender.items.ids[item - 1] for item in catalogue.history_of(prepared, asked.user)]
+    return [recommender.items.ids[item - 1] for item in items.history_of(prepared, asked.user)]
 
 
 def table(found, before: list | None = None) -> str:
@@ -114,7 +148,9 @@ def table(found, before: list | None = None) -> str:
     lines = []
     for rank, (id, score) in enumerate(zip(found.ids, found.scores, strict=True)):
         title = (found.titles[rank] or "") if found.titles else ""
-        moved = "" if before is None else f"{move(rank, before.index(id) if id in before else None):>5}"
+        moved = (
+            "" if before is None else f"{move(rank, before.index(id) if id in before else None):>5}"
+        )
         lines.append(f"{rank + 1:>4}{moved}  {score:>10.4f}  {id!s:<12}  {title}".rstrip())
     return "\n".join(lines) or "   nothing is left to recommend"
 
@@ -127,16 +163,27 @@ def move(rank: int, before: int | None) -> str:
 
 
 def by_whom(found, clicks: int) -> str:
-    return "no click yet: what is popular, by clicks" if found.source == "popularity" else f"after {clicks} clicks"
+    return (
+        "no click yet: what is popular, by clicks"
+        if found.source == "popularity"
+        else f"after {clicks} clicks"
+    )
 
 
 def show_user(recommender, asked) -> None:
     """Prints one user's last clicks and recommendations."""
     history = history_of(recommender, asked)
     found = recommender.recommend(
-        [history], asked.k, unknown=asked.unknown, whole_history=asked.whole_history, **filters(asked)
+        [history],
+        asked.k,
+        unknown=asked.unknown,
+        whole_history=asked.whole_history,
+        **filters(asked),
     )[0]
-    print(f"user {asked.user}: {len(history)} clicks" + (f", the last {SHOWN}:" if len(history) > SHOWN else ""))
+    print(
+        f"user {asked.user}: {len(history)} clicks"
+        + (f", the last {SHOWN}:" if len(history) > SHOWN else "")
+    )
     for id in history[-SHOWN:]:
         print(f"      {id!s:<12}  {recommender.items.title(id)}".rstrip())
     print(f"\nrecommended ({by_whom(found, len(history))}):\n{table(found)}")
@@ -144,7 +191,9 @@ def show_user(recommender, asked) -> None:
 
 def converse(recommender, asked) -> None:
     """Reads clicks from stdin, by id or by a part of a title, and prints how the list moves."""
-    session = recommender.open_session(history_of(recommender, asked) if asked.user else [], asked.unknown)
+    session = recommender.open_session(
+        history_of(recommender, asked) if asked.user else [], asked.unknown
+    )
     how = (
         "each click costs the same"
         if session.is_constant_cost
@@ -169,7 +218,9 @@ def converse(recommender, asked) -> None:
             if len(titled) == 1:
                 id = titled[0]
                 break
-            some = "".join(f"\n      {id!s:<12}  {recommender.items.title(id)}" for id in titled[:SHOWN])
+            some = "".join(
+                f"\n      {id!s:<12}  {recommender.items.title(id)}" for id in titled[:SHOWN]
+            )
             more = ", the first are:" if len(titled) > SHOWN else ":" if titled else ""
             print(f"{text!r} is no id, and {len(titled)} titles hold it{more}{some}")
         session.observe(id)
@@ -181,14 +232,20 @@ def main(argv: list[str]) -> int:
     try:
         asked = parser(argv[0]).parse_args(argv[1:])
         check(asked)
-        source, target = (Reader(asked.histories), Writer(asked.output)) if asked.output else (None, None)
-        from ttt4rec_jax.recommend import Recommender  # imports JAX, which a wrong flag need not wait for
-        from ttt4rec_jax.runner import keep_programs
+        source, target = (
+            (Reader(asked.histories), Writer(asked.output)) if asked.output else (None, None)
+        )
+        from ttt4rec_jax.cli.run import keep_programs
+        from ttt4rec_jax.serving.recommender import (
+            Recommender,  # imports JAX, which a wrong flag need not wait for
+        )
 
         keep_programs(asked.program_cache)
         recommender = Recommender.load(asked.run, asked.data_dir, asked.cache_dir)
         if asked.k > len(recommender.items):
-            note(f"note: --k={asked.k}, but there are {len(recommender.items):,} items: lists are shorter")
+            note(
+                f"note: --k={asked.k}, but there are {len(recommender.items):,} items: lists are shorter"
+            )
         if target:
             recommend_to_file(recommender, asked, source, target)
         elif asked.interactive:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax import reproduce
-from ttt4rec_jax.command_line import Parser
-from ttt4rec_jax.interrupt import Interrupted
+from ttt4rec_jax.cli.parser import Parser
+from ttt4rec_jax.paper import jobs as reproduce
+from ttt4rec_jax.training.interrupt import Interrupted
 
 MAIN = Path(__file__).with_name("main.py")
 
@@ -20,22 +20,52 @@ MAIN = Path(__file__).with_name("main.py")
 def parser(program: str) -> Parser:
     found = Parser(program, __doc__)
     for part in reproduce.PARTS:
-        found.add_argument(f"--{part}", action="store_true", help="this part (none named: all three)")
-    found.add_argument("--datasets", metavar="A,B", help=f"{','.join(reproduce.DATASETS)} (with --quick: beauty)")
-    found.add_argument("--seeds", type=int, metavar="N", help="trainings of each model, seeds 0 to N - 1 (3; with --quick 1)")
+        found.add_argument(
+            f"--{part}", action="store_true", help="this part (none named: all three)"
+        )
+    found.add_argument(
+        "--datasets", metavar="A,B", help=f"{','.join(reproduce.DATASETS)} (with --quick: beauty)"
+    )
+    found.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="trainings of each model, seeds 0 to N - 1 (3; with --quick 1)",
+    )
     found.add_argument("--quick", action="store_true", help="few epochs, said on every page")
-    found.add_argument("--jobs", type=int, metavar="N", default=1, help="processes at a time, each on its share of cores (1)")
-    found.add_argument("--output", type=Path, metavar="DIR", help="folder of runs and report (runs/reproduction[-quick])")
-    found.add_argument("--data_dir", metavar="DIR", default="", help="folder of the archives, as main.py's")
-    found.add_argument("--cache_dir", metavar="DIR", default="", help="folder of prepared data, as main.py's")
-    found.add_argument("--report_only", action="store_true", help="train nothing: the report of what is finished")
-    found.add_argument("--dry_run", action="store_true", help="list the runs, train and write nothing")
+    found.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        default=1,
+        help="processes at a time, each on its share of cores (1)",
+    )
+    found.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of runs and report (runs/reproduction[-quick])",
+    )
+    found.add_argument(
+        "--data_dir", metavar="DIR", default="", help="folder of the archives, as main.py's"
+    )
+    found.add_argument(
+        "--cache_dir", metavar="DIR", default="", help="folder of prepared data, as main.py's"
+    )
+    found.add_argument(
+        "--report_only", action="store_true", help="train nothing: the report of what is finished"
+    )
+    found.add_argument(
+        "--dry_run", action="store_true", help="list the runs, train and write nothing"
+    )
     return found
 
 
 def plan_of(asked: argparse.Namespace) -> reproduce.Plan:
     """What the flags ask for; those not given are as in the folder's own plan, whose parts are kept. Raises UserError."""
-    output = asked.output or Path("runs") / ("reproduction-quick" if asked.quick else "reproduction")
+    output = asked.output or Path("runs") / (
+        "reproduction-quick" if asked.quick else "reproduction"
+    )
     saved = reproduce.saved_plan(output)
     quick = asked.quick or saved.get("quick", False)
     if saved and quick != saved["quick"]:
@@ -45,7 +75,9 @@ def plan_of(asked: argparse.Namespace) -> reproduce.Plan:
     return reproduce.Plan(
         output=output,
         parts=tuple(part for part in reproduce.PARTS if part in parts) or reproduce.PARTS,
-        datasets=datasets or saved.get("datasets") or (("beauty",) if quick else reproduce.DATASETS),
+        datasets=datasets
+        or saved.get("datasets")
+        or (("beauty",) if quick else reproduce.DATASETS),
         seeds=asked.seeds if asked.seeds is not None else saved.get("seeds") or (1 if quick else 3),
         quick=quick,
     )
@@ -72,13 +104,23 @@ def main(argv: list[str]) -> int:
             return 0
         if not asked.report_only:
             reproduce.save_plan(plan)
-            more = [f"--{name}={value}" for name in ("data_dir", "cache_dir") if (value := getattr(asked, name))]
-            reproduce.run_all(plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True))
+            more = [
+                f"--{name}={value}"
+                for name in ("data_dir", "cache_dir")
+                if (value := getattr(asked, name))
+            ]
+            reproduce.run_all(
+                plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True)
+            )
         elif not plan.output.is_dir():
-            raise UserError(f"--report_only: {plan.output} is not there; name the folder of a reproduction with --output")
-        from ttt4rec_jax import reproduction  # brings matplotlib and polars, which a mistake need not wait for
+            raise UserError(
+                f"--report_only: {plan.output} is not there; name the folder of a reproduction with --output"
+            )
+        from ttt4rec_jax.paper import (
+            report,  # brings matplotlib and polars, which a mistake need not wait for
+        )
 
-        print(f"report in {', '.join(map(str, reproduction.write(plan)))}")
+        print(f"report in {', '.join(map(str, report.write(plan)))}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,17 +6,21 @@ import jax
 import numpy as np
 import pytest
 
-from ttt4rec_jax.data import Dataset, Targets
+from ttt4rec_jax.data.dataset import Dataset, Targets
 
 
 def pytest_configure(config):
     """Compiled programs are kept between tests and runs: compiling is most of what these tests cost."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update("jax_num_cpu_devices", 8)  # stacked runs are spread over them; test_mesh.py takes all
+    jax.config.update(
+        "jax_num_cpu_devices", 8
+    )  # stacked runs are spread over them; test_mesh.py takes all
 
 
-def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0) -> Dataset:
+def make_dataset(
+    sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0
+) -> Dataset:
     """A leave-one-out data set from users' item sequences; users of fewer than three clicks only train."""
     rng = np.random.default_rng(seed)
     counts = np.array([len(s) for s in sequences])
@@ -26,8 +30,12 @@ def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int 
 
     def targets(back):
         free = [np.setdiff1d(np.arange(1, num_items + 1), sequences[u]) for u in users]
-        negatives = np.stack([rng.choice(f, num_negatives, replace=False) for f in free]).astype(np.int32)
-        return Targets((offsets[users + 1] - back).astype(np.int32), users.astype(np.int32), negatives)
+        negatives = np.stack([rng.choice(f, num_negatives, replace=False) for f in free]).astype(
+            np.int32
+        )
+        return Targets(
+            (offsets[users + 1] - back).astype(np.int32), users.astype(np.int32), negatives
+        )
 
     counts = {"users": len(sequences), "items": num_items, "interactions": int(offsets[-1])}
     manifest = {"name": "test", "counts": counts, "sha256": "0" * 64}
@@ -39,7 +47,11 @@ def make_dataset(sequences: list[list[int]], num_items: int, num_negatives: int 
 def environment(tmp_path_factory):
     """Cache folders of the tests' own, and no network to fall back to."""
     folder = tmp_path_factory.mktemp("caches")
-    return os.environ | {"TTT4REC_CACHE_DIR": str(folder / "prepared"), "XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
+    return os.environ | {
+        "TTT4REC_CACHE_DIR": str(folder / "prepared"),
+        "XDG_CACHE_HOME": str(folder),
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -54,4 +66,8 @@ def cyclic_dataset() -> Dataset:
     """Users who walk round a ring of 24 items from random places: order says everything, popularity nothing."""
     rng = np.random.default_rng(2)
     starts = rng.integers(0, 24, 120)
-    return make_dataset([((s + np.arange(rng.integers(6, 12))) % 24 + 1).tolist() for s in starts], 24, num_negatives=9)
+    return make_dataset(
+        [((s + np.arange(rng.integers(6, 12))) % 24 + 1).tolist() for s in starts],
+        24,
+        num_negatives=9,
+    )

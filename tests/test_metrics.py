@@ -30,7 +30,8 @@ def brute_force(scores):
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=7))
 def test_equal_brute_force_over_all_orders(scores):
-    greater, ties = sum(s > scores[0] for s in scores), sum(s == scores[0] for s in scores) - 1
+    greater = sum(s > scores[0] for s in scores)
+    ties = sum(s == scores[0] for s in scores) - 1
     got = metrics.per_target(ranks_of((greater, ties, len(scores) - 1)))
     for name, expected in brute_force(scores).items():
         assert got[name][0] == pytest.approx(expected), name
@@ -47,10 +48,13 @@ def test_a_constant_scorer_gets_the_chance_level(others, k):
 @given(st.integers(0, 200), st.integers(0, 50), st.integers(0, 200))
 def test_a_better_rank_is_never_worse(greater, ties, others):
     others = greater + ties + others
-    better, worse = ranks_of((greater, ties, others)), ranks_of((greater + 1, ties, others + 1))
+    better = ranks_of((greater, ties, others))
+    worse = ranks_of((greater + 1, ties, others + 1))
     for name, value in metrics.per_target(better).items():
         assert 0 <= value[0] <= 1
-        if name != "auc":  # another candidate was added, so that the shares are not of the same whole
+        if (
+            name != "auc"
+        ):  # another candidate was added, so that the shares are not of the same whole
             assert value[0] >= metrics.per_target(worse)[name][0]
 
 

@@ -7,27 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import epoch_lines
 
 from ttt4rec_jax import plots
 
 ROOT = Path(__file__).parents[1]
 
 
-def history(epochs, full=True, start=0.1):
-    """Lines of a metrics.jsonl."""
-    lines = []
-    for epoch in range(1, epochs + 1):
-        figures = {f"{m}@{k}": start + 0.01 * epoch + k / 1000 for m in ("ndcg", "hit") for k in (5, 10, 20)}
-        validation = {"sampled": figures} | ({"full": {n: v / 10 for n, v in figures.items()}} if full else {})
-        lines.append({"epoch": epoch, "loss": 3 / epoch, "validation": validation, "seconds": 1.0})
-    return lines
-
-
 def test_curves_are_the_runs_own_by_both_protocols():
-    runs = {"one": history(4), "pairs": history(3, full=False)}
+    runs = {"one": epoch_lines(4), "pairs": epoch_lines(3, full=False)}
     loss, sampled, full = plots.curves(runs, "ndcg@5").axes
     assert list(loss.get_lines()[0].get_ydata()) == [3.0, 1.5, 1.0, 0.75]
-    assert [len(axes.get_lines()) for axes in (loss, sampled, full)] == [2, 2, 1], "a run without full figures has no line"
+    assert [len(axes.get_lines()) for axes in (loss, sampled, full)] == [2, 2, 1], (
+        "a run without full figures has no line"
+    )
     for axes, protocol in ((sampled, "sampled"), (full, "full")):
         expected = [line["validation"][protocol]["ndcg@5"] for line in runs["one"]]
         assert list(axes.get_lines()[0].get_ydata()) == expected and "NDCG@5" in axes.get_ylabel()
@@ -35,31 +28,47 @@ def test_curves_are_the_runs_own_by_both_protocols():
 
 
 def test_lines_differ_without_their_colours():
-    looks = [(s["linestyle"], s["marker"]) for s in (plots._style(number, 10) for number in range(20))]
+    looks = [
+        (s["linestyle"], s["marker"]) for s in (plots._style(number, 10) for number in range(20))
+    ]
     assert len(set(looks)) == 20
-    assert all(len(axes.get_lines()) == 20 for axes in plots.curves({str(n): history(2) for n in range(20)}).axes)
+    assert all(
+        len(axes.get_lines()) == 20
+        for axes in plots.curves({str(n): epoch_lines(2) for n in range(20)}).axes
+    )
 
 
 def test_only_protocols_that_are_there_have_a_panel():
-    assert len(plots.curves({"pairs": history(2, full=False)}).axes) == 2
+    assert len(plots.curves({"pairs": epoch_lines(2, full=False)}).axes) == 2
 
 
 def test_a_band_spans_the_seeds_and_the_mean_is_theirs():
     lines = {"A": [[0.1, 0.2, 0.5], [0.3, 0.2]], "B": [[0.1, 0.1]]}
     axes = plots.epochs_and_line(lines, ("C after one epoch", [0.2, 0.3]), "NDCG@5", "").axes[0]
     a, b, dashed = axes.get_lines()
-    assert list(a.get_ydata()) == pytest.approx([0.2, 0.2]) and list(b.get_xdata()) == [1, 2], "epochs that all seeds had"
+    assert list(a.get_ydata()) == pytest.approx([0.2, 0.2]) and list(b.get_xdata()) == [1, 2], (
+        "epochs that all seeds had"
+    )
     assert dashed.get_ydata()[0] == pytest.approx(0.25) and dashed.get_linestyle() == "--"
-    assert {"A, mean of 2 seeds", "B", "C after one epoch"} == {t.get_text() for t in axes.get_legend().get_texts()}
+    assert {"A, mean of 2 seeds", "B", "C after one epoch"} == {
+        t.get_text() for t in axes.get_legend().get_texts()
+    }
 
 
 def test_colours_keep_apart_in_grey():
-    grey = sorted(sum(w * int(c[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5))) for c in plots.COLOURS[:5])
-    assert min(b - a for a, b in itertools.pairwise(grey)) > 5, "and dashes tell apart those that are near"
+    grey = sorted(
+        sum(w * int(c[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5)))
+        for c in plots.COLOURS[:5]
+    )
+    assert min(b - a for a, b in itertools.pairwise(grey)) > 5, (
+        "and dashes tell apart those that are near"
+    )
 
 
 def test_the_same_figure_gives_the_same_small_file():
-    one, two = (plots.png(plots.curves({"a": history(30), "b": history(50)})) for _ in range(2))
+    one, two = (
+        plots.png(plots.curves({"a": epoch_lines(30), "b": epoch_lines(50)})) for _ in range(2)
+    )
     assert one == two and len(one) < 80_000
 
 
@@ -74,7 +83,9 @@ def folders(tmp_path_factory):
     for name in ("one", "sweep/dropout=0.1", "sweep/dropout=0.5", "damaged", "floor"):
         (cwd / name).mkdir(parents=True)
         if name != "floor":
-            (cwd / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history(3)))
+            (cwd / name / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in epoch_lines(3))
+            )
     (cwd / "sweep" / "sweep.json").write_text("{}")
     (cwd / "damaged" / "metrics.jsonl").write_text('{"epoch": 1')
     return cwd
@@ -83,7 +94,9 @@ def folders(tmp_path_factory):
 def test_runs_and_sweeps_are_drawn(folders):
     done = main("one", "sweep", "--output=all.png", "--metric=hit@10", cwd=folders)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "3 runs drawn in all.png\n" and (folders / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout == "3 runs drawn in all.png\n" and (
+        folders / "all.png"
+    ).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Training step time as the catalogue grows, with dense Adam and with --sparse_embeddings.
 
-python experiments/benchmarks/catalogue.py --items 10000 100000 1000000 [--targets=every --max_len=50] [--json=FILE]
+python experiments/benchmarks/catalogue.py --items 10000 100000 1000000 [--targets=every
+--max_len=50] [--json=FILE]
 
-Clicks are generated in memory and drawn uniformly, so that hardly a row of a batch repeats: the worst case. A measurement
-is a dispatch of some steps, buffers donated, as a run does it. Temporary memory is beside parameters and their two moments:
-a copy of the item table would show there.
+Clicks are generated in memory and drawn uniformly, so that hardly a row of a batch repeats: the
+worst case. A measurement is a dispatch of some steps, buffers donated, as a run does it. Temporary
+memory is beside
+parameters and their two moments: a copy of the item table would show there.
 """
 
 import argparse
@@ -12,34 +14,43 @@ import argparse
 import numpy as np
 from timing import interleaved, machine, show
 
-from ttt4rec_jax import data
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.train import Trainer
+from ttt4rec_jax.data.dataset import Dataset, Targets
+from ttt4rec_jax.training.trainer import Trainer
 
 
-def generated(num_items: int, num_users: int = 20_000) -> data.Dataset:
+def generated(num_items: int, num_users: int = 20_000) -> Dataset:
     """Users of 3 to 60 clicks on items drawn uniformly; a token evaluation set."""
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
     items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)
-    targets = data.Targets(*(np.asarray(x, np.int32) for x in (offsets[1:9] - 1, range(8), np.ones((8, 1)))))
-    return data.Dataset({"counts": {"items": num_items}}, items, offsets, offsets[1:] - 2, targets, targets)
+    targets = Targets(
+        *(np.asarray(x, np.int32) for x in (offsets[1:9] - 1, range(8), np.ones((8, 1))))
+    )
+    return Dataset(
+        {"counts": {"items": num_items}}, items, offsets, offsets[1:] - 2, targets, targets
+    )
 
 
 def program(trainer: Trainer, steps: int):
     """A function that trains so many more steps."""
-    state, epoch = trainer.first_state, trainer.begin_epoch(0)
+    state = trainer.first_state
+    epoch = trainer.begin_epoch(0)
 
     def run():
         nonlocal state
-        state, sums = trainer.run_steps(state, trainer.first_sums, trainer.clicks, trainer.examples, *epoch, 0, steps)
+        state, sums = trainer.run_steps(
+            state, trainer.first_sums, trainer.clicks, trainer.examples, *epoch, 0, steps
+        )
         return sums
 
     return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--targets", default="last", choices=("last", "every"))
     parser.add_argument("--max_len", type=int, default=10)
@@ -49,12 +60,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", default="")
     args = parser.parse_args()
-    before, programs, temporary = machine(), {}, {}
+    before = machine()
+    programs = {}
+    temporary = {}
     model = ModelConfig(dim=args.dim, max_len=args.max_len)
     for num_items in args.items:
         dataset = generated(num_items)
         for adam in ("dense", "sparse"):
-            train = TrainConfig(batch_size=args.batch_size, targets=args.targets, sparse_embeddings=adam == "sparse")
+            train = TrainConfig(
+                batch_size=args.batch_size, targets=args.targets, sparse_embeddings=adam == "sparse"
+            )
             trainer = Trainer([Config(model=model, train=train)], dataset)
             memory = trainer.run_steps.memory_analysis()
             temporary[num_items, adam] = None if memory is None else memory.temp_size_in_bytes / 1e6

@@ -1,8 +1,10 @@
 """Seconds of a training epoch, after compilation, for the models and protocols that peers are measured in.
 
-python experiments/benchmarks/epoch.py --data_dir=... [--cases=beauty-sasrec,ml1m-paper] [--json=FILE]
+python experiments/benchmarks/epoch.py --data_dir=... [--cases=beauty-sasrec,ml1m-paper]
+[--json=FILE]
 
-Epochs of the cases of one data set take turns, so that a drift of the machine's speed reaches all of them.
+Epochs of the cases of one data set take turns, so that a drift of the machine's speed reaches all
+of them.
 """
 
 import argparse
@@ -14,9 +16,9 @@ from timing import machine, show
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
-from ttt4rec_jax import data
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.train import Trainer
+from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.training.trainer import Trainer
 
 EVERY = {"targets": "every", "num_negatives": 1}
 SHAPE = {"max_len": 50, "num_blocks": 2, "dropout": 0.2}
@@ -37,17 +39,24 @@ CASES = {
 class Case:
     """One case's trainer and state, between epochs."""
 
-    def __init__(self, name: str, dataset: data.Dataset):
+    def __init__(self, name: str, dataset: Dataset):
         _, model, train = CASES[name]
-        self.name, self.epochs, self.seconds = name, 0, []
-        self.trainer = Trainer([Config(model=ModelConfig(**model), train=TrainConfig(**train))], dataset)
+        self.name = name
+        self.epochs = 0
+        self.seconds = []
+        self.trainer = Trainer(
+            [Config(model=ModelConfig(**model), train=TrainConfig(**train))], dataset
+        )
         self.state = jax.tree.map(jnp.copy, self.trainer.first_state)
 
     def epoch(self) -> None:
         """Trains an epoch and notes its seconds."""
-        t, started = self.trainer, time.perf_counter()
+        t = self.trainer
+        started = time.perf_counter()
         order = t.begin_epoch(self.epochs)
-        self.state, sums = t.run_steps(self.state, t.first_sums, t.clicks, t.examples, *order, 0, t.steps)
+        self.state, sums = t.run_steps(
+            self.state, t.first_sums, t.clicks, t.examples, *order, 0, t.steps
+        )
         jax.block_until_ready(sums)
         self.seconds.append(time.perf_counter() - started)
         self.epochs += 1
@@ -56,22 +65,32 @@ class Case:
         median = sorted(self.seconds)[len(self.seconds) // 2]
         targets = int(self.trainer.examples.counts.sum())
         lengths = "/".join(str(bucket.length) for bucket in self.trainer.buckets)
-        figures = {"s_per_epoch": median, "fastest": min(self.seconds), "slowest": max(self.seconds)}
+        figures = {
+            "s_per_epoch": median,
+            "fastest": min(self.seconds),
+            "slowest": max(self.seconds),
+        }
         return (
-            {"case": self.name, "lengths": lengths, "steps": self.trainer.steps} | figures | {"targets_per_s": targets / median}
+            {"case": self.name, "lengths": lengths, "steps": self.trainer.steps}
+            | figures
+            | {"targets_per_s": targets / median}
         )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
     flags = parser.parse_args()
-    asked, rows, before = flags.cases.split(","), [], machine()
+    asked = flags.cases.split(",")
+    rows = []
+    before = machine()
     for name in dict.fromkeys(CASES[case][0] for case in asked):
-        dataset = data.load(prepare(DataConfig(dataset=name), flags.data_dir))
+        dataset = load_dataset(prepare(DataConfig(dataset=name), flags.data_dir))
         cases = [Case(case, dataset) for case in asked if CASES[case][0] == name]
         for _ in range(flags.repeats):
             for case in cases:

@@ -1,10 +1,14 @@
 """Seconds to rank an evaluation set, after compilation: 1:99, over the full catalogue, and both.
 
-python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=... [--items=1000000 --users=2048] [--json=FILE]
+python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=... [--items=1000000
+--users=2048] [--json=FILE]
 
---dataset is any that main.py takes; "" leaves it out. --items adds a catalogue generated in memory, in a process of its own,
-so that the peak is its own: process_mb is what that process ever held, parameters, program and all; temporary_mb is what
-ranking needs beside its arguments, the vectors of all items included. users x items never exists: see float32_scores_mb.
+--dataset is any that main.py takes; "" leaves it out. --items adds a catalogue generated in memory,
+in a process of its own,
+so that the peak is its own: process_mb is what that process ever held, parameters, program and all;
+temporary_mb is what ranking needs beside its arguments, the vectors of all items included. users x
+items never exists:
+see float32_scores_mb.
 """
 
 import argparse
@@ -18,40 +22,56 @@ from timing import interleaved, machine, show
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
-from ttt4rec_jax import data, models
+from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.evaluate import PROTOCOLS, Evaluator
+from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
+from ttt4rec_jax.evaluation.ranking import PROTOCOLS, Evaluator
 
 ASKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
 
 
-def generated(num_items: int, num_users: int, num_negatives: int = 99) -> data.Dataset:
+def generated(num_items: int, num_users: int, num_negatives: int = 99) -> Dataset:
     """Users of 3 to 60 clicks on items drawn uniformly; negatives may hit a click, which costs the same."""
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
     items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)
     negatives = rng.integers(1, num_items + 1, (num_users, num_negatives)).astype(np.int32)
-    targets = data.Targets((offsets[1:] - 1).astype(np.int32), np.arange(num_users, dtype=np.int32), negatives)
+    targets = Targets(
+        (offsets[1:] - 1).astype(np.int32), np.arange(num_users, dtype=np.int32), negatives
+    )
     manifest = {"name": f"{num_items:,} items", "counts": {"items": num_items}}
-    return data.Dataset(manifest, items, offsets, offsets[1:] - 2, targets, targets)
+    return Dataset(manifest, items, offsets, offsets[1:] - 2, targets, targets)
 
 
-def measure(dataset: data.Dataset, model: ModelConfig, repeats: int) -> list[dict]:
+def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
     """A row for each way to rank the data set's test users."""
-    clicks = data.device_clicks(dataset)
-    graphdef, stacked = models.split(model, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32))
+    clicks = batches.device_clicks(dataset)
+    graphdef, stacked = models.split(
+        model, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32)
+    )
     params = jax.tree.map(lambda x: x[0], stacked)
     del stacked
     evaluators = {
-        name: Evaluator(graphdef, params, dataset, clicks, model.max_len, dict.fromkeys(("validation", "test"), asked))
+        name: Evaluator(
+            graphdef,
+            params,
+            dataset,
+            clicks,
+            model.max_len,
+            dict.fromkeys(("validation", "test"), asked),
+        )
         for name, asked in ASKED.items()
     }
 
     def ranks(evaluator):
         return lambda: evaluator(params, "test")
 
-    medians = interleaved({name: ranks(evaluator) for name, evaluator in evaluators.items()}, repeats, warmup=1)
-    users, rows = len(dataset.test.positions), []
+    medians = interleaved(
+        {name: ranks(evaluator) for name, evaluator in evaluators.items()}, repeats, warmup=1
+    )
+    users = len(dataset.test.positions)
+    rows = []
     for name, ms in medians.items():
         memory = next(iter(evaluators[name].compiled.values())).memory_analysis()
         rows.append(
@@ -65,7 +85,8 @@ def measure(dataset: data.Dataset, model: ModelConfig, repeats: int) -> list[dic
                 "temporary_mb": None if memory is None else memory.temp_size_in_bytes / 1e6,
                 "item_vectors_mb": 4e-6 * dataset.num_items * model.dim,
                 "float32_scores_mb": 4e-6 * users * dataset.num_items,
-                "process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3),
+                "process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                / (1e6 if sys.platform == "darwin" else 1e3),
             }
         )
     return rows
@@ -77,10 +98,14 @@ def measure_generated(items: int, users: int, model: ModelConfig, repeats: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="beauty")
     parser.add_argument("--data_dir", default="")
-    parser.add_argument("--items", type=int, default=0, help="items of a catalogue to generate as well; 0: none")
+    parser.add_argument(
+        "--items", type=int, default=0, help="items of a catalogue to generate as well; 0: none"
+    )
     parser.add_argument("--users", type=int, default=2048, help="users to generate with it")
     parser.add_argument("--model", default="ttt4rec")
     parser.add_argument("--max_len", type=int, default=10)
@@ -88,13 +113,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", default="")
     args = parser.parse_args()
-    before, rows = machine(), []
+    before = machine()
+    rows = []
     model = ModelConfig(model=args.model, max_len=args.max_len, dim=args.dim)
     if args.items:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows += pool.apply(measure_generated, (args.items, args.users, model, min(args.repeats, 3)))
+            rows += pool.apply(
+                measure_generated, (args.items, args.users, model, min(args.repeats, 3))
+            )
     if args.dataset:
-        dataset = data.load(prepare(DataConfig(dataset=args.dataset), args.data_dir))
+        dataset = load_dataset(prepare(DataConfig(dataset=args.dataset), args.data_dir))
         rows = measure(dataset, model, args.repeats) + rows
     show(rows, before, args.json)
 

@@ -1,14 +1,18 @@
 """Seconds and peak memory of a large data set's way: generated, prepared, trained for a slice of an epoch.
 
-python experiments/benchmarks/large.py --interactions=100000000 --work=DIR [--seconds=60] [--json=FILE] [-- flags of main.py]
+python experiments/benchmarks/large.py --interactions=100000000 --work=DIR [--seconds=60]
+[--json=FILE] [-- flags of main.py]
 
-Each stage is a process of its own, so that its peak is its own. peak_mb is the kernel's high-water mark of what was resident,
-pages of mapped files among it, which the kernel drops when memory is short; anonymous_mb is what it cannot drop, the largest of
-samples half a second apart, which may miss a shorter peak. Training is interrupted --seconds after its first dispatch of steps,
-as by Ctrl-C: it saves its state and ends. first_step_s counts from the process's start to the end of that dispatch, and
-examples_per_s from there to the end of the last; the evaluation's program is compiled meanwhile, as in any run.
+Each stage is a process of its own, so that its peak is its own. peak_mb is the kernel's high-water
+mark of what was resident, pages of mapped files among it, which the kernel drops when memory is
+short; anonymous_mb is what it cannot drop, the largest of samples half a second apart, which may
+miss a shorter peak. Training is interrupted --seconds after its first dispatch of steps, as by
+Ctrl-C: it saves its state and ends. first_step_s counts from the process's start to the end of that
+dispatch, and examples_per_s from there to the end of the last; the evaluation's program is compiled
+meanwhile, as in any run.
 
-What the stages leave in --work (clicks, prepared folder, run) is for you to delete; --stages=train uses what is there.
+What the stages leave in --work (clicks, prepared folder, run) is for you to delete; --stages=train
+uses what is there.
 """
 
 import argparse
@@ -29,9 +33,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 STAGES = ("generate", "prepare", "train")
 CHUNK = 2_000_000  # clicks in memory at once; part of what a seed means
-LEAST, MEAN, SPREAD = 5, 100, 1.2  # clicks of a user: the least, the mean, sigma of a lognormal law
+# clicks of a user: the least, the mean, sigma of a lognormal law
+LEAST = 5
+MEAN = 100
+SPREAD = 1.2
 MOST_ITEMS = 1_000_000
-BEGIN, SPAN = 1_600_000_000, 3 * 365 * 86_400  # seconds
+# seconds
+BEGIN = 1_600_000_000
+SPAN = 3 * 365 * 86_400
 SAMPLED_S = 0.5
 SIGN = "the first dispatch is over"
 BYTES = 1 if platform.system() == "Darwin" else 1024  # of a unit of ru_maxrss
@@ -45,9 +54,9 @@ TRAIN = f"""
 import sys, time
 sys.path.insert(0, "experiments")
 import main
-from ttt4rec_jax import train
+from ttt4rec_jax.training import trainer
 
-waits, ends = train.Trainer._check_finite, []
+waits, ends = trainer.Trainer._check_finite, []
 
 def notes(self, progress, sums):  # called once before any dispatch of steps, then with the sums of each
     waits(self, progress, sums)
@@ -56,7 +65,7 @@ def notes(self, progress, sums):  # called once before any dispatch of steps, th
         if len(ends) == 1:
             print("{SIGN}", flush=True)
 
-train.Trainer._check_finite = notes
+trainer.Trainer._check_finite = notes
 code = main.main(["experiments/main.py", *sys.argv[1:]])
 print("trained for", ends[-1] - ends[0] if ends else 0, "s")
 sys.exit(code)
@@ -80,7 +89,8 @@ def chunks(interactions: int, seed: int) -> Iterator:
     items = min(len(counts), MOST_ITEMS)
     popularity = np.cumsum(np.arange(1, items + 1) ** -0.8)
     item_ids = rng.permutation(items).astype(np.uint32)
-    phase, before = rng.random(len(counts)), np.zeros(len(counts), np.int64)
+    phase = rng.random(len(counts))
+    before = np.zeros(len(counts), np.int64)
     cuts = np.linspace(0, 1, -(-interactions // CHUNK) + 1)
     for first, last in itertools.pairwise(cuts):
         after = np.floor(counts * last + phase).astype(np.int64)
@@ -98,7 +108,12 @@ def generate(path: Path, interactions: int, seed: int) -> None:
     from polars.io.plugins import register_io_source
 
     def source(with_columns, predicate, n_rows, batch_size):
-        del with_columns, predicate, n_rows, batch_size  # hints for sources that hold more than is asked for
+        del (
+            with_columns,
+            predicate,
+            n_rows,
+            batch_size,
+        )  # hints for sources that hold more than is asked for
         return chunks(interactions, seed)
 
     schema = {"user": pl.UInt32, "item": pl.UInt32, "timestamp": pl.Int64}
@@ -119,11 +134,16 @@ class Watched(NamedTuple):
 
 def watch(command: list[str], seconds_more: float = 0) -> Watched:
     """Runs a command to its end. If it writes SIGN, it is interrupted (SIGINT) so many seconds later."""
-    began, output, anonymous, sign_seconds, is_asked = time.perf_counter(), b"", 0.0, None, False
+    began = time.perf_counter()
+    output = b""
+    anonymous = 0.0
+    sign_seconds = None
+    is_asked = False
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     pipe = process.stdout.fileno()
     while True:
-        is_ready, now = select.select([pipe], [], [], SAMPLED_S)[0], time.perf_counter() - began
+        is_ready = select.select([pipe], [], [], SAMPLED_S)[0]
+        now = time.perf_counter() - began
         anonymous = max(anonymous, anonymous_mb(process.pid))
         if is_ready:
             piece = os.read(pipe, 1 << 16)
@@ -136,9 +156,19 @@ def watch(command: list[str], seconds_more: float = 0) -> Watched:
             process.send_signal(signal.SIGINT)
             is_asked = True
     _, status, usage = os.wait4(process.pid, 0)
-    process.returncode, seconds = os.waitstatus_to_exitcode(status), time.perf_counter() - began
-    cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * BYTES / 1e6
-    return Watched(output.decode(errors="replace"), process.returncode, seconds, cpu, peak, anonymous, sign_seconds)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - began
+    cpu = usage.ru_utime + usage.ru_stime
+    peak = usage.ru_maxrss * BYTES / 1e6
+    return Watched(
+        output.decode(errors="replace"),
+        process.returncode,
+        seconds,
+        cpu,
+        peak,
+        anonymous,
+        sign_seconds,
+    )
 
 
 def anonymous_mb(pid: int) -> float:
@@ -166,7 +196,13 @@ def check(stage: str, done: Watched, code: int = 0) -> None:
 
 
 def generated(path: Path, interactions: int, seed: int) -> dict:
-    command = [sys.executable, __file__, f"--interactions={interactions}", f"--seed={seed}", f"--generate={path}"]
+    command = [
+        sys.executable,
+        __file__,
+        f"--interactions={interactions}",
+        f"--seed={seed}",
+        f"--generate={path}",
+    ]
     check("generate", done := watch(command))
     return row("generate", done)
 
@@ -182,26 +218,53 @@ def prepared(path: Path, cache: Path) -> dict:
 def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[str]) -> dict:
     """The first steps of an epoch."""
     shutil.rmtree(run_dir, ignore_errors=True)
-    command = [sys.executable, "-c", TRAIN, f"--dataset={path}", f"--cache_dir={cache}", f"--run_dir={run_dir}"]
+    command = [
+        sys.executable,
+        "-c",
+        TRAIN,
+        f"--dataset={path}",
+        f"--cache_dir={cache}",
+        f"--run_dir={run_dir}",
+    ]
     done = watch([*command, *flags], seconds)
     check("train", done, 130)
-    examples = int(re.search(r"([\d,]+) training examples an epoch", done.output)[1].replace(",", ""))
-    epoch, step, steps = map(int, re.search(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output).groups())
+    examples = int(
+        re.search(r"([\d,]+) training examples an epoch", done.output)[1].replace(",", "")
+    )
+    epoch, step, steps = map(
+        int, re.search(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output).groups()
+    )
     if epoch > 1:
-        raise SystemExit(f"train: an epoch of {steps} steps was over before {seconds:g} s were; give --seconds less")
-    from ttt4rec_jax.train import FIRST_DISPATCH  # imports JAX: not before, since a child's peak begins at its parent's
+        raise SystemExit(
+            f"train: an epoch of {steps} steps was over before {seconds:g} s were; give --seconds less"
+        )
+    from ttt4rec_jax.training.trainer import (
+        FIRST_DISPATCH,  # imports JAX: not before, since a child's peak begins at its parent's
+    )
 
     trained_s = float(re.search(r"trained for (\S+) s", done.output)[1])
     rate = (step - FIRST_DISPATCH) * examples / steps / max(trained_s, 1e-9)
-    return row("train", done, first_step_s=round(done.sign_seconds, 1), steps=step, examples_per_s=round(rate))
+    return row(
+        "train",
+        done,
+        first_step_s=round(done.sign_seconds, 1),
+        steps=step,
+        examples_per_s=round(rate),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--interactions", type=int, default=100_000_000)
     parser.add_argument("--work", type=Path, help="folder of all that is written; made if need be")
-    parser.add_argument("--stages", default=",".join(STAGES), help="to run; what the others make must be there")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training, after its first dispatch of steps")
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), help="to run; what the others make must be there"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of training, after its first dispatch of steps"
+    )
     parser.add_argument("--data_placement", default="host", help="main.py's flag")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="")
@@ -211,17 +274,29 @@ def main() -> None:
     if args.generate:
         return generate(args.generate, args.interactions, args.seed)
     if not args.work:
-        parser.error("--work: name a folder with room for the clicks and what is made of them, some 40 bytes a click")
+        parser.error(
+            "--work: name a folder with room for the clicks and what is made of them, some 40 bytes a click"
+        )
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    path, cache = work / f"clicks-{args.interactions}.parquet", work / "cache"
-    flags = ["--model=ttt4rec", "--targets=every", "--loss=bce", "--max_len=50", "--sparse_embeddings", *args.flags]
+    path = work / f"clicks-{args.interactions}.parquet"
+    cache = work / "cache"
+    flags = [
+        "--model=ttt4rec",
+        "--targets=every",
+        "--loss=bce",
+        "--max_len=50",
+        "--sparse_embeddings",
+        *args.flags,
+    ]
     if args.data_placement:
         flags.insert(0, f"--data_placement={args.data_placement}")
     makers = {
         "generate": lambda: generated(path, args.interactions, args.seed),
         "prepare": lambda: prepared(path, cache),
-        "train": lambda: trained(path, cache, work / f"run-{args.interactions}", args.seconds, flags),
+        "train": lambda: trained(
+            path, cache, work / f"run-{args.interactions}", args.seconds, flags
+        ),
     }
     rows = []
     for stage in args.stages.split(","):

@@ -2,10 +2,12 @@
 
     python experiments/benchmarks/layer.py --lengths 10 50 200 --json layer.json
 
-Rows: one pass over the input (memory traffic: read and written once), the projections and norm alone (a floor that every
-mixer pays), causal softmax attention between the same projections, and TttLayer in each implementation. All but the first
-take [B, L, D] and give gradients of every parameter and of the input; programs of one length run in turns. Ratios are of
-medians; a loaded machine moves the milliseconds, hardly the ratios.
+Rows: one pass over the input (memory traffic: read and written once), the projections and norm
+alone (a floor that every mixer pays), causal softmax attention between the same projections, and
+TttLayer in each implementation. All but the first take [B, L, D] and give gradients of every
+parameter and of the input; programs of one length run in turns. Ratios are of medians; a loaded
+machine moves the
+milliseconds, hardly the ratios.
 """
 
 import argparse
@@ -25,10 +27,12 @@ class Projections(nnx.Module):
     """Query, key and value projections, a norm and the output projection, with nothing (or attention) in between."""
 
     def __init__(self, dim: int, num_heads: int, attend: bool, rngs: nnx.Rngs):
-        self.num_heads, self.attend = num_heads, attend
+        self.num_heads = num_heads
+        self.attend = attend
         for name in ("theta_q", "theta_k", "theta_v", "theta_o"):
             setattr(self, name, nnx.Param(0.02 * jax.random.normal(rngs.params(), (dim, dim))))
-        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
+        self.scale = nnx.Param(jnp.ones(dim))
+        self.bias = nnx.Param(jnp.zeros(dim))
 
     def __call__(self, x_BxLxD, length_B, last_only: bool = False):
         length = x_BxLxD.shape[1]
@@ -66,13 +70,17 @@ def programs_of(length: int, sizes, args) -> dict:
     lengths = jnp.full(args.batch_size, length)
 
     def ttt(size, impl, inner="linear", last_only=False):
-        config = TttConfig(dim=args.dim, num_heads=args.num_heads, mini_batch_size=size, impl=impl, inner=inner)
+        config = TttConfig(
+            dim=args.dim, num_heads=args.num_heads, mini_batch_size=size, impl=impl, inner=inner
+        )
         return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
 
     scaled = jax.jit(lambda x: 2 * x).lower(x).compile()
     rows = {
         "one pass over the input": ((lambda: scaled(x)), 0),
-        "projections and norm": program(Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths),
+        "projections and norm": program(
+            Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths
+        ),
         "attention": program(Projections(args.dim, args.num_heads, True, nnx.Rngs(0)), x, lengths),
     }
     for size in sizes:
@@ -88,7 +96,9 @@ def report(length: int, args) -> list[dict]:
     sizes = sorted({length if size == 0 else min(size, length) for size in args.mini_batch_sizes})
     rows = programs_of(length, sizes, args)
     medians = interleaved({name: run for name, (run, _) in rows.items()}, args.repeats)
-    print(f"\nlength {length}\n{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}")
+    print(
+        f"\nlength {length}\n{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}"
+    )
     results = []
     for name, (_, temp_bytes) in rows.items():
         definition = medians.get(" ".join([*name.split()[:2], "scan"])) if "b=" in name else None
@@ -103,16 +113,24 @@ def report(length: int, args) -> list[dict]:
         results.append(row)
         speedup = "" if definition is None else f"{row['speedup_over_definition']:.2f}"
         memory = "" if temp_bytes is None else f"{temp_bytes / 1e6:.1f}"
-        print(f"{name:34} {row['ms']:9.2f} {row['times_attention']:11.2f} {speedup:>12} {memory:>9}")
+        print(
+            f"{name:34} {row['ms']:9.2f} {row['times_attention']:11.2f} {speedup:>12} {memory:>9}"
+        )
     return results
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=[10, 50, 200])
-    parser.add_argument("--mini_batch_sizes", type=int, nargs="+", default=[1, 0], help="0 is the whole length")
+    parser.add_argument(
+        "--mini_batch_sizes", type=int, nargs="+", default=[1, 0], help="0 is the whole length"
+    )
     parser.add_argument("--impls", nargs="+", default=["scan", "dual", "chunked"])
-    parser.add_argument("--mlp", action="store_true", help="also TTT-MLP, with the whole length as one mini-batch")
+    parser.add_argument(
+        "--mlp", action="store_true", help="also TTT-MLP, with the whole length as one mini-batch"
+    )
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--num_heads", type=int, default=2)
@@ -127,7 +145,14 @@ def main():
     print(f"\nload at the end: {machine()['load']}")
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": before, "arguments": vars(args) | {"json": str(args.json)}, "rows": results}, indent=1)
+            json.dumps(
+                {
+                    "machine": before,
+                    "arguments": vars(args) | {"json": str(args.json)},
+                    "rows": results,
+                },
+                indent=1,
+            )
         )
 
 

@@ -1,10 +1,14 @@
 """Wall time and peak memory of data preparation, raw archive to prepared folder with its evaluation sets.
 
-    python experiments/benchmarks/preparation.py --data_dir ../shared/data --electronics --csv_rows 20000000 --json prepare.json
+    python experiments/benchmarks/preparation.py --data_dir ../shared/data --electronics --csv_rows
+    20000000 --json prepare.json
 
-Each run is a process of its own with an empty cache folder, so that imports, parsing, filters, negatives and the
-syncing of files all count; the raw file is likely in the page cache. The generated sets are as large as the real ones:
-Electronics with review texts (its k-core removes next to nothing), and ratings like MovieLens-20M's as plain CSV.
+Each run is a process of its own with an empty cache folder, so that imports, parsing, filters,
+negatives and the syncing of files all count; the raw file is likely in the page cache. The
+generated sets are as
+large as the real ones: Electronics with review texts (its k-core removes next to nothing), and
+ratings like MovieLens-20M's
+as plain CSV.
 """
 
 import argparse
@@ -34,7 +38,9 @@ def generate_electronics(path: Path) -> None:
     """192,403 users, 63,001 items and 1,689,188 reviews of 60 words, five or more of each user and item."""
     import numpy as np
 
-    users, items, reviews = 192_403, 63_001, 1_689_188
+    users = 192_403
+    items = 63_001
+    reviews = 1_689_188
     rng = np.random.default_rng(0)
     weights = rng.pareto(1.2, users) + 0.01
     counts = 5 + rng.multinomial(reviews - 5 * users, weights / weights.sum())
@@ -59,7 +65,9 @@ def generate_electronics(path: Path) -> None:
         "sound",
     ]
     texts = [" ".join(rng.choice(words, 60)) for _ in range(500)]
-    rows = zip(np.repeat(np.arange(users), counts).tolist(), item.tolist(), seconds.tolist(), strict=True)
+    rows = zip(
+        np.repeat(np.arange(users), counts).tolist(), item.tolist(), seconds.tolist(), strict=True
+    )
     with gzip.open(path, "wt", compresslevel=3) as file:
         for n, (u, i, t) in enumerate(rows):
             file.write(
@@ -75,9 +83,12 @@ def generate_csv(path: Path, rows: int) -> None:
     import polars as pl
 
     rng = np.random.default_rng(0)
-    users, items = (rng.beta(0.5, 3, rows) * 138_000).astype(int), (rng.beta(0.4, 4, rows) * 27_000).astype(int)
+    users = (rng.beta(0.5, 3, rows) * 138_000).astype(int)
+    items = (rng.beta(0.4, 4, rows) * 27_000).astype(int)
     times = rng.integers(800_000_000, 1_500_000_000, rows)
-    frame = pl.DataFrame({"user": users, "item": items, "rating": np.full(rows, 4.5), "timestamp": times})
+    frame = pl.DataFrame(
+        {"user": users, "item": items, "rating": np.full(rows, 4.5), "timestamp": times}
+    )
     frame.write_csv(path)
 
 
@@ -86,8 +97,11 @@ def measure(dataset: str, data_dir: Path, scratch: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=scratch) as cache:
         begin = time.perf_counter()
         command = [sys.executable, "-c", PREPARE, dataset, str(data_dir), cache]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        output, errors = process.stdout.read(), process.stderr.read()
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        output = process.stdout.read()
+        errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -124,13 +138,30 @@ def report(name: str, dataset: str, data_dir: Path, repeats: int, scratch: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default=os.environ.get("TTT4REC_DATA_DIR", ""), help="where the real archives lie")
-    parser.add_argument("--electronics", action="store_true", help="generate Electronics in full size and prepare it, too")
-    parser.add_argument("--csv_rows", type=int, default=0, help="generate a CSV file of so many rows and prepare it, too")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_dir",
+        default=os.environ.get("TTT4REC_DATA_DIR", ""),
+        help="where the real archives lie",
+    )
+    parser.add_argument(
+        "--electronics",
+        action="store_true",
+        help="generate Electronics in full size and prepare it, too",
+    )
+    parser.add_argument(
+        "--csv_rows",
+        type=int,
+        default=0,
+        help="generate a CSV file of so many rows and prepare it, too",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write the results to")
-    parser.add_argument("--generate", help=argparse.SUPPRESS)  # in a process of its own: a child's peak begins at its parent's
+    parser.add_argument(
+        "--generate", help=argparse.SUPPRESS
+    )  # in a process of its own: a child's peak begins at its parent's
     args = parser.parse_args()
     if args.generate:
         path = Path(args.generate)
@@ -149,17 +180,24 @@ def main() -> None:
             results.append(report("electronics", "electronics", scratch, args.repeats, scratch))
         if args.csv_rows:
             generate(scratch / "clicks.csv", "--csv_rows", str(args.csv_rows))
-            results.append(report("csv", str(scratch / "clicks.csv"), scratch, args.repeats, scratch))
+            results.append(
+                report("csv", str(scratch / "clicks.csv"), scratch, args.repeats, scratch)
+            )
     if args.json:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         args.json.write_text(
-            json.dumps({"cpus": cpus, "python": platform.python_version(), "results": results}, indent=2) + "\n"
+            json.dumps(
+                {"cpus": cpus, "python": platform.python_version(), "results": results}, indent=2
+            )
+            + "\n"
         )
 
 
 def generate(path: Path, *arguments: str) -> None:
     """Has a process of its own write a generated file."""
-    subprocess.run([sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True
+    )
 
 
 if __name__ == "__main__":

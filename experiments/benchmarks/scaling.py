@@ -1,9 +1,10 @@
 """What one training step takes on each device of a mesh: memory and collectives, from the compiled program. Nothing is run.
 
-    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py --items 10000000 --mesh data:4,model:2
+    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py --items 10000000 --mesh
+    data:4,model:2
 
-The devices may be virtual: XLA partitions for them as for real ones, so that the figures need no cluster. Docs:
-docs/scaling.md.
+The devices may be virtual: XLA partitions for them as for real ones, so that the figures need no
+cluster. Docs: docs/scaling.md.
 """
 
 import argparse
@@ -18,24 +19,44 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax import models
+from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.data import Bucket, Clicks, Dataset, Examples
-from ttt4rec_jax.flags import mesh_sizes
-from ttt4rec_jax.optim import optimizer
-from ttt4rec_jax.sharding import RUNS, SHARED, DeviceMesh
-from ttt4rec_jax.train_step import TrainState, make_run_steps, make_train_step, new_sums, stacked
+from ttt4rec_jax.data.batches import Bucket, Clicks, Examples
+from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
+from ttt4rec_jax.training.optim import optimizer
+from ttt4rec_jax.training.step import TrainState, make_run_steps, make_train_step, new_sums, stacked
 
-COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
-LISTED_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")  # [4,2]<=[8] or {{0,1},{2,3}}
-MESH_GROUPS = re.compile(r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}")  # ['axis_0'=4,'axis_1'=2] {'axis_0'}
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
+LISTED_GROUPS = re.compile(
+    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})"
+)  # [4,2]<=[8] or {{0,1},{2,3}}
+MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}"
+)  # ['axis_0'=4,'axis_1'=2] {'axis_0'}
 SHAPE = re.compile(r"(pred|[sufb]+\d+)\[([\d,]*)\]")
-BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
+BYTES = {
+    "pred": 1,
+    "u8": 1,
+    "s8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "f64": 8,
+}
 
 
 def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000):
     """The program of training steps for a catalogue, compiled from shapes alone."""
     dataset = Dataset({"counts": {"items": num_items}}, *[None] * 5)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: models.build(config.model, dataset, 0)), nnx.Param)
+    graphdef, params = nnx.split(
+        nnx.eval_shape(lambda: models.build(config.model, dataset, 0)), nnx.Param
+    )
     tx = optimizer(config.train)
 
     def start(params):
@@ -43,7 +64,9 @@ def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int 
 
     state, sums = jax.eval_shape(start, nnx.to_pure_dict(params))
     one_run = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, sums))
-    rows, length, users = config.train.batch_size, config.model.max_len, clicks // 10
+    rows = config.train.batch_size
+    length = config.model.max_len
+    users = clicks // 10
     bucket = Bucket(length, 0, users, rows)
 
     def ints(*shape, dtype=jnp.int32):
@@ -51,7 +74,9 @@ def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int 
 
     steps = -(-users // rows)
     arrays = (
-        Clicks(ints(clicks), ints(users), ints(clicks, dtype=jnp.bool_), ints(clicks), ints(users + 1)),
+        Clicks(
+            ints(clicks), ints(users), ints(clicks, dtype=jnp.bool_), ints(clicks), ints(users + 1)
+        ),
         Examples(ints(users), ints(users), ints(users)),
         ints(steps),
         ints(1, steps, rows),
@@ -81,13 +106,20 @@ def collectives(hlo: str) -> Counter:
     for line in hlo.splitlines():
         if match := COLLECTIVE.search(line):
             shapes = SHAPE.findall(match[1])
-            size = sum(BYTES[kind] * int(np.prod([int(n) for n in axes.split(",") if n])) for kind, axes in shapes)
-            found[match[2], members(line), " ".join(f"{kind}[{axes}]" for kind, axes in shapes), size] += 1
+            size = sum(
+                BYTES[kind] * int(np.prod([int(n) for n in axes.split(",") if n]))
+                for kind, axes in shapes
+            )
+            found[
+                match[2], members(line), " ".join(f"{kind}[{axes}]" for kind, axes in shapes), size
+            ] += 1
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--mesh", default="data:4,model:2")
     parser.add_argument("--model", default="ttt4rec")
@@ -101,7 +133,9 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     config = Config(
-        model=ModelConfig(model=args.model, dim=args.dim, max_len=args.max_len, target_tower="none"),
+        model=ModelConfig(
+            model=args.model, dim=args.dim, max_len=args.max_len, target_tower="none"
+        ),
         train=TrainConfig(
             targets=args.targets,
             loss=args.loss,
@@ -112,12 +146,15 @@ def main():
     )
     mesh = DeviceMesh(*mesh_sizes(args.mesh))
     program = compiled_step(config, args.items, mesh)
-    memory, hlo = program.memory_analysis(), program.as_text()
+    memory = program.memory_analysis()
+    hlo = program.as_text()
     table = args.items * args.dim * 4
     print(
         f"{args.model}, {args.items:,} items x {args.dim}, {args.mesh}, {args.batch_size} x {args.max_len} clicks, {args.loss}"
     )
-    print(f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, and twice that for Adam")
+    print(
+        f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, and twice that for Adam"
+    )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
@@ -130,9 +167,15 @@ def main():
     for (kind, members, shapes, size), count in sorted(found.items(), key=lambda item: -item[0][3]):
         print(f"  {count} x {kind} over {members:<4}{size / 1e6:12,.3f} MB  {shapes[:100]}")
     if args.json:
-        rows = [{"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n} for (k, d, s, b), n in found.items()]
+        rows = [
+            {"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n}
+            for (k, d, s, b), n in found.items()
+        ]
         args.json.write_text(
-            json.dumps({"arguments": vars(args) | {"json": ""}, "bytes": sizes, "collectives": rows}, indent=1)
+            json.dumps(
+                {"arguments": vars(args) | {"json": ""}, "bytes": sizes, "collectives": rows},
+                indent=1,
+            )
         )
 
 

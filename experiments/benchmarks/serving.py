@@ -1,8 +1,10 @@
 """What a recommendation costs: a click of a live session after few and many others, many sessions at once, all users.
 
-    python experiments/benchmarks/serving.py --run=runs/ttt --reread=runs/sasrec --data_dir=DIR [--json=FILE]
+    python experiments/benchmarks/serving.py --run=runs/ttt --reread=runs/sasrec --data_dir=DIR
+    [--json=FILE]
 
-Times are of whole calls of the Python interface, ids in and ids out, after compilation. Programs that are compared take turns.
+Times are of whole calls of the Python interface, ids in and ids out, after compilation. Programs
+that are compared take turns.
 --reread: a run of a model without a state, whose sessions read their last max_len clicks again.
 """
 
@@ -17,10 +19,12 @@ import numpy as np
 from timing import machine
 
 from data_prep.prepare import prepare
-from ttt4rec_jax import Recommender, data
-from ttt4rec_jax.run_folder import RunFolder, load_config
+from ttt4rec_jax import Recommender
+from ttt4rec_jax.data.dataset import load_dataset
+from ttt4rec_jax.runs.folder import RunFolder, load_config
 
-FEW, MANY = 10, 10_000
+FEW = 10
+MANY = 10_000
 K = 10
 
 
@@ -63,14 +67,20 @@ def rate(function, count: int, repeats: int) -> float:
 def test_histories(run: Path, data_dir: str) -> list[list]:
     """What test users clicked before their last click, in the data's own ids."""
     prepared = prepare(load_config(RunFolder(run).config).data, data_dir, "")
-    dataset = data.load(prepared)
+    dataset = load_dataset(prepared)
     ids = Recommender.load(run, data_dir).items.ids
-    starts, ends = dataset.offsets[dataset.test.users], dataset.test.positions
-    return [[ids[i - 1] for i in dataset.items[start:end]] for start, end in zip(starts, ends, strict=True)]
+    starts = dataset.offsets[dataset.test.users]
+    ends = dataset.test.positions
+    return [
+        [ids[i - 1] for i in dataset.items[start:end]]
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--reread", type=Path)
     parser.add_argument("--data_dir", default="")
@@ -78,24 +88,37 @@ def main():
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    before, rng = machine(), np.random.default_rng(0)
+    before = machine()
+    rng = np.random.default_rng(0)
     rec = Recommender.load(args.run, args.data_dir)
     programs = {f"click after {n:,}": clicker(rec, n, rng) for n in (FEW, MANY)}
     if args.reread:
-        programs[f"click after {MANY:,}, reread"] = clicker(Recommender.load(args.reread, args.data_dir), MANY, rng)
+        programs[f"click after {MANY:,}, reread"] = clicker(
+            Recommender.load(args.reread, args.data_dir), MANY, rng
+        )
     figures = {f"{name}, ms": ms for name, ms in medians(programs, args.repeats).items()}
-    figures["ratio of many to few"] = figures[f"click after {MANY:,}, ms"] / figures[f"click after {FEW:,}, ms"]
+    figures["ratio of many to few"] = (
+        figures[f"click after {MANY:,}, ms"] / figures[f"click after {FEW:,}, ms"]
+    )
 
     ids = rec.items.ids
     sessions = [rec.open_session() for _ in range(args.sessions)]
     clicks = [ids[i] for i in rng.integers(0, len(ids), args.sessions)]
-    figures["clicks/s, observed together"] = rate(lambda: rec.observe_many(sessions, clicks), args.sessions, 15)
-    figures["top 10/s of sessions"] = rate(lambda: rec.recommend_many(sessions, K), args.sessions, 15)
-    figures["click and top 10/s"] = rate(lambda: rec.observe_many(sessions, clicks, K), args.sessions, 15)
+    figures["clicks/s, observed together"] = rate(
+        lambda: rec.observe_many(sessions, clicks), args.sessions, 15
+    )
+    figures["top 10/s of sessions"] = rate(
+        lambda: rec.recommend_many(sessions, K), args.sessions, 15
+    )
+    figures["click and top 10/s"] = rate(
+        lambda: rec.observe_many(sessions, clicks, K), args.sessions, 15
+    )
 
     histories = test_histories(args.run, args.data_dir)
     figures["users"] = len(histories)
-    figures["all users' top 10, s"] = len(histories) / rate(lambda: rec.recommend(histories, K), len(histories), 5)
+    figures["all users' top 10, s"] = len(histories) / rate(
+        lambda: rec.recommend(histories, K), len(histories), 5
+    )
     print(before)
     for name, value in figures.items():
         print(f"{name:32} {value:12,.3f}")

@@ -1,8 +1,10 @@
 """Wall seconds from the shell to the first training step of main.py, with an empty program cache and with a filled one.
 
-python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR [--repeats=3] [--json=FILE] [-- more flags of main.py]
+python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR [--repeats=3] [--json=FILE] [--
+more flags of main.py]
 
-The data are prepared once before. Each start is a process of its own, which ends when its first dispatch of steps is done.
+The data are prepared once before. Each start is a process of its own, which ends when its first
+dispatch of steps is done.
 """
 
 import argparse
@@ -24,17 +26,19 @@ def child(began: float, argv: list[str]) -> None:
     sys.path.insert(0, str(EXPERIMENTS))
     import main
 
-    from ttt4rec_jax import train
+    from ttt4rec_jax.training import trainer
 
-    waits = train.Trainer._check_finite
+    waits = trainer.Trainer._check_finite
 
-    def first_step(self, progress, sums):  # called before the first dispatch's sums are there, and again with them
+    def first_step(
+        self, progress, sums
+    ):  # called before the first dispatch's sums are there, and again with them
         waits(self, progress, sums)
         if sums is not self.first_sums:
             print(f"\nfirst step {time.time() - began:.3f}", flush=True)
             os._exit(0)
 
-    train.Trainer._check_finite = first_step
+    trainer.Trainer._check_finite = first_step
     sys.exit(main.main(["main.py", *argv]))
 
 
@@ -48,21 +52,29 @@ def start(work: Path, cache: str, flags: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="ml1m")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
     parser.add_argument("flags", nargs="*", help="of main.py, after --")
     args = parser.parse_args()
-    before, flags = machine(), [f"--dataset={args.dataset}", f"--data_dir={args.data_dir}", *args.flags]
+    before = machine()
+    flags = [f"--dataset={args.dataset}", f"--data_dir={args.data_dir}", *args.flags]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         start(work, "prepare", flags)
         cold = [start(work, f"cold{n}", flags) for n in range(args.repeats)]
         warm = [start(work, "cold0", flags) for _ in range(args.repeats)]
     rows = [
-        {"start": label, "median_seconds": float(np.median(times)), "fastest": min(times), "slowest": max(times)}
+        {
+            "start": label,
+            "median_seconds": float(np.median(times)),
+            "fastest": min(times),
+            "slowest": max(times),
+        }
         for label, times in (("cold, empty program cache", cold), ("warm", warm))
     ]
     show(rows, before, args.json)

@@ -2,8 +2,9 @@
 
 python experiments/benchmarks/sweep.py --dataset=beauty --data_dir=... [--epochs=10] [--json=FILE]
 
-Every run is a process of its own, start and compilation included, on prepared data. The separate runs are measured twice:
-each with an empty program cache, and one after another with the cache that the first one fills.
+Every run is a process of its own, start and compilation included, on prepared data. The separate
+runs are measured twice: each with an empty program cache, and one after another with the cache that
+the first one fills.
 """
 
 import argparse
@@ -22,34 +23,70 @@ RANGES = "0.001,0.002,0.005,0.01,0.02,0.05,0.1,0.2"
 def run(folder: Path, *flags: str) -> float:
     """Wall seconds of main.py with these flags."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, str(MAIN), f"--run_dir={folder}", *flags], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, str(MAIN), f"--run_dir={folder}", *flags],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return time.perf_counter() - started
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="beauty")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--ranges", default=RANGES)
-    parser.add_argument("--separate", type=int, default=8, help="measure so many of the separate runs, and scale up")
+    parser.add_argument(
+        "--separate", type=int, default=8, help="measure so many of the separate runs, and scale up"
+    )
     parser.add_argument("--json", default="")
     args = parser.parse_args()
-    ranges, before = args.ranges.split(","), machine()
+    ranges = args.ranges.split(",")
+    before = machine()
     measured = ranges[: args.separate]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        shared = [f"--dataset={args.dataset}", f"--epochs={args.epochs}", f"--data_dir={args.data_dir}"]
-        run(work / "warm", *shared[:1], "--model=popularity", *shared[2:], f"--program_cache={work / 'c'}")  # prepares the data
-        times = {"together": run(work / "all", *shared, f"--initializer_range={args.ranges}", f"--program_cache={work / 'a'}")}
+        shared = [
+            f"--dataset={args.dataset}",
+            f"--epochs={args.epochs}",
+            f"--data_dir={args.data_dir}",
+        ]
+        run(
+            work / "warm",
+            *shared[:1],
+            "--model=popularity",
+            *shared[2:],
+            f"--program_cache={work / 'c'}",
+        )  # prepares the data
+        times = {
+            "together": run(
+                work / "all",
+                *shared,
+                f"--initializer_range={args.ranges}",
+                f"--program_cache={work / 'a'}",
+            )
+        }
         for label, cache in (("separate, cold", "cold{}"), ("separate, cached", "cached")):
             each = [
-                run(work / f"{label}{r}", *shared, f"--initializer_range={r}", f"--program_cache={work / cache.format(r)}")
+                run(
+                    work / f"{label}{r}",
+                    *shared,
+                    f"--initializer_range={r}",
+                    f"--program_cache={work / cache.format(r)}",
+                )
                 for r in measured
             ]
             times[label] = sum(each) * len(ranges) / len(measured)
     rows = [
-        {"runs": label, "seconds": t, "seconds_a_run": t / len(ranges), "together_over_this": times["together"] / t}
+        {
+            "runs": label,
+            "seconds": t,
+            "seconds_a_run": t / len(ranges),
+            "together_over_this": times["together"] / t,
+        }
         for label, t in times.items()
     ]
     show(rows, before, args.json)

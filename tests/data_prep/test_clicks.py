@@ -25,7 +25,8 @@ def text(frame):
 
 def brute_k_core(rows, user_core, item_core):
     while True:
-        users, items = Counter(r[0] for r in rows), Counter(r[1] for r in rows)
+        users = Counter(r[0] for r in rows)
+        items = Counter(r[1] for r in rows)
         kept = [r for r in rows if users[r[0]] >= user_core and items[r[1]] >= item_core]
         if len(kept) == len(rows):
             return kept
@@ -48,10 +49,15 @@ def test_k_core_cascades():
 def test_order_and_k_core_hold_for_a_table_of_many_chunks():
     rng = np.random.default_rng(0)
     size = 400_000
-    columns = {"user": rng.integers(0, 3000, size), "item": rng.zipf(1.3, size) % 5000, "time": rng.integers(0, 50, size)}
+    columns = {
+        "user": rng.integers(0, 3000, size),
+        "item": rng.zipf(1.3, size) % 5000,
+        "time": rng.integers(0, 50, size),
+    }
     frame = pl.DataFrame(columns).lazy().with_columns(pl.col("user", "item").cast(pl.String))
     kept = clicks.k_core(readers.encode(frame).lazy(), 120, 10)
-    users, items = clicks.id_table(kept, "user"), clicks.id_table(kept, "item")
+    users = clicks.id_table(kept, "user")
+    items = clicks.id_table(kept, "item")
     found = clicks.in_order(clicks.numbered(kept, users, items)).collect()
 
     keep = np.ones(size, bool)
@@ -71,7 +77,9 @@ def test_order_and_k_core_hold_for_a_table_of_many_chunks():
 
 
 def in_order(rows):
-    frame = pl.LazyFrame(rows, schema={"user": pl.UInt32, "item": pl.UInt32, "time": pl.Int64}, orient="row")
+    frame = pl.LazyFrame(
+        rows, schema={"user": pl.UInt32, "item": pl.UInt32, "time": pl.Int64}, orient="row"
+    )
     return clicks.in_order(frame).collect().rows()
 
 
@@ -82,14 +90,17 @@ def test_clicks_are_sorted_by_user_time_and_input_order(rows):
 
 
 def test_times_at_the_ends_of_64_bits_are_sorted():
-    low, high = -(2**63), 2**63 - 1
+    low = -(2**63)
+    high = 2**63 - 1
     rows = [(1, 1, high), (0, 2, 5), (1, 3, low), (1, 4, high), (0, 5, low), (1, 6, 0)]
     assert in_order(rows) == sorted(rows, key=lambda row: (row[0], row[2]))
 
 
 def ids(values):
     schema = {"user": pl.String, "item": pl.String, "time": pl.Int64}
-    frame = readers.encode(pl.LazyFrame([(v, v, 0) for v in values], schema=schema, orient="row")).lazy()
+    frame = readers.encode(
+        pl.LazyFrame([(v, v, 0) for v in values], schema=schema, orient="row")
+    ).lazy()
     return clicks.id_table(frame, "user")["id"].to_list()
 
 
@@ -99,5 +110,9 @@ def test_integer_ids_are_numbered_in_numerical_order():
 
 def test_other_ids_are_numbered_as_text():
     assert ids(["10", "9", "b", "a"]) == ["10", "9", "a", "b"]
-    assert ids(["10", "9", "09"]) == ["09", "10", "9"]  # one with a leading zero must not become another's twin
+    assert ids(["10", "9", "09"]) == [
+        "09",
+        "10",
+        "9",
+    ]  # one with a leading zero must not become another's twin
     assert ids(["10", "9", str(2**70)]) == ["10", str(2**70), "9"]

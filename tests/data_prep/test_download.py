@@ -18,7 +18,9 @@ CONTENT = bytes(range(256)) * 4000
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; breaks off after `limit` bytes; knows Range if `ranges`; remembers the ranges asked for."""
 
-    content, limit, ranges = CONTENT, 0, True
+    content = CONTENT
+    limit = 0
+    ranges = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -63,7 +65,9 @@ def server():
 @pytest.fixture
 def source(server):
     url = f"http://127.0.0.1:{server.server_port}/data.zip"
-    return sources.Source(name="x", file="data.zip", url=url, md5=hashlib.md5(CONTENT).hexdigest(), megabytes=1)
+    return sources.Source(
+        name="x", file="data.zip", url=url, md5=hashlib.md5(CONTENT).hexdigest(), megabytes=1
+    )
 
 
 def names(folder):
@@ -81,7 +85,9 @@ def test_a_download_is_put_in_place_whole(source, server, tmp_path):
 def test_a_transfer_that_broke_off_is_resumed(source, server, tmp_path, md5):
     source = dataclasses.replace(source, md5=source.md5 if md5 else "")
     server.limit = 300_000
-    with pytest.raises(UserError, match=r"broke off after 300000 of 1024000 bytes; run again to resume"):
+    with pytest.raises(
+        UserError, match=r"broke off after 300000 of 1024000 bytes; run again to resume"
+    ):
         download.fetch(source, tmp_path)
     assert names(tmp_path) == ["data.zip.part"]
     server.limit = 0
@@ -117,22 +123,34 @@ def test_without_a_network_the_error_says_what_to_do(source, server, tmp_path):
     server.server_close()
     with pytest.raises(UserError) as caught:
         download.fetch(source, tmp_path)
-    for part in (source.url, "put the file data.zip into", str(tmp_path), "--dataset=synthetic, which needs none"):
+    for part in (
+        source.url,
+        "put the file data.zip into",
+        str(tmp_path),
+        "--dataset=synthetic, which needs none",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_page_is_an_error_of_the_same_kind(source, server, tmp_path):
     source = dataclasses.replace(source, url=source.url.replace("data.zip", "none"))
-    with pytest.raises(UserError, match=r"cannot download .*/none \(Not Found\); without a network, put the file data.zip"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot download .*/none \(Not Found\); without a network, put the file data.zip",
+    ):
         download.fetch(source, tmp_path)
     assert names(tmp_path) == []
 
 
 def test_prepare_downloads_what_is_missing_and_only_that(server, tmp_path, monkeypatch):
     rows = [(u, (u + k) % 9, k) for u in range(9) for k in range(6)]
-    server.content = "".join(f'{{"reviewerID": "{u}", "asin": "{i}", "unixReviewTime": {t}}}\n' for u, i, t in rows).encode()
-    entry = dataclasses.replace(sources.CATALOGUE["beauty"], url=f"http://127.0.0.1:{server.server_port}/x")
+    server.content = "".join(
+        f'{{"reviewerID": "{u}", "asin": "{i}", "unixReviewTime": {t}}}\n' for u, i, t in rows
+    ).encode()
+    entry = dataclasses.replace(
+        sources.CATALOGUE["beauty"], url=f"http://127.0.0.1:{server.server_port}/x"
+    )
     monkeypatch.setitem(sources.CATALOGUE, "beauty", entry)
     config = DataConfig(dataset="beauty", eval_negatives=3)
     folder = prepare(config, data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")

@@ -12,20 +12,34 @@ from data_prep import index
 def test_index_is_that_of_loops_whatever_the_blocks(at_once, monkeypatch):
     monkeypatch.setattr(index, "CLICKS_AT_ONCE", at_once)
     rng = np.random.default_rng(0)
-    counts = np.append(rng.integers(1, 15, 30), [1, 1])  # repeats included; the last users have nothing but a click
+    counts = np.append(
+        rng.integers(1, 15, 30), [1, 1]
+    )  # repeats included; the last users have nothing but a click
     offsets = np.concatenate([[0], np.cumsum(counts)])
     items = rng.integers(1, 21, offsets[-1]).astype(np.int32)
     train_ends = np.where(counts >= 3, offsets[1:] - 2, offsets[1:])
     got = index.click_index(items, offsets, train_ends, 20)
-    is_first, gaps, gap_starts = [], [], [0]
+    is_first = []
+    gaps = []
+    gap_starts = [0]
     for first, last, end in zip(offsets[:-1], offsets[1:], train_ends, strict=True):
         clicks = items[first:last].tolist()
         is_first += [item not in clicks[:place] for place, item in enumerate(clicks)]
-        gaps += [item - 1 - rank for rank, item in enumerate(sorted(set(items[first:end].tolist())))]
+        gaps += [
+            item - 1 - rank for rank, item in enumerate(sorted(set(items[first:end].tolist())))
+        ]
         gap_starts.append(len(gaps))
     for name, expected in (("is_first", is_first), ("gaps", gaps), ("gap_starts", gap_starts)):
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
-    assert [got[name].dtype for name in ("is_first", "gaps", "gap_starts")] == [bool, np.int32, np.int32]
+    assert [got[name].dtype for name in ("is_first", "gaps", "gap_starts")] == [
+        bool,
+        np.int32,
+        np.int32,
+    ]
     spans = index.blocks(offsets)
-    assert spans[0][0] == 0 and spans[-1][1] == 32 and all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    assert (
+        spans[0][0] == 0
+        and spans[-1][1] == 32
+        and all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    )
     assert (len(spans) > 5) == (at_once < 100)

@@ -21,7 +21,9 @@ def history_of(sequences, num_items):
 def problems(draw):
     """Sequences over a small catalogue, and how many negatives each user leaves room for at most."""
     num_items = draw(st.integers(2, 40))
-    sequence = st.lists(st.integers(1, num_items), min_size=1, max_size=num_items + 5).filter(lambda s: len(set(s)) < num_items)
+    sequence = st.lists(st.integers(1, num_items), min_size=1, max_size=num_items + 5).filter(
+        lambda s: len(set(s)) < num_items
+    )
     sequences = draw(st.lists(sequence, min_size=1, max_size=8))
     return num_items, sequences, num_items - max(len(set(s)) for s in sequences)
 
@@ -46,14 +48,21 @@ def chi_square(observed, expected):
     return ((observed - expected) ** 2 / expected).sum()
 
 
-@pytest.mark.parametrize(("count", "rounds"), [(3, negatives.ROUNDS), (24, negatives.ROUNDS), (24, (1,))])
+@pytest.mark.parametrize(
+    ("count", "rounds"), [(3, negatives.ROUNDS), (24, negatives.ROUNDS), (24, (1,))]
+)
 def test_uniform_negatives_are_uniform(count, rounds, monkeypatch):
-    monkeypatch.setattr(negatives, "ROUNDS", rounds)  # after one round alone, many rows of 24 end in the exact draw
-    users, free = 20_000, 26
+    monkeypatch.setattr(
+        negatives, "ROUNDS", rounds
+    )  # after one round alone, many rows of 24 end in the exact draw
+    users = 20_000
+    free = 26
     history, _ = history_of([[1, 2, 3, 4]] * users, free + 4)
     drawn = negatives.draw(np.arange(users), history, np.arange(1, free + 5), count, (1, 0))
     observed = np.bincount(drawn.ravel(), minlength=free + 5)[5:]
-    assert chi_square(observed, users * count / free) < 60  # 25 degrees of freedom: passed once in 10^4 at most
+    assert (
+        chi_square(observed, users * count / free) < 60
+    )  # 25 degrees of freedom: passed once in 10^4 at most
     firsts = np.bincount(drawn[:, 0], minlength=free + 5)[5:]
     assert chi_square(firsts, users / free) < 60
 
@@ -82,27 +91,39 @@ def test_popular_negatives_are_only_items_that_are_trained_on():
 
 def test_too_small_a_catalogue_is_an_error_that_says_what_would_do():
     history, _ = history_of([[1, 2], [1, 2, 3, 3]], 5)
-    with pytest.raises(UserError, match=r"--eval_negatives=3.*leaves only 2 unclicked; set it to at most 2"):
+    with pytest.raises(
+        UserError, match=r"--eval_negatives=3.*leaves only 2 unclicked; set it to at most 2"
+    ):
         negatives.draw(np.array([0, 1]), history, np.arange(1, 6), 3, (0, 0))
-    assert negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0)).shape == (1, 3)  # user 0 leaves enough
+    assert negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0)).shape == (
+        1,
+        3,
+    )  # user 0 leaves enough
 
 
 def test_clicks_on_items_that_are_not_drawn_from_take_nothing_away():
     # Given a pool of items 1 to 4, and users of whom the first two click items beyond it too
     history, _ = history_of([[5, 6, 7, 8, 1], [5, 6, 7, 8, 1, 2], [1]], 8)
-    users, pool = np.arange(3), np.array([1, 2, 3, 4])
+    users = np.arange(3)
+    pool = np.array([1, 2, 3, 4])
     assert {3, 4} == set(negatives.draw(users, history, pool, 2, (0,))[1].tolist())
-    with pytest.raises(UserError, match=r"of 4 items that may be drawn, a user leaves only 2 unclicked"):
+    with pytest.raises(
+        UserError, match=r"of 4 items that may be drawn, a user leaves only 2 unclicked"
+    ):
         negatives.draw(users, history, pool, 3, (0,))
 
 
 def test_seeds_give_different_sets_and_one_seed_the_same_on_every_machine():
     history, _ = history_of([[1, 2, 3]] * 5000, 500)
     pool = np.repeat(np.arange(1, 501), np.arange(1, 501))
-    sets = [negatives.draw(np.arange(5000), history, pool, 99, seed) for seed in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    sets = [
+        negatives.draw(np.arange(5000), history, pool, 99, seed)
+        for seed in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
     assert (sets[0] == sets[1]).all()
     assert (sets[0] != sets[2]).mean() > 0.9
     assert (sets[0] != sets[3]).mean() > 0.9
-    # Integers from raw PCG64 bits: if this changes, evaluation sets of the same seed do, and results no longer compare.
+    # Integers from raw PCG64 bits: if this changes, evaluation sets of the same seed do, and
+    # results no longer compare.
     digest = hashlib.sha256(sets[0].astype("<i4").tobytes()).hexdigest()
     assert digest[:16] == "081eb7e5e20384fc"

@@ -18,13 +18,17 @@ from data_prep import negatives, readers, sources, store
 from data_prep import prepare as module
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax.data import load
+from ttt4rec_jax.data.dataset import load_dataset
 
 
 def random_rows(seed=0, users=30, items=25, clicks=600):
     """Clicks with many shared seconds, in no order; ids that are numbers, so that 10 comes after 9."""
     rng = np.random.default_rng(seed)
-    columns = rng.integers(1, users, clicks), rng.integers(1, items, clicks) * 7, rng.integers(0, 40, clicks)
+    columns = (
+        rng.integers(1, users, clicks),
+        rng.integers(1, items, clicks) * 7,
+        rng.integers(0, 40, clicks),
+    )
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -42,13 +46,15 @@ def config(tmp_path):
 def brute(rows, user_core, item_core):
     """{user: [(time, item), ...]} of the k-core, in order."""
     while True:
-        users, items = Counter(r[0] for r in rows), Counter(r[1] for r in rows)
+        users = Counter(r[0] for r in rows)
+        items = Counter(r[1] for r in rows)
         kept = [r for r in rows if users[r[0]] >= user_core and items[r[1]] >= item_core]
         if len(kept) == len(rows):
             break
         rows = kept
     return {
-        user: sorted(((t, i) for u, i, t in rows if u == user), key=lambda c: c[0]) for user in sorted({r[0] for r in rows})
+        user: sorted(((t, i) for u, i, t in rows if u == user), key=lambda c: c[0])
+        for user in sorted({r[0] for r in rows})
     }
 
 
@@ -62,14 +68,18 @@ def test_folder_holds_what_the_brute_force_twin_says(config, tmp_path, split):
     folder = prepare(config, cache_dir=tmp_path / "cache")
     expected = brute(random_rows(), 15, 18)
     assert 5 < len(expected) < 29
-    dataset = load(folder)
+    dataset = load_dataset(folder)
     user_ids = pl.read_parquet(folder / "users.parquet")["id"].to_list()
     item_ids = pl.read_parquet(folder / "items.parquet")["id"].to_list()
     assert user_ids == list(expected)
     assert item_ids == sorted({item for clicks in expected.values() for _, item in clicks})
     times = np.load(folder / "timestamps.npy")
     for user, (start, end) in enumerate(zip(dataset.offsets, dataset.offsets[1:], strict=False)):
-        found = zip(times[start:end].tolist(), (item_ids[i - 1] for i in dataset.items[start:end]), strict=True)
+        found = zip(
+            times[start:end].tolist(),
+            (item_ids[i - 1] for i in dataset.items[start:end]),
+            strict=True,
+        )
         assert list(found) == expected[user_ids[user]]
     for targets in (dataset.validation, dataset.test):
         for position, user, drawn in zip(*targets, strict=True):
@@ -95,20 +105,30 @@ def test_folder_holds_what_the_brute_force_twin_says(config, tmp_path, split):
 
 
 def test_manifest_says_where_the_data_comes_from(config, tmp_path):
-    folder = prepare(dataclasses.replace(config, negatives="popularity", data_seed=4), cache_dir=tmp_path / "cache")
+    folder = prepare(
+        dataclasses.replace(config, negatives="popularity", data_seed=4),
+        cache_dir=tmp_path / "cache",
+    )
     manifest = json.loads((folder / "manifest.json").read_text())
     users = len(brute(random_rows(), 15, 18))
     assert manifest["name"] == "clicks"
     assert manifest["source"]["file"] == "clicks.csv"
     assert manifest["source"]["bytes"] == Path(config.dataset).stat().st_size
-    assert manifest["counts"]["users"] == manifest["counts"]["validation"] == manifest["counts"]["test"] == users
+    assert (
+        manifest["counts"]["users"]
+        == manifest["counts"]["validation"]
+        == manifest["counts"]["test"]
+        == users
+    )
     assert manifest["counts"]["interactions"] == len(np.load(folder / "items.npy"))
     assert manifest["filters"] == {"user_core": 15, "item_core": 18}
     assert manifest["negatives"] == {"kind": "popularity", "number": 3}
     assert manifest["data_seed"] == 4
     assert manifest["split"] == {"kind": "leave_one_out"}
     assert manifest["skipped_rows"] == {"count": 0, "first": []}
-    paths = [path for path in folder.glob("*.npy") if path.stem not in ("is_first", "gaps", "gap_starts")]
+    paths = [
+        path for path in folder.glob("*.npy") if path.stem not in ("is_first", "gaps", "gap_starts")
+    ]
     arrays = {path.stem: np.load(path) for path in paths}
     assert manifest["sha256"] == store.content_digest(arrays)
     arrays["items"][5] += 1
@@ -118,13 +138,17 @@ def test_manifest_says_where_the_data_comes_from(config, tmp_path):
 def test_own_files_are_five_core_unless_told_otherwise(tmp_path):
     rows = [(u, i, 0) for u in range(1, 7) for i in range(1, 7)] + [(99, i, 0) for i in range(1, 5)]
     config = DataConfig(dataset=str(write_csv(tmp_path / "x.csv", rows)), eval_negatives=1)
-    with pytest.raises(UserError, match="catalogue is too small"):  # all six users click all six items
+    with pytest.raises(
+        UserError, match="catalogue is too small"
+    ):  # all six users click all six items
         prepare(config, cache_dir=tmp_path / "cache")
     rows += [(u, 100 + u * 10 + k, 0) for u in range(1, 7) for k in range(3)]
     write_csv(tmp_path / "x.csv", rows)
     folder = prepare(dataclasses.replace(config, item_core=1), cache_dir=tmp_path / "cache")
     assert json.loads((folder / "manifest.json").read_text())["counts"]["users"] == 6
-    folder = prepare(dataclasses.replace(config, item_core=0, user_core=0), cache_dir=tmp_path / "cache")
+    folder = prepare(
+        dataclasses.replace(config, item_core=0, user_core=0), cache_dir=tmp_path / "cache"
+    )
     assert json.loads((folder / "manifest.json").read_text())["counts"]["users"] == 7
 
 
@@ -175,9 +199,12 @@ def test_preparing_twice_gives_the_same_bytes(config, tmp_path):
 @pytest.mark.parametrize("at_once", [(40, 1000), (1, 4)], ids=["of a size", "so many at most"])
 def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, at_once, monkeypatch):
     whole = prepare(config, cache_dir=tmp_path / "whole")
-    parts, sort = [], module.clicks.in_order
+    parts = []
+    sort = module.clicks.in_order
     monkeypatch.setattr(module, "SORTED_AT_ONCE", at_once)
-    monkeypatch.setattr(module.clicks, "in_order", lambda clicks: [parts.append(1), sort(clicks)][1])
+    monkeypatch.setattr(
+        module.clicks, "in_order", lambda clicks: [parts.append(1), sort(clicks)][1]
+    )
     assert contents(prepare(config, cache_dir=tmp_path / "parts")) == contents(whole)
     assert 2 < len(parts) <= (4 if at_once[1] == 4 else 1000)
 
@@ -273,7 +300,9 @@ prepare(DataConfig(dataset=sys.argv[1], eval_negatives=3, user_core=15, item_cor
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(config, tmp_path):
     cache = tmp_path / "cache"
     root = Path(module.__file__).parents[1]
-    code = subprocess.run([sys.executable, "-c", KILLED, config.dataset, str(cache)], cwd=root).returncode
+    code = subprocess.run(
+        [sys.executable, "-c", KILLED, config.dataset, str(cache)], cwd=root
+    ).returncode
     assert code == 9
     (left,) = cache.iterdir()
     assert left.name.startswith(store.TEMPORARY)
@@ -308,7 +337,11 @@ def test_two_processes_that_prepare_at_once_are_both_fine(config, tmp_path):
     cache = tmp_path / "cache"
     root = Path(module.__file__).parents[1]
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, config.dataset, str(cache), str(n)], cwd=root, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, config.dataset, str(cache), str(n)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+        )
         for n in range(2)
     ]
     folders = {racer.communicate(timeout=60)[0].decode().strip() for racer in racers}
@@ -320,7 +353,8 @@ def test_two_processes_that_prepare_at_once_are_both_fine(config, tmp_path):
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "HASHED_AT_ONCE", 0)
-    path, cache = write_csv(tmp_path / "x.csv", random_rows()), tmp_path / "cache"
+    path = write_csv(tmp_path / "x.csv", random_rows())
+    cache = tmp_path / "cache"
     old = time.time_ns() - 10 * module.RACY_NS
     os.utime(path, ns=(old, old))
     digest = module.source_digest(path, cache)
@@ -341,11 +375,20 @@ def test_titles_stand_beside_the_items(tmp_path):
     rows = random_rows()
     with ZipFile(tmp_path / "ml-1m.zip", "w") as file:
         file.writestr("ml-1m/ratings.dat", "".join(f"{u}::{i}::5::{t}\n" for u, i, t in rows))
-        file.writestr("ml-1m/movies.dat", "".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(500) if i != 14))
-    folder = prepare(DataConfig(dataset="ml1m", eval_negatives=2), data_dir=tmp_path, cache_dir=tmp_path / "cache")
+        file.writestr(
+            "ml-1m/movies.dat",
+            "".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(500) if i != 14),
+        )
+    folder = prepare(
+        DataConfig(dataset="ml1m", eval_negatives=2),
+        data_dir=tmp_path,
+        cache_dir=tmp_path / "cache",
+    )
     items = pl.read_parquet(folder / "items.parquet")
     assert items["id"].to_list() == sorted({row[1] for row in rows})
-    assert items["title"].to_list() == [None if i == 14 else f"Film {i} (1999)" for i in items["id"]]
+    assert items["title"].to_list() == [
+        None if i == 14 else f"Film {i} (1999)" for i in items["id"]
+    ]
     assert json.loads((folder / "manifest.json").read_text())["time_unit"] == "seconds"
 
 
@@ -358,8 +401,14 @@ def test_another_checksum_of_a_local_archive_is_a_warning(tmp_path, caplog):
 def test_the_csv_form_of_amazon_is_used_where_the_other_is_not(tmp_path):
     rows = [(f"U{u}", f"I{(u + k) % 9}", k) for u in range(9) for k in range(6)]
     (tmp_path / "ratings_Beauty.csv").write_text("".join(f"{u},{i},5.0,{t}\n" for u, i, t in rows))
-    folder = prepare(DataConfig(dataset="beauty", eval_negatives=3), data_dir=tmp_path, cache_dir=tmp_path / "cache")
-    assert json.loads((folder / "manifest.json").read_text())["source"]["file"] == "ratings_Beauty.csv"
+    folder = prepare(
+        DataConfig(dataset="beauty", eval_negatives=3),
+        data_dir=tmp_path,
+        cache_dir=tmp_path / "cache",
+    )
+    assert (
+        json.loads((folder / "manifest.json").read_text())["source"]["file"] == "ratings_Beauty.csv"
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,8 +416,20 @@ def test_the_csv_form_of_amazon_is_used_where_the_other_is_not(tmp_path):
     [
         ({"user_core": 10_000}, "--user_core=10000 --item_core=18: no clicks are left"),
         ({"eval_negatives": 99}, "--eval_negatives=99: the catalogue is too small"),
-        ({"split": "temporal", "validation_time": 0.5, "test_time": 1.0}, "no user has a test target"),
-        ({"user_core": 1, "item_core": 1, "user_col": "time", "time_col": "user", "item_col": "nope"}, "no column 'nope'"),
+        (
+            {"split": "temporal", "validation_time": 0.5, "test_time": 1.0},
+            "no user has a test target",
+        ),
+        (
+            {
+                "user_core": 1,
+                "item_core": 1,
+                "user_col": "time",
+                "time_col": "user",
+                "item_col": "nope",
+            },
+            "no column 'nope'",
+        ),
     ],
 )
 def test_settings_that_leave_nothing_to_do_are_errors(config, tmp_path, change, message):
@@ -388,7 +449,12 @@ def test_a_folder_that_cannot_be_written_is_an_error(config, tmp_path):
 def test_folders_come_from_the_flag_else_the_environment_else_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TTT4REC_CACHE_DIR", raising=False)
-    assert sources.user_folder("", "TTT4REC_CACHE_DIR", "prepared") == tmp_path / "ttt4rec_jax" / "prepared"
+    assert (
+        sources.user_folder("", "TTT4REC_CACHE_DIR", "prepared")
+        == tmp_path / "ttt4rec_jax" / "prepared"
+    )
     monkeypatch.setenv("TTT4REC_CACHE_DIR", str(tmp_path / "env"))
     assert prepare(DataConfig(dataset="synthetic")).parent == tmp_path / "env"
-    assert sources.user_folder(tmp_path / "flag", "TTT4REC_CACHE_DIR", "prepared") == tmp_path / "flag"
+    assert (
+        sources.user_folder(tmp_path / "flag", "TTT4REC_CACHE_DIR", "prepared") == tmp_path / "flag"
+    )

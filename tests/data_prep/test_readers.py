@@ -77,7 +77,14 @@ def as_json(rows_=ROWS, keys=("user", "item", "time")):
         ("x.csv", as_lines(",", ("user", "item", "time"))[:-1]),
         ("x.csv", as_lines(",", ("user", "item", "time")) + "\n\n"),  # blank lines are no rows
         ("x.jsonl", as_json() + "\n\n"),
-        ("x.csv", as_lines(",", ("note", "time", "item", "user"), [("n, 1".join('""'), t, i, u) for u, i, t in ROWS])),
+        (
+            "x.csv",
+            as_lines(
+                ",",
+                ("note", "time", "item", "user"),
+                [("n, 1".join('""'), t, i, u) for u, i, t in ROWS],
+            ),
+        ),
     ],
 )
 def test_every_form_of_text_file(own, name, content):
@@ -99,7 +106,10 @@ def test_parquet_of_integers_and_of_other_types(own):
     moments = [datetime(1970, 1, 1, 0, 0, 1, 500), datetime(1970, 1, 2)]
     times = [
         (pl.Series(moments), [1_000_500, 86_400_000_000]),
-        (pl.Series(moments).dt.replace_time_zone("Europe/Paris"), [1_000_500 - 3_600_000_000, 82_800_000_000]),
+        (
+            pl.Series(moments).dt.replace_time_zone("Europe/Paris"),
+            [1_000_500 - 3_600_000_000, 82_800_000_000],
+        ),
         (pl.Series(moments).cast(pl.Datetime("ms")), [1_000_000, 86_400_000_000]),
         (pl.Series([date(1970, 1, 1), date(1970, 1, 2)]), [0, 86_400_000_000]),
         (pl.Series([1.5, 2.0]), [1_500_000, 2_000_000]),
@@ -116,14 +126,30 @@ def test_parquet_of_integers_and_of_other_types(own):
 @pytest.mark.parametrize(
     ("times", "expected", "unit"),
     [
-        (["978300760", "-5", "1370000000000000000"], [978300760, -5, 1370000000000000000], "as in the file"),
+        (
+            ["978300760", "-5", "1370000000000000000"],
+            [978300760, -5, 1370000000000000000],
+            "as in the file",
+        ),
         (["978300760.0", "7", "1e3"], [978300760, 7, 1000], "as in the file"),
         (["1.5", "2", "-0.25"], [1_500_000, 2_000_000, -250_000], "microseconds"),
         (["1970-01-01", "1970-01-03"], [0, 2 * 86_400_000_000], "microseconds"),
-        (["1970-01-01T00:00:01Z", "1970-01-01T00:00:01.5Z"], [1_000_000, 1_500_000], "microseconds"),
+        (
+            ["1970-01-01T00:00:01Z", "1970-01-01T00:00:01.5Z"],
+            [1_000_000, 1_500_000],
+            "microseconds",
+        ),
         (["1970-01-01 00:00:01", "1970-01-01 00:00:02.25"], [1_000_000, 2_250_000], "microseconds"),
-        (["1970-01-01T02:00:00+02:00", "1970-01-01T00:00:01-00:30"], [0, 1_801_000_000], "microseconds"),
-        (["1970-01-01", "1970-01-01T00:00:01+00:00", "19700102"], [0, 1_000_000, 86_400_000_000], "microseconds"),  # mixed
+        (
+            ["1970-01-01T02:00:00+02:00", "1970-01-01T00:00:01-00:30"],
+            [0, 1_801_000_000],
+            "microseconds",
+        ),
+        (
+            ["1970-01-01", "1970-01-01T00:00:01+00:00", "19700102"],
+            [0, 1_000_000, 86_400_000_000],
+            "microseconds",
+        ),  # mixed
     ],
 )
 def test_times(own, times, expected, unit):
@@ -143,17 +169,22 @@ def test_a_fraction_far_down_makes_all_times_seconds(own):
 def test_columns_are_named_or_found(own):
     content = as_lines(",", ("who", "what", "when", "time"), [(u, i, t, 0) for u, i, t in ROWS])
     assert text(own("x.csv", content, user_col="who", item_col="WHAT", time_col="when")) == ROWS
-    assert "none of its columns looks like the user; they are who, what, when, time; name it with --user_col" in fails(
-        own, "x.csv", content
+    assert (
+        "none of its columns looks like the user; they are who, what, when, time; name it with --user_col"
+        in fails(own, "x.csv", content)
     )
     message = fails(own, "x.csv", content, user_col="who", item_col="waht")
     assert "no column 'waht' (did you mean 'what'?)" in message
     assert "--item_col" in message
-    assert "column 'user' stands 2 times" in fails(own, "x.csv", as_lines(",", ("user", "item", "time", "user"), []))
+    assert "column 'user' stands 2 times" in fails(
+        own, "x.csv", as_lines(",", ("user", "item", "time", "user"), [])
+    )
     assert "looks like the time" in fails(own, "x.jsonl", as_json(keys=("user", "item", "when")))
     same = fails(own, "x.csv", content, user_col="who", item_col="who", time_col="when")
     assert "are the columns who, who, when; expected three different ones" in same
-    assert "looks like the item" in fails(own, "x.parquet", parquet(pl.DataFrame({"user": [1], "time": [1]})))
+    assert "looks like the item" in fails(
+        own, "x.parquet", parquet(pl.DataFrame({"user": [1], "time": [1]}))
+    )
 
 
 def test_a_key_that_only_later_objects_have_is_found(own):
@@ -187,7 +218,9 @@ HEADER = "user,item,rating,time\n"
 def test_bad_csv_rows_are_named_by_line_or_skipped_and_counted(own, bad, line, problem):
     good = [("u1", "a", 1), ("u1", "b", 2)], [("u2", "c", 3)]
     bad = bad if isinstance(bad, bytes) else bad.encode()
-    before, after = (as_lines(",", "", [(u, i, 5, t) for u, i, t in part])[1:].encode() for part in good)
+    before, after = (
+        as_lines(",", "", [(u, i, 5, t) for u, i, t in part])[1:].encode() for part in good
+    )
     content = HEADER.encode() + before + bad + after
     message = fails(own, "x.csv", content)
     assert f"x.csv, line {line}: {problem}" in message
@@ -221,7 +254,13 @@ def test_bad_json_lines(own, bad, problem):
 
 
 def test_bad_parquet_rows(own):
-    frame = pl.DataFrame({"user": ["a", None, "b", ""], "item": [1, 2, None, 4], "time": [1.0, 2.0, 3.0, float("nan")]})
+    frame = pl.DataFrame(
+        {
+            "user": ["a", None, "b", ""],
+            "item": [1, 2, None, 4],
+            "time": [1.0, 2.0, 3.0, float("nan")],
+        }
+    )
     assert "x.parquet, row 2: user None" in fails(own, "x.parquet", parquet(frame))
     clicks = own("x.parquet", parquet(frame), "skip")
     assert text(clicks) == [("a", "1", 1_000_000)]
@@ -244,15 +283,35 @@ def test_skipping_tells_how_many_and_the_first_few(own, caplog):
         ("x.parquet", b"", "is empty"),
         ("x.csv", "user,item,time\n", "holds no clicks"),
         ("x.csv", "\nuser,item,time\n", "begins with an empty line"),
-        ("x.csv", as_lines(",", ("user", "item", "time")).encode("utf-16"), "line 1: not UTF-8 text"),
+        (
+            "x.csv",
+            as_lines(",", ("user", "item", "time")).encode("utf-16"),
+            "line 1: not UTF-8 text",
+        ),
         ("x.jsonl", "[]\n", "holds no JSON object"),
         ("x.jsonl", as_json().encode("utf-16"), "holds no JSON object"),
         ("x.parquet", b"PAR1 and then nothing of the kind", "not a readable Parquet file"),
-        ("x.parquet", parquet(pl.DataFrame({"user": [[1]], "item": [1], "time": [1]})), "column 'user' is of type List"),
-        ("x.parquet", parquet(pl.DataFrame({"user": [1], "item": [1], "time": [True]})), "column 'time' is of type Boolean"),
-        ("x.csv.gz", gzip.compress(b"user,item,time\n" + b"u,i,1\n" * 20_000)[:-40], "damaged or cut short"),
+        (
+            "x.parquet",
+            parquet(pl.DataFrame({"user": [[1]], "item": [1], "time": [1]})),
+            "column 'user' is of type List",
+        ),
+        (
+            "x.parquet",
+            parquet(pl.DataFrame({"user": [1], "item": [1], "time": [True]})),
+            "column 'time' is of type Boolean",
+        ),
+        (
+            "x.csv.gz",
+            gzip.compress(b"user,item,time\n" + b"u,i,1\n" * 20_000)[:-40],
+            "damaged or cut short",
+        ),
         ("x.json.gz", gzip.compress(as_json(ROWS * 9000).encode())[:-9], "damaged or cut short"),
-        ("x.json.gz", gzip.compress(as_json(ROWS * 9000).encode())[:-6] + b"\0" * 6, "damaged or cut short"),
+        (
+            "x.json.gz",
+            gzip.compress(as_json(ROWS * 9000).encode())[:-6] + b"\0" * 6,
+            "damaged or cut short",
+        ),
     ],
 )
 @pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
@@ -265,7 +324,9 @@ def test_a_file_of_bad_rows_alone_is_an_error_that_shows_one(own):
     assert "holds no clicks; 1 bad rows were skipped, such as line 2: 2 fields" in message
 
 
-def archive(path, content, member=MOVIES.layout.member, movies=b"1::Caf\xe9: the film::Drama\n2::B::x::y\n"):
+def archive(
+    path, content, member=MOVIES.layout.member, movies=b"1::Caf\xe9: the film::Drama\n2::B::x::y\n"
+):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(member, content)
         file.writestr("ml-1m/movies.dat", movies)
@@ -279,13 +340,21 @@ def test_movielens_archive(tmp_path, folder):
     path = archive(tmp_path / "ml-1m.zip", RATINGS)
     clicks = readers.read(path, MOVIES.layout, "error", folder)
     assert text(clicks) == [("1", "10", 100), ("1", "20", 50), ("2", "10", 100)]
-    assert readers.read_titles(path, MOVIES.titles).sort("id").rows() == [("1", "Caf\u00e9: the film"), ("2", "B")]
+    assert readers.read_titles(path, MOVIES.titles).sort("id").rows() == [
+        ("1", "Caf\u00e9: the film"),
+        ("2", "B"),
+    ]
 
 
-@pytest.mark.parametrize("bad", ["1:10:5:100", "1::10::5", "1::10::5::100::7", "1::10::5:100", "1:x:10::5::100", "::10::5::9"])
+@pytest.mark.parametrize(
+    "bad",
+    ["1:10:5:100", "1::10::5", "1::10::5::100::7", "1::10::5:100", "1:x:10::5::100", "::10::5::9"],
+)
 def test_bad_movielens_rows(tmp_path, folder, bad):
     path = archive(tmp_path / "ml-1m.zip", RATINGS + bad + "\n" + RATINGS)
-    assert "ml-1m.zip: ml-1m/ratings.dat, line 4: " in fails(readers.read, path, MOVIES.layout, "error", folder)
+    assert "ml-1m.zip: ml-1m/ratings.dat, line 4: " in fails(
+        readers.read, path, MOVIES.layout, "error", folder
+    )
     assert len(readers.read(path, MOVIES.layout, "skip", folder).table) == 6
 
 
@@ -294,21 +363,37 @@ def test_movielens_100k(tmp_path, folder):
     path = tmp_path / "ml-100k.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("ml-100k/u.data", "196\t242\t3\t881250949\n186\t302\t3\t891717742\n")
-        file.writestr("ml-100k/u.item", b"242|Kolya (1996)|24-Jan-1997||x|0\n302|L.A. Confidential (1997)|x||x|0\n")
-    assert text(readers.read(path, source.layout, "error", folder)) == [("196", "242", 881250949), ("186", "302", 891717742)]
+        file.writestr(
+            "ml-100k/u.item",
+            b"242|Kolya (1996)|24-Jan-1997||x|0\n302|L.A. Confidential (1997)|x||x|0\n",
+        )
+    assert text(readers.read(path, source.layout, "error", folder)) == [
+        ("196", "242", 881250949),
+        ("186", "302", 891717742),
+    ]
     assert ("302", "L.A. Confidential (1997)") in readers.read_titles(path, source.titles).rows()
 
 
 def test_amazon_in_both_forms(tmp_path, folder):
     lines = [
-        {"reviewerID": "A", "asin": "B", "helpful": [0, 1], "reviewText": "a\nb", "unixReviewTime": 5, "style": {"x": "y"}}
+        {
+            "reviewerID": "A",
+            "asin": "B",
+            "helpful": [0, 1],
+            "reviewText": "a\nb",
+            "unixReviewTime": 5,
+            "style": {"x": "y"},
+        }
     ]
     path = tmp_path / "reviews.json.gz"
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
     assert text(readers.read(path, BEAUTY.layout, "error", folder)) == [("A", "B", 5)]
     path = tmp_path / "ratings.csv"
     path.write_text("A,B,5.0,7\nC,D,1.0,8\n")
-    assert text(readers.read(path, BEAUTY.other_layout, "error", folder)) == [("A", "B", 7), ("C", "D", 8)]
+    assert text(readers.read(path, BEAUTY.other_layout, "error", folder)) == [
+        ("A", "B", 7),
+        ("C", "D", 8),
+    ]
 
 
 def test_damaged_archives(tmp_path, folder):
@@ -340,7 +425,9 @@ def test_gzip_bombs_are_refused(own, monkeypatch):
     monkeypatch.setattr(archives, "SMALL_BYTES", 100_000)
     monkeypatch.setattr(archives, "MAX_RATIO", 50)
     assert "it looks like a gzip bomb" in fails(own, "x.csv.gz", bomb)
-    lines = as_lines(",", ("user", "item", "time"), [(u, i, u * i) for u in range(200) for i in range(200)])
+    lines = as_lines(
+        ",", ("user", "item", "time"), [(u, i, u * i) for u in range(200) for i in range(200)]
+    )
     assert len(text(own("y.csv.gz", gzip.compress(lines.encode())))) == 40_000
 
 
@@ -349,7 +436,9 @@ GOOD = st.lists(st.tuples(IDS, IDS, st.integers(-(2**63), 2**63 - 1)), min_size=
 
 
 @given(GOOD, st.sampled_from(["csv", "json"]))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_the_fast_reader_equals_its_slow_twin(tmp_path, good, kind):
     path = tmp_path / f"x.{kind}"
     if kind == "csv":
@@ -360,13 +449,17 @@ def test_the_fast_reader_equals_its_slow_twin(tmp_path, good, kind):
     layout = sources.Layout(kind=kind)
     placed, width = readers._placed(path, layout, "x")
     fast = readers._scan_text(path, placed, width, "integer", []).collect().rows()
-    slow = [(r.values[0], r.values[1], int(r.values[2])) for r in rows.text_rows(path, placed, width)]
+    slow = [
+        (r.values[0], r.values[1], int(r.values[2])) for r in rows.text_rows(path, placed, width)
+    ]
     assert fast == slow == good
 
 
 def test_an_unreadable_file_is_told(tmp_path, folder):
     missing = sources.Layout(kind="csv")
-    assert "cannot be read (No such file" in fails(readers.read, tmp_path / "none.csv", missing, "error", folder)
+    assert "cannot be read (No such file" in fails(
+        readers.read, tmp_path / "none.csv", missing, "error", folder
+    )
 
 
 def test_json_numbers_as_ids_are_written_alike_in_both_readers(own):
@@ -377,4 +470,6 @@ def test_json_numbers_as_ids_are_written_alike_in_both_readers(own):
 
 def test_times_are_utc_where_no_zone_is_named(own):
     clicks = own("x.csv", "user,item,time\nu,i,2013-06-02 10:00:00\n")
-    assert clicks.table["time"].to_list() == [int(datetime(2013, 6, 2, 10, tzinfo=UTC).timestamp() * 1e6)]
+    assert clicks.table["time"].to_list() == [
+        int(datetime(2013, 6, 2, 10, tzinfo=UTC).timestamp() * 1e6)
+    ]

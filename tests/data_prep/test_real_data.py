@@ -11,7 +11,7 @@ import pytest
 from data_prep import sources
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
-from ttt4rec_jax.data import load
+from ttt4rec_jax.data.dataset import load_dataset
 
 ARCHIVES = Path(os.environ.get("TTT4REC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.realdata
@@ -30,20 +30,41 @@ def prepared(name, cache, **flags):
 
 @pytest.mark.parametrize(
     ("name", "users", "items", "interactions"),
-    [("ml1m", 6_040, 3_416, 999_611), ("beauty", 22_363, 12_101, 198_502), ("electronics", 28_566, 15_743, 241_198)],
+    [
+        ("ml1m", 6_040, 3_416, 999_611),
+        ("beauty", 22_363, 12_101, 198_502),
+        ("electronics", 28_566, 15_743, 241_198),
+    ],
 )
 def test_counts(name, users, items, interactions, cache):
-    dataset = load(prepared(name, cache))
-    counts = {"users": users, "items": items, "interactions": interactions, "validation": users, "test": users}
-    if name == "electronics" and dataset.manifest["counts"]["users"] == 192_403:  # the whole set, not the sample
-        counts = {"users": 192_403, "items": 63_001, "interactions": 1_689_188, "validation": 192_403, "test": 192_403}
+    dataset = load_dataset(prepared(name, cache))
+    counts = {
+        "users": users,
+        "items": items,
+        "interactions": interactions,
+        "validation": users,
+        "test": users,
+    }
+    if (
+        name == "electronics" and dataset.manifest["counts"]["users"] == 192_403
+    ):  # the whole set, not the sample
+        counts = {
+            "users": 192_403,
+            "items": 63_001,
+            "interactions": 1_689_188,
+            "validation": 192_403,
+            "test": 192_403,
+        }
     assert dataset.manifest["counts"] == counts
     assert np.bincount(dataset.items).tolist()[0] == 0
     assert np.bincount(dataset.items)[1:].min() >= 5
     for targets in (dataset.validation, dataset.test):
         keys = np.sort(targets.negatives, axis=1)
         assert (keys[:, 1:] != keys[:, :-1]).all()
-        clicked = np.repeat(np.arange(len(dataset.offsets) - 1), np.diff(dataset.offsets)) * 10**6 + dataset.items
+        clicked = (
+            np.repeat(np.arange(len(dataset.offsets) - 1), np.diff(dataset.offsets)) * 10**6
+            + dataset.items
+        )
         assert not np.isin(targets.users[:, None] * 10**6 + targets.negatives, clicked).any()
 
 
@@ -51,7 +72,10 @@ def test_movielens_keeps_the_archive_s_order_within_a_second(cache):
     from zipfile import ZipFile
 
     folder = prepared("ml1m", cache)
-    rows = [tuple(map(int, line.split(b"::"))) for line in ZipFile(ARCHIVES / "ml-1m.zip").read("ml-1m/ratings.dat").split()]
+    rows = [
+        tuple(map(int, line.split(b"::")))
+        for line in ZipFile(ARCHIVES / "ml-1m.zip").read("ml-1m/ratings.dat").split()
+    ]
     items = pl.read_parquet(folder / "items.parquet")
     numbers = {item: number for number, item in enumerate(items["id"], 1)}
     expected = sorted((row for row in rows if row[1] in numbers), key=lambda row: (row[0], row[3]))
@@ -63,10 +87,12 @@ def test_movielens_keeps_the_archive_s_order_within_a_second(cache):
 @pytest.mark.parametrize("name", ["ml1m", "beauty"])
 def test_temporal_split_of_real_data(name, cache):
     folder = prepared(name, cache, split="temporal", negatives="popularity")
-    dataset, times = load(folder), np.load(folder / "timestamps.npy")
+    dataset = load_dataset(folder)
+    times = np.load(folder / "timestamps.npy")
     trained = np.arange(len(times)) < np.repeat(dataset.train_ends, np.diff(dataset.offsets))
     latest = times[trained].max()
-    validation, test = times[dataset.validation.positions], times[dataset.test.positions]
+    validation = times[dataset.validation.positions]
+    test = times[dataset.test.positions]
     assert latest < validation.min() <= validation.max() < test.min()
     assert abs(trained.mean() - 0.8) < 0.01
     assert json.loads((folder / "manifest.json").read_text())["split"]["kind"] == "temporal"

@@ -14,15 +14,27 @@ from data_prep.settings import DataConfig, UserError
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"dataset": "beuaty"}, "--dataset: 'beuaty' is an unknown data set (did you mean 'beauty'?)"),
+        (
+            {"dataset": "beuaty"},
+            "--dataset: 'beuaty' is an unknown data set (did you mean 'beauty'?)",
+        ),
         ({"dataset": "ML1M"}, "'ML1M' is an unknown data set (did you mean 'ml1m'?)"),
         ({"dataset": ""}, "'' is an unknown data set"),
         ({"dataset": "clicks.xlsx"}, "'clicks.xlsx' is a file of unknown form; expected ml1m, "),
         ({"dataset": "some/folder"}, "'some/folder' is a file of unknown form"),
         ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file of unknown form"),
-        ({"dataset": "ml1m", "user_col": "u"}, "--user_col: only for your own file; the columns of 'ml1m' are known"),
-        ({"split": "tempral"}, "--split: 'tempral' is not one of leave_one_out, temporal (did you mean 'temporal'?)"),
-        ({"split": "temporal", "validation_time": 0.9}, "--validation_time: 0.9 is not before --test_time=0.9"),
+        (
+            {"dataset": "ml1m", "user_col": "u"},
+            "--user_col: only for your own file; the columns of 'ml1m' are known",
+        ),
+        (
+            {"split": "tempral"},
+            "--split: 'tempral' is not one of leave_one_out, temporal (did you mean 'temporal'?)",
+        ),
+        (
+            {"split": "temporal", "validation_time": 0.9},
+            "--validation_time: 0.9 is not before --test_time=0.9",
+        ),
         ({"eval_negatives": 0}, "--eval_negatives: 0 is out of range, expected at least 1"),
         ({"on_bad_rows": "ignore"}, "--on_bad_rows: 'ignore' is not one of error, skip"),
     ],
@@ -37,13 +49,20 @@ def test_wrong_flags_are_refused_by_the_settings_alone(flags, message):
 def test_settings_and_catalogue_import_neither_jax_nor_polars():
     code = "import sys, data_prep.settings, data_prep.sources; print({'jax', 'polars', 'numpy'} & set(sys.modules))"
     root = Path(settings.__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+        ).stdout
+        == "set()\n"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".inter", ".jsonl", ".json", ".parquet"])
 def test_a_file_that_is_not_there(tmp_path, suffix):
     config = DataConfig(dataset=str(tmp_path / f"clicks{suffix}"))
-    with pytest.raises(UserError, match=r"--dataset: no file .*clicks\S*; expected your own clicks there"):
+    with pytest.raises(
+        UserError, match=r"--dataset: no file .*clicks\S*; expected your own clicks there"
+    ):
         prepare(config, cache_dir=tmp_path / "cache")
     (tmp_path / f"clicks{suffix}").mkdir()
     with pytest.raises(UserError, match="is not a file"):
@@ -51,8 +70,16 @@ def test_a_file_that_is_not_there(tmp_path, suffix):
 
 
 def test_default_filters():
-    cores = {name: (source.user_core, source.item_core) for name, source in sources.CATALOGUE.items()}
-    assert cores == {"ml1m": (1, 5), "ml100k": (1, 5), "beauty": (5, 5), "electronics": (5, 5), "synthetic": (1, 1)}
+    cores = {
+        name: (source.user_core, source.item_core) for name, source in sources.CATALOGUE.items()
+    }
+    assert cores == {
+        "ml1m": (1, 5),
+        "ml100k": (1, 5),
+        "beauty": (5, 5),
+        "electronics": (5, 5),
+        "synthetic": (1, 1),
+    }
     own = sources.find(DataConfig(dataset="a/b/my.clicks.tsv.gz"))
     assert (own.name, own.user_core, own.item_core, own.layout.separator) == ("my", 5, 5, "\t")
 
@@ -61,4 +88,6 @@ def test_every_entry_that_is_downloaded_says_whence_and_under_which_licence():
     for source in sources.CATALOGUE.values():
         assert source.licence
         assert source.citation
-        assert source.name == "synthetic" or (source.url.endswith(source.file) and source.megabytes > 0 and source.layout)
+        assert source.name == "synthetic" or (
+            source.url.endswith(source.file) and source.megabytes > 0 and source.layout
+        )

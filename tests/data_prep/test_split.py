@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from data_prep import split
 
-TIMES = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=8).map(sorted), min_size=1, max_size=12)
+TIMES = st.lists(
+    st.lists(st.integers(0, 20), min_size=1, max_size=8).map(sorted), min_size=1, max_size=12
+)
 
 
 def flat(users):
@@ -21,7 +23,9 @@ def as_lists(parts):
 @given(TIMES)
 def test_leave_one_out_is_the_brute_force_one(users):
     offsets, _ = flat(users)
-    train_ends, validation, test = [], [], []
+    train_ends = []
+    validation = []
+    test = []
     for start, user in zip(offsets, users, strict=False):
         end = int(start) + len(user)
         if len(user) >= 3:
@@ -39,10 +43,16 @@ def test_temporal_is_the_brute_force_one(users, first, gap):
     second = min(first + gap, 1.0)
     offsets, times = flat(users)
     ordered = sorted(times.tolist())
-    cuts = [ordered[int(share * len(ordered))] if int(share * len(ordered)) < len(ordered) else 99 for share in (first, second)]
-    train_ends, validation, test = [], [], []
+    cuts = [
+        ordered[int(share * len(ordered))] if int(share * len(ordered)) < len(ordered) else 99
+        for share in (first, second)
+    ]
+    train_ends = []
+    validation = []
+    test = []
     for start, user in zip(offsets.tolist(), users, strict=False):
-        before, between = sum(t < cuts[0] for t in user), sum(cuts[0] <= t < cuts[1] for t in user)
+        before = sum(t < cuts[0] for t in user)
+        between = sum(cuts[0] <= t < cuts[1] for t in user)
         train_ends.append(start + before)
         if before and between:
             validation.append(start + before)
@@ -52,6 +62,7 @@ def test_temporal_is_the_brute_force_one(users, first, gap):
 
 
 def test_temporal_by_hand():
-    # Cuts at 8 and 9 of 10 clicks. User 1 begins after the first cut: no targets, no training click.
+    # Cuts at 8 and 9 of 10 clicks. User 1 begins after the first cut: no targets, no training
+    # click.
     offsets, times = flat([[0, 1, 2, 8], [8, 9], [3, 4, 5, 9]])
     assert as_lists(split.temporal(offsets, times, 0.6, 0.8)) == [[3, 4, 9], [3], [9]]

@@ -8,16 +8,19 @@ import pytest
 from data_prep import synthetic
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
-from ttt4rec_jax.data import load
+from ttt4rec_jax.data.dataset import load_dataset
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return load(prepare(DataConfig(dataset="synthetic"), cache_dir=tmp_path_factory.mktemp("cache")))
+    return load_dataset(
+        prepare(DataConfig(dataset="synthetic"), cache_dir=tmp_path_factory.mktemp("cache"))
+    )
 
 
 def test_content_is_pinned(dataset):
-    # The content hash that every report names. If it changes, results on --dataset=synthetic no longer compare.
+    # The content hash that every report names. If it changes, results on --dataset=synthetic no
+    # longer compare.
     assert dataset.manifest["counts"] == {
         "users": 1500,
         "items": 300,
@@ -25,18 +28,23 @@ def test_content_is_pinned(dataset):
         "validation": 1500,
         "test": 1500,
     }
-    assert dataset.manifest["sha256"] == "bc4d0b65e74fe9e5b3c97624a387580127cdb711866fc1140d9ea7c7e37d76d4"
+    assert (
+        dataset.manifest["sha256"]
+        == "bc4d0b65e74fe9e5b3c97624a387580127cdb711866fc1140d9ea7c7e37d76d4"
+    )
 
 
 def test_seeds_differ_and_nobody_clicks_an_item_twice():
-    first, second = synthetic.generate(0), synthetic.generate(1)
+    first = synthetic.generate(0)
+    second = synthetic.generate(1)
     assert first.equals(synthetic.generate(0))
     assert not first.equals(second)
     assert not second.select("user", "item").is_duplicated().any()
 
 
 def test_the_last_clicks_tell_the_next_far_better_than_popularity(dataset):
-    follows, popular = defaultdict(Counter), Counter()
+    follows = defaultdict(Counter)
+    popular = Counter()
     ends = dataset.train_ends.tolist()
     for start, end in zip(dataset.offsets.tolist(), ends, strict=False):
         sequence = dataset.items[start:end].tolist()
@@ -44,7 +52,9 @@ def test_the_last_clicks_tell_the_next_far_better_than_popularity(dataset):
         for previous, following in itertools.pairwise(sequence):
             follows[previous][following] += 1
     hits = Counter()
-    for position, candidates in zip(dataset.test.positions.tolist(), dataset.test.negatives.tolist(), strict=True):
+    for position, candidates in zip(
+        dataset.test.positions.tolist(), dataset.test.negatives.tolist(), strict=True
+    ):
         target, last, before = dataset.items[[position, position - 1, position - 2]].tolist()
 
         def order_score(item, last=last, before=before):

@@ -16,7 +16,10 @@ import numpy as np
 
 from data_prep import readers, sources
 from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax import catalogue, flags, history_files, run_folder
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.runs import folder as run_folder
+from ttt4rec_jax.runs import items as catalogue
+from ttt4rec_jax.serving import files
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
@@ -28,7 +31,9 @@ def told(action, *arguments) -> str:
     try:
         action(*arguments)
     except UserError as error:
-        assert str(error) and "\n" not in str(error) and "\r" not in str(error), f"not one line: {error!r}"
+        assert str(error) and "\n" not in str(error) and "\r" not in str(error), (
+            f"not one line: {error!r}"
+        )
         return str(error)
     return ""
 
@@ -69,12 +74,12 @@ def histories(content: bytes, suffix: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"histories{suffix}"
         path.write_bytes(content)
-        return told(lambda: [ITEMS.find([items]) for _, items in history_files.Reader(str(path))])
+        return told(lambda: [ITEMS.find([items]) for _, items in files.Reader(str(path))])
 
 
 def session_bytes(content: bytes) -> str:
     """A session as bytes, with any header under a check that holds."""
-    from ttt4rec_jax import session
+    from ttt4rec_jax.serving import session
 
     like = np.zeros(4, np.float32)
     blobs = [content]
@@ -93,7 +98,9 @@ def settings_of_run(content: bytes) -> str:
 
 def command_line():
     """experiments/main.py as a module."""
-    spec = importlib.util.spec_from_file_location("experiments_main", ROOT / "experiments" / "main.py")
+    spec = importlib.util.spec_from_file_location(
+        "experiments_main", ROOT / "experiments" / "main.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -114,16 +121,26 @@ def arguments(argv: list[str]) -> str:
 
 def one(content: bytes) -> None:
     """One input for all of them: the first byte says for which."""
-    kind, rest = content[:1], content[1:]
+    kind = content[:1]
+    rest = content[1:]
     choice = kind[0] if kind else 0
     text = rest.decode("utf-8", "replace").replace("\0", "")
     targets = [
-        *(lambda suffix=suffix: clicks(rest, suffix, "skip" if choice & 128 else "error") for suffix in SUFFIXES),
+        *(
+            lambda suffix=suffix: clicks(rest, suffix, "skip" if choice & 128 else "error")
+            for suffix in SUFFIXES
+        ),
         lambda: movies(rest),
-        *(lambda suffix=suffix: histories(rest, suffix) for suffix in history_files.SUFFIXES),
+        *(lambda suffix=suffix: histories(rest, suffix) for suffix in files.SUFFIXES),
         lambda: session_bytes(rest),
         lambda: settings_of_run(rest),
-        lambda: arguments([f"--{line}" for line in text.splitlines() if not line.startswith(("help", "resume", "run_dir"))]),
+        lambda: arguments(
+            [
+                f"--{line}"
+                for line in text.splitlines()
+                if not line.startswith(("help", "resume", "run_dir"))
+            ]
+        ),
     ]
     targets[choice % len(targets)]()
 
@@ -131,8 +148,17 @@ def one(content: bytes) -> None:
 def seeds() -> list[bytes]:
     """Inputs that are almost right, to begin with."""
     lines = b"user,item,time\n1,2,3\n1,3,4\n"
-    texts = [lines, lines.replace(b",", b"\t"), b'{"user": 1, "item": 2, "time": 3}\n', b'{"user": 1, "items": [1, 2]}\n']
-    texts += [b"user,items\n1,1 2\n", b"dim=16\nseed=0,1\nlearning_rate=0.1:1:3:log\n", b'{"version": 1, "model": "model"}']
+    texts = [
+        lines,
+        lines.replace(b",", b"\t"),
+        b'{"user": 1, "item": 2, "time": 3}\n',
+        b'{"user": 1, "items": [1, 2]}\n',
+    ]
+    texts += [
+        b"user,items\n1,1 2\n",
+        b"dim=16\nseed=0,1\nlearning_rate=0.1:1:3:log\n",
+        b'{"version": 1, "model": "model"}',
+    ]
     texts.append(json.dumps(MAIN.Config().to_dict()).encode())
     return [bytes([kind]) + text for kind in range(14) for text in texts]
 
@@ -147,7 +173,16 @@ def main() -> None:
         for number, content in enumerate(seeds()):
             (Path(corpus) / str(number)).write_bytes(content)
         atheris.instrument_all()
-        atheris.Setup([sys.argv[0], corpus, f"-max_total_time={asked.seconds}", "-max_len=4096", "-timeout=60"], one)
+        atheris.Setup(
+            [
+                sys.argv[0],
+                corpus,
+                f"-max_total_time={asked.seconds}",
+                "-max_len=4096",
+                "-timeout=60",
+            ],
+            one,
+        )
         atheris.Fuzz()
 
 

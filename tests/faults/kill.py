@@ -2,8 +2,10 @@
 
 python tests/faults/kill.py --kills=30
 
-The command is one and the same each time, with --resume. A kill is aimed at a moment, hits after a random delay, and is
-counted where it fell, as the files and the output that the process left tell. Exit code 0: all ended in the same bits.
+The command is one and the same each time, with --resume. A kill is aimed at a moment, hits after a
+random delay, and is counted where it fell, as the files and the output that the process left tell.
+Exit code 0: all
+ended in the same bits.
 """
 
 import argparse
@@ -43,7 +45,13 @@ AIMS = (  # (workload, what is waited for, longest delay after it in seconds)
     ("sweep", "results", 0.3),
     ("run", "step", 1.0),
 )
-PLACES = ("before training", "in preparation", "in a step", "in a checkpoint", "in judging or results")
+PLACES = (
+    "before training",
+    "in preparation",
+    "in a step",
+    "in a checkpoint",
+    "in judging or results",
+)
 TIMEOUT_S = 300
 
 
@@ -51,16 +59,24 @@ class Bench:
     """A folder with caches of its own, and processes of main.py in it."""
 
     def __init__(self, folder: Path, environment: dict):
-        self.folder, self.prepared = folder, folder / "prepared"
+        self.folder = folder
+        self.prepared = folder / "prepared"
         caches = {"TTT4REC_CACHE_DIR": str(self.prepared), "JAX_PLATFORMS": "cpu"}
         self.environment = {"XDG_CACHE_HOME": str(folder / "cache")} | environment | caches
 
     def start(self, workload: str, run: str) -> tuple[subprocess.Popen, Path]:
         """(the process, its log: all that it prints)."""
         log = self.folder / f"{run}.log"
-        command = [sys.executable, str(ROOT / "experiments" / "main.py"), *WORKLOADS[workload], f"--run_dir={run}"]
+        command = [
+            sys.executable,
+            str(ROOT / "experiments" / "main.py"),
+            *WORKLOADS[workload],
+            f"--run_dir={run}",
+        ]
         with open(log, "w") as file:
-            return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=file, stderr=file), log
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=file, stderr=file
+            ), log
 
     def finish(self, workload: str, run: str) -> None:
         """Runs to the end. Raises RuntimeError with the log if it ends badly."""
@@ -80,7 +96,10 @@ class Bench:
             "preparation": lambda: any(self.prepared.glob(".preparing-*")),
             "step": lambda: "compiled in" in log.read_text(),
             "checkpoint": lambda: self.unfinished_checkpoints(run) - before,
-            "results": lambda: f"{epochs}/{epochs}  loss" in log.read_text() and not self.unfinished_checkpoints(run) - before,
+            "results": lambda: (
+                f"{epochs}/{epochs}  loss" in log.read_text()
+                and not self.unfinished_checkpoints(run) - before
+            ),
         }[aim]
         deadline = time.monotonic() + TIMEOUT_S
         while process.poll() is None and not reached():
@@ -129,7 +148,11 @@ def difference(a: Path, b: Path) -> str:
     if names[0] != names[1] or not names[0]:
         return f"results of {names[0]} and of {names[1]}"
     for name in sorted(names[0]):
-        for what, read in (("result.json", result), ("metrics.jsonl", metrics), ("test_ranks.parquet", ranks)):
+        for what, read in (
+            ("result.json", result),
+            ("metrics.jsonl", metrics),
+            ("test_ranks.parquet", ranks),
+        ):
             if read(a / name / what) != read(b / name / what):
                 return f"{name / what}"
     for name in sorted({p.relative_to(a) for p in a.glob("**/checkpoints/*")}):
@@ -145,7 +168,9 @@ def result(path: Path) -> dict:
 
 def metrics(path: Path) -> list[dict]:
     lines = map(json.loads, path.read_text().splitlines())
-    return [{key: value for key, value in line.items() if not key.endswith("seconds")} for line in lines]
+    return [
+        {key: value for key, value in line.items() if not key.endswith("seconds")} for line in lines
+    ]
 
 
 def ranks(path: Path) -> list:
@@ -168,7 +193,9 @@ def campaign(bench: Bench, aims, seed: int, log=print) -> collections.Counter:
 
     Raises AssertionError at the first difference.
     """
-    rng, counts, number = random.Random(seed), collections.Counter(), collections.Counter()
+    rng = random.Random(seed)
+    counts = collections.Counter()
+    number = collections.Counter()
     for workload in dict.fromkeys(workload for workload, _, _ in aims):
         bench.finish(workload, f"{workload}-whole")
 
@@ -182,7 +209,8 @@ def campaign(bench: Bench, aims, seed: int, log=print) -> collections.Counter:
 
     begun = set()
     for workload, aim, longest in aims:
-        place, delay = "", rng.uniform(0, longest)
+        place = ""
+        delay = rng.uniform(0, longest)
         while not place:
             run = f"{workload}-{number[workload]}"
             place = bench.kill(workload, run, aim, delay)
@@ -201,10 +229,15 @@ def campaign(bench: Bench, aims, seed: int, log=print) -> collections.Counter:
 def table(counts: collections.Counter) -> str:
     """The counts as a Markdown table."""
     lines = ["| where kill -9 fell | single run | sweep |", "|---|---|---|"]
-    lines += [f"| {place} | {counts[place, 'run']} | {counts[place, 'sweep']} |" for place in PLACES]
+    lines += [
+        f"| {place} | {counts[place, 'run']} | {counts[place, 'sweep']} |" for place in PLACES
+    ]
     ended = "ended in the same bits"
     return "\n".join(
-        [*lines, f"| runs and sweeps that {ended} as the undisturbed one | {counts[ended, 'run']} | {counts[ended, 'sweep']} |"]
+        [
+            *lines,
+            f"| runs and sweeps that {ended} as the undisturbed one | {counts[ended, 'run']} | {counts[ended, 'sweep']} |",
+        ]
     )
 
 
@@ -217,7 +250,12 @@ def main() -> int:
     started = time.perf_counter()
     aims = list(itertools.islice(itertools.cycle(AIMS), asked.kills))
     with tempfile.TemporaryDirectory() as folder:
-        counts = campaign(Bench(Path(folder), dict(os.environ)), aims, asked.seed, lambda line: print(line, flush=True))
+        counts = campaign(
+            Bench(Path(folder), dict(os.environ)),
+            aims,
+            asked.seed,
+            lambda line: print(line, flush=True),
+        )
     print(f"\n{table(counts)}\n\n{asked.kills} kills, {time.perf_counter() - started:.0f} s")
     return 0
 

@@ -16,15 +16,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_train import config, fit, last_state, without_times
+from helpers import fit, last_state, small_config, without_times
 
 from data_prep.settings import UserError
-from ttt4rec_jax import catalogue, train
-from ttt4rec_jax.catalogue import Catalogue
-from ttt4rec_jax.checkpoint import DIGESTS, KEPT, Checkpoints
-from ttt4rec_jax.load_run import load_run
-from ttt4rec_jax.run_folder import RunFolder, write_text
-from ttt4rec_jax.train import Trainer
+from ttt4rec_jax.runs import items as catalogue
+from ttt4rec_jax.runs.checkpoint import DIGESTS, KEPT, Checkpoints
+from ttt4rec_jax.runs.folder import RunFolder, write_text
+from ttt4rec_jax.runs.items import Catalogue
+from ttt4rec_jax.runs.load import load_run
+from ttt4rec_jax.training import trainer as train
+from ttt4rec_jax.training.trainer import Trainer
 
 LIKE = {"table": np.zeros((50, 8), np.float32), "step": np.int32(0)}
 
@@ -49,7 +50,10 @@ def saved(tmp_path):
 
 
 def largest(step_folder: Path) -> Path:
-    return max((path for path in (step_folder / "tree").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in (step_folder / "tree").rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
 
 
 def truncate(folder):
@@ -66,7 +70,9 @@ DAMAGES = {
     "truncated": truncate,
     "bit flipped": flip_a_bit,
     "file missing": lambda folder: largest(folder).unlink(),
-    "progress changed": lambda folder: (folder / "progress" / "metadata").write_text('{"epoch": 9}'),
+    "progress changed": lambda folder: (folder / "progress" / "metadata").write_text(
+        '{"epoch": 9}'
+    ),
     "digests damaged": lambda folder: (folder / DIGESTS).write_text("{"),
     "digests of no object": lambda folder: (folder / DIGESTS).write_text("[]"),
     "arrays missing": lambda folder: shutil.rmtree(folder / "tree"),
@@ -125,9 +131,12 @@ def no_file_larger_than(limit):
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_others(saved):
     rng = np.random.default_rng(0)
     with saving(saved) as checkpoints, no_file_larger_than(8192):
-        checkpoints.save(4, {"table": rng.normal(size=(5000, 8)).astype(np.float32), "step": np.int32(4)})
+        checkpoints.save(
+            4, {"table": rng.normal(size=(5000, 8)).astype(np.float32), "step": np.int32(4)}
+        )
         with pytest.raises(
-            UserError, match=rf"{saved}: checkpoint 4 cannot be written \({os.strerror(errno.EFBIG)}\)"
+            UserError,
+            match=rf"{saved}: checkpoint 4 cannot be written \({os.strerror(errno.EFBIG)}\)",
         ) as error:
             checkpoints.wait()
     assert "\n" not in str(error.value)
@@ -137,7 +146,10 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_others(s
 
 def test_a_file_that_cannot_be_written_is_one_line_and_what_was_there_stays(tmp_path):
     write_text(tmp_path / "metrics.jsonl", "as it was")
-    with no_file_larger_than(1000), pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(File too large\)"):
+    with (
+        no_file_larger_than(1000),
+        pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(File too large\)"),
+    ):
         write_text(tmp_path / "metrics.jsonl", "x" * 2000)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert (tmp_path / "metrics.jsonl").read_text() == "as it was"
@@ -149,7 +161,8 @@ def test_a_file_that_cannot_be_written_is_one_line_and_what_was_there_stays(tmp_
 @pytest.fixture(scope="module")
 def whole(random_dataset, tmp_path_factory):
     """(settings, trainer, outcome, folder) of a run of three epochs that nothing disturbed, each better than the one before."""
-    asked, folder = config(epochs=3, batch_size=128), tmp_path_factory.mktemp("whole") / "run"
+    asked = small_config(epochs=3, batch_size=128)
+    folder = tmp_path_factory.mktemp("whole") / "run"
     trainer = Trainer([asked], random_dataset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "selected", lambda line, select_by: line["epoch"])
@@ -164,9 +177,15 @@ def ever_better(monkeypatch):
 
 
 def same(trainer, outcome, folder, expected, expected_folder):
-    assert without_times(outcome.history) == without_times(expected.history) and outcome.best_epoch == expected.best_epoch
+    assert (
+        without_times(outcome.history) == without_times(expected.history)
+        and outcome.best_epoch == expected.best_epoch
+    )
     jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, expected.test_ranks)
-    jax.tree.map(np.testing.assert_array_equal, *(last_state(trainer, path) for path in (folder, expected_folder)))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(last_state(trainer, path) for path in (folder, expected_folder)),
+    )
 
 
 def newest(folder: Path) -> Path:
@@ -191,20 +210,27 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 def test_a_lost_checkpoint_is_told(whole, tmp_path, ever_better):
     _, trainer, expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
-    run, said = RunFolder(tmp_path / "run"), []
+    run = RunFolder(tmp_path / "run")
+    said = []
     shutil.rmtree(newest(run.last))
     (got,) = trainer.fit(run, [run], log=said.append)
-    assert "no whole checkpoint of epoch 3, which metrics.jsonl tells of: going on from epoch 2" in said
+    assert (
+        "no whole checkpoint of epoch 3, which metrics.jsonl tells of: going on from epoch 2"
+        in said
+    )
     same(trainer, got, run.path, expected, folder)
 
 
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_path, ever_better):
     asked, trainer, expected, folder = whole
-    run, before = RunFolder(tmp_path / "run"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = RunFolder(tmp_path / "run")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     run.create(asked)
 
     def fill_the_disk(line):
-        if line.startswith("epoch   3/3"):  # that of epoch 1 is on disk, that of epoch 2 is under way
+        if line.startswith(
+            "epoch   3/3"
+        ):  # that of epoch 1 is on disk, that of epoch 2 is under way
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
 
     try:
@@ -220,7 +246,9 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_pat
     same(trainer, got, run.path, expected, folder)
 
 
-def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(whole, random_dataset, tmp_path, caplog):
+def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(
+    whole, random_dataset, tmp_path, caplog
+):
     _, _, _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
@@ -232,7 +260,9 @@ def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(whole, 
     assert f"{run.best / '3'}: CHECKPOINT NOT USED" in caplog.text
     before, _ = Checkpoints(run.best).load(jax.tree.map(jax.numpy.asarray, two), 2)
     jax.tree.map(np.testing.assert_array_equal, two, before)
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(two), jax.tree.leaves(three), strict=True))
+    assert any(
+        (a != b).any() for a, b in zip(jax.tree.leaves(two), jax.tree.leaves(three), strict=True)
+    )
     truncate(run.best / "2")
     with pytest.raises(UserError, match="no checkpoint in it can be used"):
         load_run(run.path)
@@ -243,7 +273,11 @@ def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(whole, 
 
 def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
     run = RunFolder(tmp_path / "run")
-    with run.locked(), pytest.raises(UserError, match=f"is in use by process {os.getpid()} on") as error, run.locked():
+    with (
+        run.locked(),
+        pytest.raises(UserError, match=f"is in use by process {os.getpid()} on") as error,
+        run.locked(),
+    ):
         pass
     assert "\n" not in str(error.value)
     with run.locked():
@@ -252,10 +286,12 @@ def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
 
 def test_a_lock_goes_with_the_process_that_is_killed(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from ttt4rec_jax.run_folder import RunFolder\n"
+        "import sys, time; from pathlib import Path; from ttt4rec_jax.runs.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "locked\n"
     with pytest.raises(UserError, match=f"process {process.pid}"), RunFolder(tmp_path).locked():
         pass
@@ -266,7 +302,7 @@ def test_a_lock_goes_with_the_process_that_is_killed(tmp_path):
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
-    from ttt4rec_jax import run_folder
+    from ttt4rec_jax.runs import folder as run_folder
 
     def flock(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -292,7 +328,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, in_the_way):
 
 
 def test_settings_of_an_earlier_version_are_read_with_todays_defaults(tmp_path):
-    sections = dataclasses.asdict(config())
+    sections = dataclasses.asdict(small_config())
     del sections["train"]["on_nan"], sections["train"]["clip_norm"]
     (tmp_path / "config.json").write_text(json.dumps(sections))
-    assert type(config()).load(tmp_path / "config.json") == config()
+    assert type(small_config()).load(tmp_path / "config.json") == small_config()

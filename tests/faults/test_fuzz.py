@@ -6,11 +6,23 @@ import json
 import zipfile
 
 import pytest
-from fuzz_parsers import ITEMS, MAIN, SUFFIXES, arguments, clicks, histories, movies, session_bytes, settings_of_run, told
+from fuzz_parsers import (
+    ITEMS,
+    MAIN,
+    SUFFIXES,
+    arguments,
+    clicks,
+    histories,
+    movies,
+    session_bytes,
+    settings_of_run,
+    told,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ttt4rec_jax import flags, history_files
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.serving import files
 
 few = settings(max_examples=40, deadline=None, database=None)
 many = settings(max_examples=150, deadline=None, database=None)
@@ -19,21 +31,48 @@ numbers = st.one_of(
     st.integers(-3, 10**12).map(str),
     st.floats().map(str),
     st.sampled_from(
-        ["1e400", "-1e400", "9" * 400, "9223372036854775808", "-9223372036854775809", "1_000", "٣", "0x10", "-0", "1e18"]
+        [
+            "1e400",
+            "-1e400",
+            "9" * 400,
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1_000",
+            "٣",
+            "0x10",
+            "-0",
+            "1e18",
+        ]
     ),
 )
 times = st.one_of(
     numbers,
     st.sampled_from(
-        ["2020-01-01", "2020-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "2020-02-30"]
+        [
+            "2020-01-01",
+            "2020-01-01T00:00:00Z",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-12:00",
+            "2020-02-30",
+        ]
     ),
 )
 cells = st.one_of(
-    numbers, times, st.text(max_size=8), st.sampled_from(['"', '""', "\\", "null", "\r", "::", "\ud7ff", "\x00", "\x1c"])
+    numbers,
+    times,
+    st.text(max_size=8),
+    st.sampled_from(['"', '""', "\\", "null", "\r", "::", "\ud7ff", "\x00", "\x1c"]),
 )
 rows = st.lists(st.lists(cells, min_size=0, max_size=5), max_size=8)
 headers = st.sampled_from(
-    ["user,item,time", "user,item,time,rating", '"user","item","time"', "user;item;time", "time,user,item", "user,item,time,"]
+    [
+        "user,item,time",
+        "user,item,time,rating",
+        '"user","item","time"',
+        "user;item;time",
+        "time,user,item",
+        "user,item,time,",
+    ]
 )
 
 
@@ -45,12 +84,15 @@ tables = st.builds(delimited, headers, rows, st.sampled_from(["\n", "\r\n", "\r"
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["user", "item", "time", "items"]), inner, max_size=4)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["user", "item", "time", "items"]), inner, max_size=4)
     ),
     max_leaves=8,
 )
 objects = st.fixed_dictionaries({"user": json_values, "item": json_values, "time": json_values})
-json_lines = st.lists(st.one_of(objects, json_values).map(json.dumps), max_size=6).map(lambda lines: "\n".join(lines).encode())
+json_lines = st.lists(st.one_of(objects, json_values).map(json.dumps), max_size=6).map(
+    lambda lines: "\n".join(lines).encode()
+)
 modes = st.sampled_from(["error", "skip"])
 
 
@@ -92,7 +134,11 @@ def zipped(content: bytes) -> bytes:
 @few
 @given(rows, st.integers(0, 10**6), st.binary(max_size=6))
 def test_archives_that_are_damaged(lines, place, bytes_):
-    content = zipped("\n".join("::".join(line) for line in [["1", "1", "5", "978300760"], *lines]).encode("utf-8", "replace"))
+    content = zipped(
+        "\n".join("::".join(line) for line in [["1", "1", "5", "978300760"], *lines]).encode(
+            "utf-8", "replace"
+        )
+    )
     movies(content)
     movies(damaged(content, place, bytes_))
 
@@ -114,7 +160,8 @@ def test_histories_of_parquet(content):
 
 @many
 @given(
-    st.one_of(json_values, st.lists(st.lists(json_values, max_size=3), max_size=3)), st.sampled_from(["error", "skip", "ship"])
+    st.one_of(json_values, st.lists(st.lists(json_values, max_size=3), max_size=3)),
+    st.sampled_from(["error", "skip", "ship"]),
 )
 def test_ids_in_python(ids, unknown):
     told(lambda: ITEMS.find(ids, unknown))
@@ -125,14 +172,20 @@ header = st.fixed_dictionaries(
         "version": st.sampled_from([1, 2, None]),
         "model": st.sampled_from(["model", "other", 3]),
         "clicks": json_values,
-        "memory": st.one_of(json_values, st.tuples(st.sampled_from(["<f4", "<i4", "|O"]), st.integers(-2, 9))),
+        "memory": st.one_of(
+            json_values, st.tuples(st.sampled_from(["<f4", "<i4", "|O"]), st.integers(-2, 9))
+        ),
         "seen": st.one_of(json_values, st.just(2)),
     }
 )
 
 
 @many
-@given(st.one_of(header, json_values), st.binary(max_size=60), st.one_of(st.none(), st.integers(0, 2**32 - 1)))
+@given(
+    st.one_of(header, json_values),
+    st.binary(max_size=60),
+    st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+)
 def test_session_bytes(header, rest, length):
     text = json.dumps(header).encode()
     session_bytes((len(text) if length is None else length).to_bytes(4, "little") + text + rest)
@@ -160,9 +213,14 @@ def test_settings_of_a_run(content):
 
 
 names = sorted(name for name in flags.define() if name not in ("run_dir", "resume"))
-spans = st.tuples(numbers, numbers, numbers, st.sampled_from(["", ":log", ":lin", ":"])).map(lambda x: ":".join(x[:3]) + x[3])
+spans = st.tuples(numbers, numbers, numbers, st.sampled_from(["", ":log", ":lin", ":"])).map(
+    lambda x: ":".join(x[:3]) + x[3]
+)
 values = st.one_of(
-    cells, spans, st.lists(st.one_of(cells, spans), max_size=3).map(",".join), st.sampled_from(["true", "False", ""])
+    cells,
+    spans,
+    st.lists(st.one_of(cells, spans), max_size=3).map(",".join),
+    st.sampled_from(["true", "False", ""]),
 )
 given_flags = st.one_of(
     st.tuples(st.sampled_from(names), values).map("--{0[0]}={0[1]}".format),
@@ -188,7 +246,9 @@ def test_numbers_beyond_all_bounds_are_told(text):
 
 
 def test_histories_are_all_read_if_they_are_right():
-    assert histories(b'{"user": 1, "items": [1, "30"]}\n', ".jsonl") == "" and set(history_files.SUFFIXES) == {
+    assert histories(b'{"user": 1, "items": [1, "30"]}\n', ".jsonl") == "" and set(
+        files.SUFFIXES
+    ) == {
         ".parquet",
         ".csv",
         ".jsonl",

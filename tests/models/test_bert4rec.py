@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt4rec_jax import data, models
+from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.data import batches
 
 SIZES = {"model": "bert4rec", "dim": 8, "max_len": 6}
 
@@ -16,23 +17,36 @@ def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
         train=TrainConfig(batch_size=8, length_buckets=2),
     )
     assert config.train.targets == "masked"
-    clicks, mask = data.device_clicks(random_dataset), random_dataset.num_items + 1
-    examples, buckets = data.training_examples(random_dataset, config)
-    hidden, last_only, valid, rows = 0, 0, 0, 0
+    clicks = batches.device_clicks(random_dataset)
+    mask = random_dataset.num_items + 1
+    examples, buckets = batches.training_examples(random_dataset, config)
+    hidden = 0
+    last_only = 0
+    valid = 0
+    rows = 0
     for seed in range(40):
         order = jnp.arange(buckets[-1].first, buckets[-1].stop)
-        batch = data.make_batch(clicks, examples, order, jax.random.key(seed), config, mask - 1, buckets[-1].length)
-        history, target, weight = (np.asarray(x) for x in (batch.history, batch.target, batch.weight))
+        batch = batches.make_batch(
+            clicks, examples, order, jax.random.key(seed), config, mask - 1, buckets[-1].length
+        )
+        history, target, weight = (
+            np.asarray(x) for x in (batch.history, batch.target, batch.weight)
+        )
         for row, example in enumerate(np.asarray(order)):
-            end, count = int(examples.ends[example]), int(examples.counts[example])
+            end = int(examples.ends[example])
+            count = int(examples.counts[example])
             sequence = random_dataset.items[end - count : end + 1]
             assert batch.length[row] == count + 1
             np.testing.assert_array_equal(target[row, : count + 1], sequence)
             places = weight[row] > 0
-            assert places.any() and not places[count + 1 :].any(), "each sequence hides something, padding never"
+            assert places.any() and not places[count + 1 :].any(), (
+                "each sequence hides something, padding never"
+            )
             np.testing.assert_array_equal(history[row], np.where(places, mask, target[row]))
-            hidden, last_only = hidden + places.sum(), last_only + (places.sum() == 1 and places[count])
-            valid, rows = valid + count + 1, rows + 1
+            hidden = hidden + places.sum()
+            last_only = last_only + (places.sum() == 1 and places[count])
+            valid = valid + count + 1
+            rows = rows + 1
     assert abs(hidden / valid - 0.4) < 0.08 and 0.2 < last_only / rows < 0.5
 
 

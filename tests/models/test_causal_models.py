@@ -28,7 +28,9 @@ def model(request, random_dataset):
 
 def test_a_click_changes_no_earlier_output(model):
     history = jnp.array([[3, 7, 1, 9, 4, 2]])
-    encode = nnx.jit(lambda model, history: model.encode(history, jnp.array([LENGTH]), every=True)[0, :, 0])
+    encode = nnx.jit(
+        lambda model, history: model.encode(history, jnp.array([LENGTH]), every=True)[0, :, 0]
+    )
     expected = encode(model, history)
     for changed in range(LENGTH):
         got = encode(model, history.at[0, changed].set(11))
@@ -41,12 +43,16 @@ def test_padding_is_inert(model, every):
     lengths = jnp.array([3, 1])
     history = jnp.array([[3, 7, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
     encode = nnx.jit(lambda model, history: model.encode(history, lengths, every))
-    a, b = encode(model, history), encode(model, jnp.where(history > 0, history, 5))
+    a = encode(model, history)
+    b = encode(model, jnp.where(history > 0, history, 5))
     valid = (jnp.arange(LENGTH) < lengths[:, None])[..., None, None] if every else True
     np.testing.assert_array_equal(jnp.where(valid, a, 0), jnp.where(valid, b, 0))
 
 
 def test_the_last_of_every_output_is_the_user_vector(model):
-    lengths, history = jnp.array([6, 2]), jnp.array([[3, 7, 1, 9, 4, 2], [8, 8, 0, 0, 0, 0]])
-    every = jnp.take_along_axis(model.encode(history, lengths, every=True)[:, :, 0], lengths[:, None, None] - 1, 1)[:, 0]
+    lengths = jnp.array([6, 2])
+    history = jnp.array([[3, 7, 1, 9, 4, 2], [8, 8, 0, 0, 0, 0]])
+    every = jnp.take_along_axis(
+        model.encode(history, lengths, every=True)[:, :, 0], lengths[:, None, None] - 1, 1
+    )[:, 0]
     np.testing.assert_allclose(model.encode(history, lengths)[:, 0], every, rtol=1e-4, atol=1e-5)

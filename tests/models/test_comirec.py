@@ -8,15 +8,19 @@ from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.evaluate import best_interest
+from ttt4rec_jax.evaluation.ranking import best_interest
 from ttt4rec_jax.models.comirec import diverse_top_k, squash
 
-D, L, K = 8, 6, 3
+D = 8
+L = 6
+K = 3
 LENGTH = 4
 
 
 def build(dataset, name, **more):
-    return models.build(ModelConfig(model=name, dim=D, max_len=L, num_interests=K, **more), dataset, 0)
+    return models.build(
+        ModelConfig(model=name, dim=D, max_len=L, num_interests=K, **more), dataset, 0
+    )
 
 
 def clicks(seed=1):
@@ -32,7 +36,8 @@ def softmax(x, axis):
 
 def test_self_attentive_interests_equal_equations_5_and_6(random_dataset):
     model = build(random_dataset, "comirec_sa")
-    (x_LxD, valid_L), place = clicks(), np.asarray(model.positions[...])
+    (x_LxD, valid_L) = clicks()
+    place = np.asarray(model.positions[...])
     h = np.stack([x_LxD[t] + place[LENGTH - 1 - t] for t in range(LENGTH)])
     a = softmax(np.tanh(h @ np.asarray(model.w1[...])) @ np.asarray(model.w2[...]), 0)
     got = model.interests(x_LxD[None], valid_L[None], jnp.array([LENGTH]))[0]
@@ -59,7 +64,10 @@ def test_interests_differ_and_a_history_without_clicks_is_finite(random_dataset,
     model = build(random_dataset, name)
     interests = model.encode(jnp.array([[3, 7, 1, 9, 0, 0], [0] * 6]), jnp.array([4, 0]))
     assert np.isfinite(interests).all()
-    assert min(np.abs(interests[0, i] - interests[0, j]).max() for i in range(K) for j in range(i)) > 1e-6
+    assert (
+        min(np.abs(interests[0, i] - interests[0, j]).max() for i in range(K) for j in range(i))
+        > 1e-6
+    )
 
     def loss(model):
         return jnp.square(model.encode(jnp.zeros((1, L), jnp.int32), jnp.array([0]))).sum()
@@ -75,19 +83,26 @@ def test_squash_of_zero_is_zero_with_a_finite_slope():
 def test_the_interest_nearest_the_target_trains_and_the_best_one_scores():
     interests = jnp.array([[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]]])
     target = jnp.array([[1.0, 1.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(models.nearest_interest(interests, target), [[0.0, 2.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(
+        models.nearest_interest(interests, target), [[0.0, 2.0], [0.0, 1.0]]
+    )
     items = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    np.testing.assert_array_equal(best_interest(interests, lambda u: u @ items.T), [[1, 2, -1], [3, 1, -1]])
+    np.testing.assert_array_equal(
+        best_interest(interests, lambda u: u @ items.T), [[1, 2, -1], [3, 1, -1]]
+    )
 
 
 @pytest.mark.parametrize("diversity", [0.0, 0.3, 5.0])
 def test_diverse_aggregation_equals_its_greedy_definition(diversity):
     rng = np.random.default_rng(0)
-    scores, categories = rng.normal(size=20).astype(np.float32), rng.integers(0, 4, 20)
+    scores = rng.normal(size=20).astype(np.float32)
+    categories = rng.integers(0, 4, 20)
     chosen = []
     for _ in range(6):
         gain = {
-            i: scores[i] + diversity * sum(categories[i] != categories[j] for j in chosen) for i in range(20) if i not in chosen
+            i: scores[i] + diversity * sum(categories[i] != categories[j] for j in chosen)
+            for i in range(20)
+            if i not in chosen
         }
         chosen.append(max(gain, key=gain.get))
     got = diverse_top_k(scores, jnp.asarray(categories), 6, diversity)

@@ -6,7 +6,8 @@ import numpy as np
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
 
-D, L = 8, 5
+D = 8
+L = 5
 
 
 def affine(x, layer):
@@ -19,19 +20,27 @@ def prelu(x, layer):
 
 def test_score_equals_its_formula(random_dataset):
     model = models.build(ModelConfig(model="din", dim=D, max_len=L), random_dataset, 0)
-    table, history, candidates = np.asarray(model.embedding[...]), [3, 9, 3], [4, 3, 17]
+    table = np.asarray(model.embedding[...])
+    history = [3, 9, 3]
+    candidates = [4, 3, 17]
     expected = []
     for candidate in table[candidates]:
         pooled = np.zeros(D)
         for click in table[history]:
             joined = np.concatenate([click, candidate, click - candidate, click * candidate])
-            pooled += affine(prelu(affine(joined, model.unit_1), model.unit_act), model.unit_2) * click
+            pooled += (
+                affine(prelu(affine(joined, model.unit_1), model.unit_act), model.unit_2) * click
+            )
         x = np.concatenate([pooled, candidate, pooled * candidate])
-        x = prelu(affine(prelu(affine(x, model.out_1), model.out_act_1), model.out_2), model.out_act_2)
+        x = prelu(
+            affine(prelu(affine(x, model.out_1), model.out_act_1), model.out_2), model.out_act_2
+        )
         expected.append(affine(x, model.out_3)[0])
     got = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates))
     np.testing.assert_allclose(got[0], expected, rtol=1e-4, atol=1e-5)
     # so many at once are scored by another order of products
     many = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates * 20))
     np.testing.assert_allclose(many[0], expected * 20, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(got, model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array([candidates])))
+    np.testing.assert_array_equal(
+        got, model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array([candidates]))
+    )

@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ttt4rec_jax import models, train
+from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, EvalConfig, ModelConfig, TrainConfig
-from ttt4rec_jax.run_folder import RunFolder
+from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.training import trainer
 
-D, L, K, V, FFN = 8, 6, 3, 30, 4
+D = 8
+L = 6
+K = 3
+V = 30
+FFN = 4
 BLOCK = D + 4 * D * D + D + (2 * FFN * D * D + FFN * D + D)
 TOWER = 2 * (D * D + D)
-OF_UNIT, OUT = 36, (80, 40)
+OF_UNIT = 36
+OUT = (80, 40)
 PARAMETERS = {  # in closed form, without a target tower
     "sasrec": (V + 1) * D + L * D + 2 * BLOCK + D,
     "gru4rec": (V + 1) * D + 2 * (6 * D * D + 4 * D) + D * D + D + D,
@@ -30,7 +36,9 @@ TRAINED = [name for name, abilities in MODELS.items() if abilities.trained]
 
 def settings(model: str, **more) -> ModelConfig:
     sizes = {"dim": D, "max_len": L, "target_tower": "none"}
-    sizes |= {"num_blocks": 2} if model in ("ttt4rec", "sasrec", "bert4rec", "iclrec", "gru4rec") else {}
+    sizes |= (
+        {"num_blocks": 2} if model in ("ttt4rec", "sasrec", "bert4rec", "iclrec", "gru4rec") else {}
+    )
     sizes |= {"num_interests": K} if model.startswith("comirec") else {}
     sizes |= {"initializer_range": 0.3, "mini_batch_size": 2} if model == "ttt4rec" else {}
     sizes |= {"num_intents": 5} if model == "iclrec" else {}
@@ -62,7 +70,8 @@ def test_a_width_that_no_heads_divide_is_no_matter_without_heads(name):
 @pytest.mark.parametrize("name", TRAINED)
 def test_padding_is_inert_and_a_click_is_not(random_dataset, name):
     model = models.build(settings(name), random_dataset, 0)
-    lengths, history = jnp.array([3, 1]), jnp.array([[3, 7, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
+    lengths = jnp.array([3, 1])
+    history = jnp.array([[3, 7, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
     of = nnx.jit(output)
     expected = of(model, history, lengths)
     np.testing.assert_array_equal(of(model, jnp.where(history > 0, history, 5), lengths), expected)
@@ -74,7 +83,9 @@ def test_a_cosine_score_lies_within_one_over_the_temperature(random_dataset, nam
     model = models.build(settings(name, score="cosine", temperature=0.1), random_dataset, 0)
     users = model.encode(jnp.array([[3, 7, 1, 0, 0, 0]]), jnp.array([3]))
     np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), 10.0, rtol=1e-4)
-    np.testing.assert_allclose(jnp.linalg.norm(model.item_vectors(jnp.arange(1, V + 1)), axis=-1), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(model.item_vectors(jnp.arange(1, V + 1)), axis=-1), 1.0, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -82,13 +93,19 @@ def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, name):
     def fit(config, folder):
         folder = RunFolder(tmp_path / folder)
         folder.create(config)
-        (outcome,) = train.Trainer([config], cyclic_dataset).fit(folder, [folder], log=lambda line: None)
-        return train.summary(outcome.test_ranks)["full"]["ndcg@5"]
+        (outcome,) = trainer.Trainer([config], cyclic_dataset).fit(
+            folder, [folder], log=lambda line: None
+        )
+        return trainer.summary(outcome.test_ranks)["full"]["ndcg@5"]
 
-    sizes = {"num_blocks": 1} if name in ("ttt4rec", "sasrec", "bert4rec", "iclrec", "gru4rec") else {}
+    sizes = (
+        {"num_blocks": 1} if name in ("ttt4rec", "sasrec", "bert4rec", "iclrec", "gru4rec") else {}
+    )
     config = Config(
         model=settings(name, dim=16, **sizes),
-        train=TrainConfig(learning_rate=0.01, epochs=40, batch_size=16 if name == "bert4rec" else 64),
+        train=TrainConfig(
+            learning_rate=0.01, epochs=40, batch_size=16 if name == "bert4rec" else 64
+        ),
         eval=EvalConfig(select_by="full/ndcg@5"),
     )
     floor = fit(Config(model=ModelConfig(model="popularity")), "floor")

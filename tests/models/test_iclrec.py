@@ -7,16 +7,26 @@ import pytest
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data import Batch, Histories
+from ttt4rec_jax.data.batches import Batch, Histories
 from ttt4rec_jax.models import iclrec
 from ttt4rec_jax.models.iclrec import IclRec
 
-LENGTH, ITEMS, DIM, INTENTS = 12, 30, 8, 3
+LENGTH = 12
+ITEMS = 30
+DIM = 8
+INTENTS = 3
 MASK = ITEMS + 1
 
 
 def build(**settings):
-    sizes = {"model": "iclrec", "dim": DIM, "num_heads": 2, "max_len": LENGTH, "num_intents": INTENTS, "dropout": 0.3}
+    sizes = {
+        "model": "iclrec",
+        "dim": DIM,
+        "num_heads": 2,
+        "max_len": LENGTH,
+        "num_intents": INTENTS,
+        "dropout": 0.3,
+    }
     weights = {"intent_weight": 0.3, "contrast_weight": 0.7, "contrast_temperature": 0.5}
     return IclRec(ModelConfig(**sizes | weights | settings), ITEMS, nnx.Rngs(0))
 
@@ -27,9 +37,15 @@ def random_histories(lengths, seed=0):
 
 
 def make_batch(lengths, weight, every=True):
-    history, weight = random_histories(lengths), np.asarray(weight, np.float32)
+    history = random_histories(lengths)
+    weight = np.asarray(weight, np.float32)
     weight = weight[:, None] * (history > 0) if every else weight
-    return Batch(*map(jnp.asarray, (history, np.asarray(lengths, np.int32), history, weight, np.zeros((0,), np.int32))))
+    return Batch(
+        *map(
+            jnp.asarray,
+            (history, np.asarray(lengths, np.int32), history, weight, np.zeros((0,), np.int32)),
+        )
+    )
 
 
 def some_context(seed=1):
@@ -45,7 +61,9 @@ def model():
 def loss_and_grads(model):
     """(own_loss, its gradients) of parameters, a batch of six, a context and a key, compiled once for all tests."""
     graphdef, _, rest = nnx.split(model, nnx.Param, ...)
-    return jax.jit(jax.value_and_grad(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args)))
+    return jax.jit(
+        jax.value_and_grad(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args))
+    )
 
 
 def nt_xent(a, b, label, real, temperature):
@@ -77,24 +95,38 @@ def test_contrast_loss_equals_a_loop(label):
 
 def test_intent_loss_contrasts_each_view_with_the_unit_intent_of_its_history():
     a, b, real = two_views(1)
-    intents, intent = np.array(some_context()["intents"]), np.array([0, 2, 1, 2, 0, 1, 1])
+    intents = np.array(some_context()["intents"])
+    intent = np.array([0, 2, 1, 2, 0, 1, 1])
     c = (intents / np.linalg.norm(intents, axis=1, keepdims=True))[intent]
     expected = (nt_xent(a, c, intent, real, 0.5) + nt_xent(b, c, intent, real, 0.5)) / 2
-    np.testing.assert_allclose(iclrec.intent_loss(a, b, intent, intents, real, 0.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        iclrec.intent_loss(a, b, intent, intents, real, 0.5), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("every, score", [(True, "dot"), (False, "cosine")])
 def test_own_loss_is_the_weighted_sum_of_both(every, score):
-    model, key = build(score=score, dropout=0.8), jax.random.key(3)
+    model = build(score=score, dropout=0.8)
+    key = jax.random.key(3)
     batch = make_batch([12, 5, 1, 9, 3, 12], [1, 1, 1, 0, 1, 1], every)
     real = np.array([1, 1, 1, 0, 1, 1], bool)
     view_key, dropout_key = jax.random.split(key)
-    views, lengths = iclrec.augment(jnp.tile(batch.history, (2, 1)), jnp.tile(batch.length, 2), MASK, view_key)
+    views, lengths = iclrec.augment(
+        jnp.tile(batch.history, (2, 1)), jnp.tile(batch.length, 2), MASK, view_key
+    )
     summary = nnx.jit(lambda model, *args: model.summary(*args))
     first, second = np.split(np.array(summary(model, views, lengths, dropout_key)), 2)
-    # the intents are those of the histories themselves, without dropout, whose means are taken here one by one
-    represent = nnx.jit(lambda model: model.represent(batch.history, batch.length, every=True, key=None))
-    h = np.stack([x[:n].mean(0) for x, n in zip(np.array(represent(model)), np.array(batch.length), strict=True)])
+    # the intents are those of the histories themselves, without dropout, whose means are taken here
+    # one by one
+    represent = nnx.jit(
+        lambda model: model.represent(batch.history, batch.length, every=True, key=None)
+    )
+    h = np.stack(
+        [
+            x[:n].mean(0)
+            for x, n in zip(np.array(represent(model)), np.array(batch.length), strict=True)
+        ]
+    )
     intents = 2 * h[[0, 2, 4]]
     intent = np.square(h[:, None] - intents).sum(-1).argmin(-1)
     assert 1 < len(set(intent[real])) < 5
@@ -103,17 +135,25 @@ def test_own_loss_is_the_weighted_sum_of_both(every, score):
     c = (intents / np.linalg.norm(intents, axis=1, keepdims=True))[intent]
     by_intent = (nt_xent(first, c, intent, real, 0.5) + nt_xent(second, c, intent, real, 0.5)) / 2
     expected = 0.7 * nt_xent(first, second, np.arange(6), real, 0.5) + 0.3 * by_intent
-    loss = nnx.jit(lambda model, *args: model.own_loss(*args))(model, batch, {"intents": intents}, key)
+    loss = nnx.jit(lambda model, *args: model.own_loss(*args))(
+        model, batch, {"intents": intents}, key
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_own_loss_of_stacked_runs_is_that_of_each(model, loss_and_grads):
-    batch, keys = make_batch([12, 5, 1, 9, 3, 12], [1, 1, 1, 0, 1, 1]), jax.random.split(jax.random.key(0))
+    batch = make_batch([12, 5, 1, 9, 3, 12], [1, 1, 1, 0, 1, 1])
+    keys = jax.random.split(jax.random.key(0))
     params = nnx.state(model, nnx.Param)
-    runs = [(p, batch, some_context(seed), key) for p, seed, key in zip((params, twice(params)), (1, 2), keys, strict=True)]
+    runs = [
+        (p, batch, some_context(seed), key)
+        for p, seed, key in zip((params, twice(params)), (1, 2), keys, strict=True)
+    ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     expected = [loss_and_grads(*run)[0] for run in runs]
-    np.testing.assert_allclose(jax.jit(jax.vmap(lambda *run: loss_and_grads(*run)[0]))(*stacked), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(lambda *run: loss_and_grads(*run)[0]))(*stacked), expected, rtol=1e-5
+    )
     assert expected[0] != expected[1]
 
 
@@ -126,7 +166,8 @@ def test_fillers_are_inert_to_the_bit(model, loss_and_grads):
     batch = make_batch([12, 5, 1, 9, 3, 12], ~filler)
     other = random_histories([12, 7, 1, 9, 0, 12], seed=1)
     other = batch._replace(
-        history=jnp.where(filler[:, None], other, batch.history), length=jnp.where(filler, (other > 0).sum(1), batch.length)
+        history=jnp.where(filler[:, None], other, batch.history),
+        length=jnp.where(filler, (other > 0).sum(1), batch.length),
     )
     params = nnx.state(model, nnx.Param)
     results = [loss_and_grads(params, b, some_context(), jax.random.key(5)) for b in (batch, other)]
@@ -163,7 +204,9 @@ def test_crop_is_any_run_of_a_fifth(n):
     history = jnp.arange(1, LENGTH + 1) * (jnp.arange(LENGTH) < n)
     size = max(n // 5, 1)
     places = np.r_[np.linspace(0, 1, 4 * LENGTH, endpoint=False), 1 - 2**-24].astype(np.float32)
-    views, lengths = map(np.array, jax.jit(jax.vmap(iclrec.crop, (None, None, 0)))(history, n, places))
+    views, lengths = map(
+        np.array, jax.jit(jax.vmap(iclrec.crop, (None, None, 0)))(history, n, places)
+    )
     np.testing.assert_array_equal(lengths, size)
     np.testing.assert_array_equal(views[:, :size], views[:, :1] + np.arange(size))
     np.testing.assert_array_equal(views[:, size:], 0)
@@ -172,7 +215,8 @@ def test_crop_is_any_run_of_a_fifth(n):
 
 @pytest.mark.parametrize("n", range(1, LENGTH + 1))
 def test_hide_masks_seven_tenths_of_the_clicks(n):
-    history, noise = random_histories(n), np.random.default_rng(n).random(LENGTH, np.float32)
+    history = random_histories(n)
+    noise = np.random.default_rng(n).random(LENGTH, np.float32)
     view = np.array(iclrec.hide(history, n, noise, MASK))
     hidden = np.argsort(noise[:n])[: 7 * n // 10]
     np.testing.assert_array_equal(np.flatnonzero(view == MASK), np.sort(hidden))
@@ -183,7 +227,8 @@ def test_hide_masks_seven_tenths_of_the_clicks(n):
 @pytest.mark.parametrize("n", [1, 4, 5, 9, 10, 12])
 @pytest.mark.parametrize("place", [0.0, 0.5, 1 - 2**-24])
 def test_reorder_shuffles_a_run_of_a_fifth(n, place):
-    history, size = random_histories(n), n // 5
+    history = random_histories(n)
+    size = n // 5
     start = int(np.float32(place) * (n - size + 1))
     noise = np.linspace(1 - 2**-24, 0, LENGTH, dtype=np.float32)  # the run comes out backwards
     expected = history.copy()
@@ -205,7 +250,9 @@ def test_augment_draws_a_view_for_each_history():
         assert size in (n, max(n // 5, 1))
         np.testing.assert_array_equal(view[size:], 0)
         assert (view[:size] > 0).all() and set(view[:size]) <= {*history[:n], MASK}
-    for history, view, n in zip(histories[of["reorder"]], views[of["reorder"]], lengths[of["reorder"]], strict=True):
+    for history, view, n in zip(
+        histories[of["reorder"]], views[of["reorder"]], lengths[of["reorder"]], strict=True
+    ):
         np.testing.assert_array_equal(np.sort(view), np.sort(history))
         moved = np.flatnonzero(view != history)
         assert not len(moved) or np.ptp(moved) < n // 5
@@ -219,34 +266,51 @@ def test_augment_draws_a_view_for_each_history():
 def blobs(seed=0):
     """Points about five far places [M, B, D], their places [M, B], and which are real; fillers lie further off still."""
     rng = np.random.default_rng(seed)
-    place, real = rng.integers(0, 5, (6, 20)), rng.random((6, 20)) < 0.8
+    place = rng.integers(0, 5, (6, 20))
+    real = rng.random((6, 20)) < 0.8
     points = 10 * np.eye(DIM)[place] + 0.1 * rng.standard_normal((6, 20, DIM))
     return np.where(real[..., None], points, 1e3).astype(np.float32), place, real
 
 
 def test_kmeans_finds_far_clusters():
     points, place, real = blobs()
-    centres = np.array(iclrec.lloyd(points, real, points[real][np.unique(place[real], return_index=True)[1]]))
+    centres = np.array(
+        iclrec.lloyd(points, real, points[real][np.unique(place[real], return_index=True)[1]])
+    )
     expected = [points[real & (place == c)].mean(0) for c in range(5)]
     np.testing.assert_allclose(centres, expected, rtol=1e-5, atol=1e-5)
-    # from random starts there may be fewer clusters than centres, so that several draws are given: the best finds all
-    found = [np.array(iclrec.kmeans(points, real, 5, key)) for key in jax.random.split(jax.random.key(0), 30)]
+    # from random starts there may be fewer clusters than centres, so that several draws are given:
+    # the best finds all
+    found = [
+        np.array(iclrec.kmeans(points, real, 5, key))
+        for key in jax.random.split(jax.random.key(0), 30)
+    ]
     errors = [np.square(points[real][:, None] - c).sum(-1).min(-1).mean() for c in found]
     assert min(errors) < 0.2 and max(map(np.max, found)) < 20
 
 
 def test_lloyd_equals_a_loop():
     rng = np.random.default_rng(1)
-    points, real = rng.standard_normal((6, 20, DIM)).astype(np.float32), rng.random((6, 20)) < 0.8
+    points = rng.standard_normal((6, 20, DIM)).astype(np.float32)
+    real = rng.random((6, 20)) < 0.8
     start = np.r_[points[real][:6], np.full((1, DIM), 99, np.float32)]  # no point is near the last
     expected = start.copy()
     for _ in range(20):
         label = np.square(points[real][:, None] - expected).sum(-1).argmin(-1)
-        expected = np.stack([points[real][label == c].mean(0) if (label == c).any() else expected[c] for c in range(7)])
-    np.testing.assert_allclose(jax.jit(iclrec.lloyd)(points, real, start), expected, rtol=1e-4, atol=1e-5)
+        expected = np.stack(
+            [
+                points[real][label == c].mean(0) if (label == c).any() else expected[c]
+                for c in range(7)
+            ]
+        )
+    np.testing.assert_allclose(
+        jax.jit(iclrec.lloyd)(points, real, start), expected, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_array_equal(expected[-1], 99)
     other = np.where(real[..., None], points, 5)
-    np.testing.assert_array_equal(iclrec.lloyd(points, real, start), iclrec.lloyd(other, real, start))
+    np.testing.assert_array_equal(
+        iclrec.lloyd(points, real, start), iclrec.lloyd(other, real, start)
+    )
 
 
 def test_kmeans_starts_at_distinct_real_points(monkeypatch):
@@ -264,20 +328,29 @@ def test_kmeans_starts_at_distinct_real_points(monkeypatch):
 
 
 def test_context_is_learnt_from_histories_of_two_clicks_or_more():
-    model, key = build(), jax.random.key(0)
+    model = build()
+    key = jax.random.key(0)
     lengths = np.array([[12, 0, 5, 1], [2, 1, 0, 7]], np.int32)
     histories = random_histories(lengths)
     graphdef, params = nnx.split(model)
-    learn = jax.jit(lambda histories, lengths: nnx.merge(graphdef, params).learn_context((Histories(histories, lengths),), key))
+    learn = jax.jit(
+        lambda histories, lengths: nnx.merge(graphdef, params).learn_context(
+            (Histories(histories, lengths),), key
+        )
+    )
     context = learn(histories, lengths)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), context) == jax.tree.map(
         lambda x: (x.shape, x.dtype), model.initial_context()
     )
-    changed = np.where((lengths < 2)[..., None], random_histories(lengths * 0 + 12, seed=9), histories)
+    changed = np.where(
+        (lengths < 2)[..., None], random_histories(lengths * 0 + 12, seed=9), histories
+    )
     np.testing.assert_array_equal(context["intents"], learn(changed, lengths)["intents"])
     # as many intents as users, so that each is some user's summary
     four = IclRec(ModelConfig(**vars(model.config) | {"num_intents": 4}), ITEMS, nnx.Rngs(0))
-    summaries = np.array(four.summary(histories.reshape(8, LENGTH), lengths.reshape(8)))[lengths.reshape(8) > 1]
+    summaries = np.array(four.summary(histories.reshape(8, LENGTH), lengths.reshape(8)))[
+        lengths.reshape(8) > 1
+    ]
     intents = np.array(four.learn_context((Histories(histories, lengths),), key)["intents"])
     order = [np.square(intents - s).sum(-1).argmin() for s in summaries]
     np.testing.assert_allclose(intents[order], summaries, rtol=1e-4, atol=1e-5)

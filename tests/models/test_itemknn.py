@@ -20,6 +20,9 @@ def test_scores_count_users_who_trained_on_both(random_dataset, at_once, monkeyp
         for a, b in itertools.permutations(set(random_dataset.items[start:end].tolist()), 2):
             counts[a, b] += 1
     model = models.build(ModelConfig(model="itemknn"), random_dataset, 0)
-    last, items = jnp.arange(1, V + 1), jnp.arange(1, V + 1)
+    last = jnp.arange(1, V + 1)
+    items = jnp.arange(1, V + 1)
     history = jnp.stack([jnp.full_like(last, 2), last, jnp.zeros_like(last)], 1)
-    np.testing.assert_array_equal(model.score(history, jnp.full_like(last, 2), items), counts[1:, 1:])
+    np.testing.assert_array_equal(
+        model.score(history, jnp.full_like(last, 2), items), counts[1:, 1:]
+    )

@@ -8,7 +8,7 @@ from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import Attention
+from ttt4rec_jax.models.layers import Attention
 
 LENGTH = 6
 
@@ -20,10 +20,16 @@ def build(dataset, **settings):
 
 @pytest.mark.parametrize("target_tower", ["mlp", "none"])
 def test_parameter_count(random_dataset, target_tower):
-    D, V = 8, random_dataset.num_items
+    D = 8
+    V = random_dataset.num_items
     block = D + 4 * D * D + D + (D * 4 * D + 4 * D + 4 * D * D + D)
     tower = 2 * (D * D + D) if target_tower == "mlp" else 0
-    count = sum(p.size for p in jax.tree.leaves(nnx.state(build(random_dataset, target_tower=target_tower), nnx.Param)))
+    count = sum(
+        p.size
+        for p in jax.tree.leaves(
+            nnx.state(build(random_dataset, target_tower=target_tower), nnx.Param)
+        )
+    )
     assert count == (V + 1) * D + LENGTH * D + 2 * block + D + tower
 
 

@@ -13,7 +13,14 @@ LENGTH = 6
 
 
 def build(dataset, **settings):
-    sizes = {"dim": 8, "num_heads": 2, "mini_batch_size": 4, "max_len": LENGTH, "num_blocks": 2, "initializer_range": 0.3}
+    sizes = {
+        "dim": 8,
+        "num_heads": 2,
+        "mini_batch_size": 4,
+        "max_len": LENGTH,
+        "num_blocks": 2,
+        "initializer_range": 0.3,
+    }
     return models.build(ModelConfig(**sizes | settings), dataset, 0)
 
 
@@ -22,21 +29,37 @@ def build(dataset, **settings):
 @pytest.mark.parametrize("target_tower", ["mlp", "none"])
 @pytest.mark.parametrize("backbone", ["transformer", "mamba"])
 def test_parameter_count(random_dataset, inner, ffn, target_tower, backbone):
-    model = build(random_dataset, inner=inner, ffn=ffn, target_tower=target_tower, backbone=backbone)
-    D, H, F, b, V = 8, 2, 4, 4, random_dataset.num_items
+    model = build(
+        random_dataset, inner=inner, ffn=ffn, target_tower=target_tower, backbone=backbone
+    )
+    D = 8
+    H = 2
+    F = 4
+    b = 4
+    V = random_dataset.num_items
     fast = F * F + F if inner == "linear" else 2 * F * 4 * F + 4 * F + F
-    convolutions = 2 * (4 * D + D) if backbone == "mamba" else 0  # its gate and shared projection are two more D x D again
+    convolutions = (
+        2 * (4 * D + D) if backbone == "mamba" else 0
+    )  # its gate and shared projection are two more D x D again
     ttt = 4 * D * D + convolutions + H * (fast + 2 * F + D + 1) + b + 2 * D
     block = D + ttt + (D + 2 * D * 4 * D + 4 * D + D if ffn else 0)
     tower = 2 * (D * D + D) if target_tower == "mlp" else 0
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == (V + 1) * D + 2 * block + D + tower
+    assert (
+        sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == (V + 1) * D + 2 * block + D + tower
+    )
 
 
 def test_initializer_range_and_fast_weight_range(random_dataset):
     def spread(**settings):
         model = build(random_dataset, dim=64, **settings)
         ttt = model.blocks[0].mixer
-        return [float(jnp.std(p[...])) for p in (ttt.theta_q, ttt.lr_gate_kernel, ttt.fast_weights[0][0])]
+        return [
+            float(jnp.std(p[...]))
+            for p in (ttt.theta_q, ttt.lr_gate_kernel, ttt.fast_weights[0][0])
+        ]
 
     np.testing.assert_allclose(spread(initializer_range=0.1), [0.1, 0.1, 0.1], rtol=0.2)
-    np.testing.assert_allclose(spread(initializer_range=0.1, fast_weight_range=0.5), [0.1, 0.1, 0.5], rtol=0.2)
+    np.testing.assert_allclose(
+        spread(initializer_range=0.1, fast_weight_range=0.5), [0.1, 0.1, 0.5], rtol=0.2
+    )

@@ -32,7 +32,11 @@ def random_case(seed: int, length: int, mini_batch_size: int, filled: int, dtype
 
     return (
         Norm(1 + normal(WIDTH, scale=0.3), normal(WIDTH, scale=0.3)),
-        jnp.maximum(1 / jnp.arange(1, mini_batch_size + 1, dtype=dtype) + normal(mini_batch_size, scale=0.1), 0),
+        jnp.maximum(
+            1 / jnp.arange(1, mini_batch_size + 1, dtype=dtype)
+            + normal(mini_batch_size, scale=0.1),
+            0,
+        ),
         weights(0.5),
         weights(0.3 if filled else 0.0),
         *(normal(length, WIDTH) for _ in range(3)),
@@ -47,20 +51,35 @@ def run(core, case, valid: int, filled: int, aligned: bool):
 
     def loss(norm, slot_scale_b, weights, carried, q, k, v, rate):
         state = State(weights, carried, jnp.asarray(filled, jnp.int32))
-        outputs, state = core(norm, slot_scale_b, state, Tokens(q, k, v, jnp.where(valid_L, rate, 0), valid_L), aligned)
-        result = (None if outputs is None else jnp.where(valid_L[: len(outputs), None], outputs, 0), state)
+        outputs, state = core(
+            norm,
+            slot_scale_b,
+            state,
+            Tokens(q, k, v, jnp.where(valid_L, rate, 0), valid_L),
+            aligned,
+        )
+        result = (
+            None if outputs is None else jnp.where(valid_L[: len(outputs), None], outputs, 0),
+            state,
+        )
         floats = jax.tree.leaves((result[0], state.weights, state.gradients))
         return sum((x * rng.normal(size=x.shape)).sum() for x in floats), result
 
-    argnums = tuple(i for i in range(8) if not (aligned and i == 3))  # aligned promises that nothing is carried
+    argnums = tuple(
+        i for i in range(8) if not (aligned and i == 3)
+    )  # aligned promises that nothing is carried
     (_, result), gradients = jax.jit(jax.value_and_grad(loss, argnums, has_aux=True))(*case)
     return result, gradients
 
 
 def assert_close(actual, expected, tolerance):
-    for (path, a), b in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
         scale = max(1.0, float(jnp.abs(b).max()))
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-9), (False, 1e-4)])
@@ -81,20 +100,29 @@ def test_equals_definition(length, size, chunk, valid, filled, x64, tolerance):
     with jax.enable_x64(x64):
         case = random_case(1, length, size, filled or 0, jnp.float64 if x64 else jnp.float32)
         arguments = (case, valid, filled or 0, filled is None)
-        assert_close(run(partial(ttt_chunked, chunk=chunk), *arguments), run(DEFINITION, *arguments), tolerance)
+        assert_close(
+            run(partial(ttt_chunked, chunk=chunk), *arguments),
+            run(DEFINITION, *arguments),
+            tolerance,
+        )
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_equals_definition_anywhere(data):
     length = data.draw(st.integers(1, 9), "length")
-    size, chunk = data.draw(st.integers(1, 6), "mini_batch_size"), data.draw(st.integers(1, 10), "chunk")
+    size = data.draw(st.integers(1, 6), "mini_batch_size")
+    chunk = data.draw(st.integers(1, 10), "chunk")
     valid = data.draw(st.integers(0, length), "valid")
     filled = data.draw(st.none() | st.integers(0, size - 1), "filled")
     with jax.enable_x64(True):
-        case = random_case(data.draw(st.integers(0, 99), "seed"), length, size, filled or 0, jnp.float64)
+        case = random_case(
+            data.draw(st.integers(0, 99), "seed"), length, size, filled or 0, jnp.float64
+        )
         arguments = (case, valid, filled or 0, filled is None)
-        assert_close(run(partial(ttt_chunked, chunk=chunk), *arguments), run(DEFINITION, *arguments), 1e-9)
+        assert_close(
+            run(partial(ttt_chunked, chunk=chunk), *arguments), run(DEFINITION, *arguments), 1e-9
+        )
 
 
 def layer(impl: str, size: int, chunk: int = 0):
@@ -110,13 +138,17 @@ def test_last_position_is_that_of_the_full_read_out(size):
 
         def last(module, x, last_only):
             outputs = module(x, length_B, last_only)
-            outputs = outputs if last_only else jnp.take_along_axis(outputs, (length_B - 1)[:, None, None], 1)
+            outputs = (
+                outputs
+                if last_only
+                else jnp.take_along_axis(outputs, (length_B - 1)[:, None, None], 1)
+            )
             return jnp.sin(outputs).sum(), outputs
 
         fast, slow = (
-            nnx.jit(nnx.value_and_grad(partial(last, last_only=only), argnums=(0, 1), has_aux=True))(
-                layer(impl, size, 3), x_BxLxD
-            )
+            nnx.jit(
+                nnx.value_and_grad(partial(last, last_only=only), argnums=(0, 1), has_aux=True)
+            )(layer(impl, size, 3), x_BxLxD)
             for impl, only in (("chunked", True), ("scan", False))
         )
         assert_close(jax.tree.leaves(fast), jax.tree.leaves(slow), 1e-9)
@@ -124,19 +156,23 @@ def test_last_position_is_that_of_the_full_read_out(size):
 
 def test_last_position_after_a_carried_state():
     with jax.enable_x64(True):
-        module, x_LxD = layer("chunked", 4, 4), jax.random.normal(jax.random.key(0), (12, 8))
+        module = layer("chunked", 4, 4)
+        x_LxD = jax.random.normal(jax.random.key(0), (12, 8))
         for cut, end in [(2, 12), (3, 4), (3, 9)]:
 
             @jax.jit
             def both(x_LxD, cut=cut, end=end):
                 _, state = module.sequence(x_LxD[:cut], cut)
-                return module.sequence(x_LxD[cut:], end - cut, state, True)[0][0], module.sequence(x_LxD, end)[0][end - 1]
+                return module.sequence(x_LxD[cut:], end - cut, state, True)[0][0], module.sequence(
+                    x_LxD, end
+                )[0][end - 1]
 
             np.testing.assert_allclose(*both(x_LxD), atol=1e-12)
 
 
 def test_padding_changes_no_bit():
-    module, x_BxLxD = layer("chunked", 2, 4), jax.random.normal(jax.random.key(0), (3, 10, 8))
+    module = layer("chunked", 2, 4)
+    x_BxLxD = jax.random.normal(jax.random.key(0), (3, 10, 8))
     length_B = jnp.array([10, 7, 1])
     padded = jnp.arange(10)[:, None] >= length_B[:, None, None]
 
@@ -150,7 +186,8 @@ def test_padding_changes_no_bit():
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    clean, dirty = outputs_and_gradients(x_BxLxD), outputs_and_gradients(jnp.where(padded, jnp.nan, x_BxLxD))
+    clean = outputs_and_gradients(x_BxLxD)
+    dirty = outputs_and_gradients(jnp.where(padded, jnp.nan, x_BxLxD))
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
@@ -161,9 +198,14 @@ def test_lowers_for_every_platform_without_a_loop_over_the_batch():
         return nnx.merge(graphdef, params)(x, length).sum()
 
     arguments = (params, jnp.ones((37, 4, 8)), jnp.full(37, 4))
-    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))(
+        *arguments
+    )
     assert "callback" not in exported.mlir_module()
-    trips = [eqn.params["length"] for eqn in every_equation(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr, "scan")]
+    trips = [
+        eqn.params["length"]
+        for eqn in every_equation(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr, "scan")
+    ]
     assert trips == [4, 4]  # one chunk of four mini-batches: solved forwards, then backwards
 
 
@@ -171,7 +213,9 @@ def every_equation(jaxpr, name: str):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == name:
             yield eqn
-        for inner in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")):
+        for inner in jax.tree.leaves(
+            tuple(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+        ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from every_equation(inner, name)

@@ -21,7 +21,9 @@ def test_there_are_golden_files():
 
 def load_layer(file, impl):
     """The layer that a golden file describes, with its parameters."""
-    meta = {key.removeprefix("meta."): file[key].item() for key in file.files if key.startswith("meta.")}
+    meta = {
+        key.removeprefix("meta."): file[key].item() for key in file.files if key.startswith("meta.")
+    }
     config = TttConfig(
         dim=meta["dim"],
         num_heads=meta["heads"],
@@ -33,13 +35,17 @@ def load_layer(file, impl):
         impl=impl,
     )
     layer = TttLayer(config, nnx.Rngs(0))
-    fast_names = [("W0", "b0")] if meta["kind"] == "linear" else [("W0_1", "b0_1"), ("W0_2", "b0_2")]
+    fast_names = (
+        [("W0", "b0")] if meta["kind"] == "linear" else [("W0_1", "b0_1"), ("W0_2", "b0_2")]
+    )
     slots = {name: getattr(layer, name) for name in plain_names(file)}
     for depth, (w, b) in enumerate(fast_names):
         slots[w], slots[b] = layer.fast_weights[depth]
     for name, slot in slots.items():
         value = jnp.asarray(file[f"param.{name}"])
-        slot.set_value(value[:, 0] if name.startswith("b0") else value)  # biases are [H, 1, F] there, [H, F] here
+        slot.set_value(
+            value[:, 0] if name.startswith("b0") else value
+        )  # biases are [H, 1, F] there, [H, F] here
     return layer, slots
 
 
@@ -55,7 +61,8 @@ def test_output_and_gradients(path, impl):
         if impl == "chunked" and file["meta.kind"].item() != "linear":
             pytest.skip("the chunked form is TTT-Linear's")
         layer, _ = load_layer(file, impl)
-        x, cotangent = jnp.asarray(file["x"]), jnp.asarray(file["cotangent"])
+        x = jnp.asarray(file["x"])
+        cotangent = jnp.asarray(file["cotangent"])
         lengths = jnp.full(x.shape[0], x.shape[1])
 
         def run(layer, x):
@@ -66,11 +73,16 @@ def test_output_and_gradients(path, impl):
         np.testing.assert_allclose(y, file["y"], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(grad_x, file["grad.x"], rtol=1e-5, atol=1e-7, err_msg="grad.x")
         nnx.update(layer, grads)  # the same slots now hold the gradients
-        _, slots = layer, {name: getattr(layer, name) for name in plain_names(file)}
+        _ = layer
+        slots = {name: getattr(layer, name) for name in plain_names(file)}
         linear = "param.W0" in file.files
-        for depth, (w, b) in enumerate([("W0", "b0")] if linear else [("W0_1", "b0_1"), ("W0_2", "b0_2")]):
+        for depth, (w, b) in enumerate(
+            [("W0", "b0")] if linear else [("W0_1", "b0_1"), ("W0_2", "b0_2")]
+        ):
             slots[w], slots[b] = layer.fast_weights[depth]
         for name, slot in slots.items():
             expected = file[f"grad.{name}"]
             expected = expected[:, 0] if name.startswith("b0") else expected
-            np.testing.assert_allclose(slot[...], expected, rtol=1e-5, atol=1e-7, err_msg=f"grad.{name}")
+            np.testing.assert_allclose(
+                slot[...], expected, rtol=1e-5, atol=1e-7, err_msg=f"grad.{name}"
+            )

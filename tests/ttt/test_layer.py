@@ -1,6 +1,7 @@
 """The Flax layer: padding, the last position alone, and one token at a time, all against the whole sequence.
 
-And its backbones: the mamba backbone's convolutions and gate against numpy, the transformer backbone's parameters.
+And its backbones: the mamba backbone's convolutions and gate against numpy, the transformer
+backbone's parameters.
 """
 
 from functools import partial
@@ -16,13 +17,26 @@ from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, is_param, rotate
 from ttt4rec_jax.ttt.scan import Tokens, initial_state, ttt_scan
 
 IMPLS = ["scan", "dual", "chunked"]
-WAYS = [("scan", "linear"), ("scan", "mlp"), ("dual", "linear"), ("dual", "mlp"), ("chunked", "linear")]
+WAYS = [
+    ("scan", "linear"),
+    ("scan", "mlp"),
+    ("dual", "linear"),
+    ("dual", "mlp"),
+    ("chunked", "linear"),
+]
 BACKBONES = ["transformer", "mamba"]
 SIZES = [(1, "transformer"), (4, "transformer"), (10, "transformer"), (1, "mamba"), (4, "mamba")]
 
 
 def make_layer(mini_batch_size, impl="dual", inner="linear", backbone="transformer"):
-    config = TttConfig(dim=8, num_heads=2, mini_batch_size=mini_batch_size, impl=impl, inner=inner, backbone=backbone)
+    config = TttConfig(
+        dim=8,
+        num_heads=2,
+        mini_batch_size=mini_batch_size,
+        impl=impl,
+        inner=inner,
+        backbone=backbone,
+    )
     return TttLayer(config, nnx.Rngs(0), Ranges(0.5, 0.3))
 
 
@@ -31,7 +45,10 @@ def shaken(layer):
     params = nnx.state(layer, nnx.Param)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), len(leaves))
-    noisy = [p + 0.2 * jax.random.normal(key, p.shape, p.dtype) for p, key in zip(leaves, keys, strict=True)]
+    noisy = [
+        p + 0.2 * jax.random.normal(key, p.shape, p.dtype)
+        for p, key in zip(leaves, keys, strict=True)
+    ]
     nnx.update(layer, jax.tree.unflatten(treedef, noisy))
     return layer
 
@@ -47,33 +64,46 @@ def inputs(batch, length):
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("mini_batch_size, backbone", SIZES)
 def test_what_stands_in_padding_changes_no_bit(impl, mini_batch_size, backbone):
-    layer, x, lengths = shaken(make_layer(mini_batch_size, impl, backbone=backbone)), inputs(3, 7), jnp.array([7, 3, 1])
+    layer = shaken(make_layer(mini_batch_size, impl, backbone=backbone))
+    x = inputs(3, 7)
+    lengths = jnp.array([7, 3, 1])
     run = nnx.jit(lambda layer, x: layer(x, lengths))
     valid = (jnp.arange(7) < lengths[:, None])[..., None]
     expected = jnp.where(valid, run(layer, x), 0)
     for filler in (0.0, 1e30, jnp.nan):
-        np.testing.assert_array_equal(jnp.where(valid, run(layer, jnp.where(valid, x, filler)), 0), expected)
+        np.testing.assert_array_equal(
+            jnp.where(valid, run(layer, jnp.where(valid, x, filler)), 0), expected
+        )
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("mini_batch_size, backbone", SIZES)
 def test_another_padded_length_changes_only_rounding(impl, mini_batch_size, backbone):
-    layer, x = shaken(make_layer(mini_batch_size, impl, backbone=backbone)), inputs(2, 5)
+    layer = shaken(make_layer(mini_batch_size, impl, backbone=backbone))
+    x = inputs(2, 5)
     lengths = jnp.array([5, 2])
     longer = jnp.pad(x, [(0, 0), (0, 6), (0, 0)])
     valid = (jnp.arange(5) < lengths[:, None])[..., None]
-    np.testing.assert_allclose(valid * layer(longer, lengths)[:, :5], valid * layer(x, lengths), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        valid * layer(longer, lengths)[:, :5], valid * layer(x, lengths), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("impl, inner, mini_batch_size", [("scan", "mlp", 4), ("dual", "linear", 1), ("chunked", "linear", 4)])
+@pytest.mark.parametrize(
+    "impl, inner, mini_batch_size",
+    [("scan", "mlp", 4), ("dual", "linear", 1), ("chunked", "linear", 4)],
+)
 def test_last_only_is_the_last_row_in_values_and_gradients(impl, inner, mini_batch_size, backbone):
-    layer, lengths = make_layer(mini_batch_size, impl, inner, backbone), jnp.arange(1, 10)
+    layer = make_layer(mini_batch_size, impl, inner, backbone)
+    lengths = jnp.arange(1, 10)
     x = inputs(9, 9)
     graphdef, params = nnx.split(layer, nnx.Param)
 
     def whole(params, x):
-        return jnp.take_along_axis(nnx.merge(graphdef, params)(x, lengths), lengths[:, None, None] - 1, 1)
+        return jnp.take_along_axis(
+            nnx.merge(graphdef, params)(x, lengths), lengths[:, None, None] - 1, 1
+        )
 
     def last(params, x):
         return nnx.merge(graphdef, params)(x, lengths, last_only=True)
@@ -83,7 +113,9 @@ def test_last_only_is_the_last_row_in_values_and_gradients(impl, inner, mini_bat
             outputs = read(params, x)
             return jnp.sin(outputs).sum(), outputs
 
-        (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+        (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+            params, x
+        )
         return outputs, gradients
 
     (got, got_gradients), (expected, expected_gradients) = map(values_and_gradients, (last, whole))
@@ -95,8 +127,10 @@ def test_last_only_is_the_last_row_in_values_and_gradients(impl, inner, mini_bat
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
 def test_steps_give_what_the_sequence_gives(inner, mini_batch_size, backbone):
-    layer, x = shaken(make_layer(mini_batch_size, inner=inner, backbone=backbone)), inputs(1, 9)[0]
-    run, step = jax.jit(layer.sequence), jax.jit(layer.step)
+    layer = shaken(make_layer(mini_batch_size, inner=inner, backbone=backbone))
+    x = inputs(1, 9)[0]
+    run = jax.jit(layer.sequence)
+    step = jax.jit(layer.step)
     expected, last = run(x, 9)
     for state, cut in [(layer.initial_state(), 0), (run(x, 2)[1], 2), (run(x, 5)[1], 5)]:
         for t in range(cut, 9):
@@ -109,7 +143,8 @@ def test_steps_give_what_the_sequence_gives(inner, mini_batch_size, backbone):
 @pytest.mark.parametrize("impl, inner", WAYS)
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
 def test_a_prefix_and_its_continuation_give_the_whole(impl, inner, mini_batch_size, backbone):
-    layer, x = shaken(make_layer(mini_batch_size, impl, inner, backbone)), inputs(1, 11)[0]
+    layer = shaken(make_layer(mini_batch_size, impl, inner, backbone))
+    x = inputs(1, 11)[0]
     run = jax.jit(layer.sequence, static_argnames="last_only")
     expected, last = run(x, 11)
     for cut in (0, 1, 2, 4, 6, 10, 11):
@@ -125,7 +160,9 @@ def test_a_prefix_and_its_continuation_give_the_whole(impl, inner, mini_batch_si
 @pytest.mark.parametrize("impl, inner", WAYS)
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
 def test_mamba_is_causal(impl, inner, mini_batch_size):
-    layer, x, lengths = shaken(make_layer(mini_batch_size, impl, inner, "mamba")), inputs(1, 7), jnp.array([7])
+    layer = shaken(make_layer(mini_batch_size, impl, inner, "mamba"))
+    x = inputs(1, 7)
+    lengths = jnp.array([7])
     run = nnx.jit(lambda layer, x: layer(x, lengths)[0])
     expected = run(layer, x)
     for changed in range(7):
@@ -136,12 +173,16 @@ def test_mamba_is_causal(impl, inner, mini_batch_size):
 
 @pytest.mark.parametrize("inner, impls", [("linear", IMPLS), ("mlp", IMPLS[:2])])
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
-def test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation(inner, impls, mini_batch_size):
+def test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation(
+    inner, impls, mini_batch_size
+):
     lengths = jnp.array([6, 5, 1])
     valid = (jnp.arange(6) < lengths[:, None])[..., None]
 
     def gradients(impl, *fillers):
-        graphdef, params = nnx.split(shaken(make_layer(mini_batch_size, impl, inner, "mamba")), nnx.Param)
+        graphdef, params = nnx.split(
+            shaken(make_layer(mini_batch_size, impl, inner, "mamba")), nnx.Param
+        )
 
         @jax.jit
         @partial(jax.grad, argnums=(0, 1))
@@ -160,8 +201,11 @@ def test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation(inne
 
 def mamba_by_hand(layer, x_LxD):
     """The mamba backbone in numpy, features in their own order, around the core's definition: outputs [L, D]."""
-    H, (L, D), b = layer.config.num_heads, x_LxD.shape, layer.config.mini_batch_size
-    x, F = np.asarray(x_LxD), D // H
+    H = layer.config.num_heads
+    (L, D) = x_LxD.shape
+    b = layer.config.mini_batch_size
+    x = np.asarray(x_LxD)
+    F = D // H
 
     def parameter(name):
         return np.asarray(getattr(layer, name)[...])
@@ -169,13 +213,21 @@ def mamba_by_hand(layer, x_LxD):
     def convolved(rows, kernel, bias):
         past = range(len(kernel))  # the last of the kernel is for the token itself
         return np.array(
-            [[bias[d] + sum(kernel[-1 - j, d] * rows[t - j, d] for j in past if j <= t) for d in range(D)] for t in range(L)]
+            [
+                [
+                    bias[d] + sum(kernel[-1 - j, d] * rows[t - j, d] for j in past if j <= t)
+                    for d in range(D)
+                ]
+                for t in range(L)
+            ]
         )
 
     def turned(rows):
         """Every pair of neighbouring features of a head as a complex number, turned by the token's slot."""
         pairs = rows.reshape(L, H, F // 2, 2) @ np.array([1, 1j])
-        angle = (np.arange(L) % b)[:, None, None] * layer.config.rope_theta ** (-np.arange(0, F, 2) / F)
+        angle = (np.arange(L) % b)[:, None, None] * layer.config.rope_theta ** (
+            -np.arange(0, F, 2) / F
+        )
         pairs = pairs * np.exp(1j * angle)
         return np.stack([pairs.real, pairs.imag], -1).reshape(L, D)
 
@@ -191,42 +243,62 @@ def mamba_by_hand(layer, x_LxD):
         rate = layer.config.inner_learning_rate / F / (1 + np.exp(-gate))
         norm = Norm(parameter("inner_norm_scale")[h], parameter("inner_norm_bias")[h])
         weights = jax.tree.map(lambda p, h=h: p[...][h], layer.fast_weights, is_leaf=is_param)
-        tokens = Tokens(*map(jnp.asarray, (q[:, own], k[:, own], v[:, own], rate, np.ones(L, bool))))
+        tokens = Tokens(
+            *map(jnp.asarray, (q[:, own], k[:, own], v[:, own], rate, np.ones(L, bool)))
+        )
         outputs.append(
-            ttt_scan(INNER_LEARNERS[layer.config.inner], norm, slot_scale_b, initial_state(weights), tokens, True)[0]
+            ttt_scan(
+                INNER_LEARNERS[layer.config.inner],
+                norm,
+                slot_scale_b,
+                initial_state(weights),
+                tokens,
+                True,
+            )[0]
         )
     z = np.concatenate(outputs, 1)
     z = (z - z.mean(1, keepdims=True)) / np.sqrt(z.var(1, keepdims=True) + 1e-6)
     z = z * parameter("post_norm_scale") + parameter("post_norm_bias")
     u = x @ parameter("theta_g")
-    return (z * 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))) @ parameter("theta_o")
+    return (z * 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))) @ parameter(
+        "theta_o"
+    )
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
 def test_convolutions_and_gate_by_hand(inner, mini_batch_size):
     with jax.enable_x64(True):
-        layer, x = shaken(make_layer(mini_batch_size, inner=inner, backbone="mamba")), inputs(1, 10)[0]
+        layer = shaken(make_layer(mini_batch_size, inner=inner, backbone="mamba"))
+        x = inputs(1, 10)[0]
         assert_close(layer.sequence(x, 10)[0], mamba_by_hand(layer, x), 1e-9, 1e-11)
 
 
 def test_convolutions_begin_lecun_normal_whatever_the_ranges():
     config = TttConfig(dim=256, num_heads=2, mini_batch_size=4, backbone="mamba")
     layer = TttLayer(config, nnx.Rngs(0), Ranges(0.0, 0.0))
-    for kernel, bias in [(layer.conv_q_kernel, layer.conv_q_bias), (layer.conv_k_kernel, layer.conv_k_bias)]:
+    for kernel, bias in [
+        (layer.conv_q_kernel, layer.conv_q_bias),
+        (layer.conv_k_kernel, layer.conv_k_bias),
+    ]:
         np.testing.assert_allclose(jnp.std(kernel[...]), 0.5, rtol=0.1)  # four inputs to an output
         assert not bias[...].any()
     assert (layer.conv_q_kernel[...] != layer.conv_k_kernel[...]).any()
 
 
 def test_a_seed_draws_the_transformer_backbone_as_before_there_was_another():
-    layer, rngs = make_layer(4), nnx.Rngs(0)
+    layer = make_layer(4)
+    rngs = nnx.Rngs(0)
     for name in ("theta_q", "theta_k", "theta_v", "theta_o"):
-        np.testing.assert_array_equal(getattr(layer, name)[...], 0.5 * jax.random.normal(rngs.params(), (8, 8)))
+        np.testing.assert_array_equal(
+            getattr(layer, name)[...], 0.5 * jax.random.normal(rngs.params(), (8, 8))
+        )
     keys = jax.random.split(rngs.params(), 2)
     expected = jax.vmap(lambda key: INNER_LEARNERS["linear"].init(key, 4, 0.3)[0][0])(keys)
     np.testing.assert_array_equal(layer.fast_weights[0][0][...], expected)
-    np.testing.assert_array_equal(layer.lr_gate_kernel[...], 0.5 * jax.random.normal(rngs.params(), (2, 8, 1)))
+    np.testing.assert_array_equal(
+        layer.lr_gate_kernel[...], 0.5 * jax.random.normal(rngs.params(), (2, 8, 1))
+    )
     constants = {
         "inner_norm_scale",
         "inner_norm_bias",
@@ -244,9 +316,13 @@ def test_steps_lower_for_every_platform_and_loop_on_the_device(backbone):
     layer = make_layer(4, backbone=backbone)
 
     def stepped(x_LxD):
-        return jax.lax.scan(lambda state, x: layer.step(x, state)[::-1], layer.initial_state(), x_LxD)[1]
+        return jax.lax.scan(
+            lambda state, x: layer.step(x, state)[::-1], layer.initial_state(), x_LxD
+        )[1]
 
-    exported = jax.export.export(jax.jit(stepped), platforms=("cpu", "cuda", "tpu"))(jnp.ones((6, 8)))
+    exported = jax.export.export(jax.jit(stepped), platforms=("cpu", "cuda", "tpu"))(
+        jnp.ones((6, 8))
+    )
     assert "callback" not in exported.mlir_module()
 
 
@@ -262,8 +338,17 @@ def test_rotary_scores_depend_on_distance_alone():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_parameter_count_in_closed_form(backbone):
-    D, H, F, b = 8, 2, 4, 10
-    count = sum(p.size for p in jax.tree.leaves(nnx.state(make_layer(b, backbone=backbone), nnx.Param)))
-    projections, fast, inner_norm, gate, post_norm = 4 * D * D, H * (F * F + F), 2 * H * F, H * (D + 1), 2 * D
+    D = 8
+    H = 2
+    F = 4
+    b = 10
+    count = sum(
+        p.size for p in jax.tree.leaves(nnx.state(make_layer(b, backbone=backbone), nnx.Param))
+    )
+    projections = 4 * D * D
+    fast = H * (F * F + F)
+    inner_norm = 2 * H * F
+    gate = H * (D + 1)
+    post_norm = 2 * D
     convolutions = 2 * (4 * D + D) if backbone == "mamba" else 0
     assert count == projections + convolutions + fast + inner_norm + gate + b + post_norm

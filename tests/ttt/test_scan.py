@@ -35,17 +35,29 @@ def problem(length, mini_batch_size, inner="linear", valid=None, seed=0):
     weights = jax.tree.map(lambda w: w + 0.1 * draw(*w.shape), learner.init(next(keys), F, 0.3))
     is_valid = jnp.arange(length) < valid
     rate = jnp.where(is_valid, 0.5 * jax.nn.sigmoid(draw(length)), 0)
-    return learner, norm, slot_scale_b, weights, Tokens(draw(length, F), draw(length, F), draw(length, F), rate, is_valid)
+    return (
+        learner,
+        norm,
+        slot_scale_b,
+        weights,
+        Tokens(draw(length, F), draw(length, F), draw(length, F), rate, is_valid),
+    )
 
 
 def by_hand(learner, norm, slot_scale_b, weights, tokens):
     """Mini-batch gradient descent as the docstring says it, in Python loops: outputs and the weights after each token."""
-    outputs, start, seen, gradients = [], weights, weights, []
+    outputs = []
+    start = weights
+    seen = weights
+    gradients = []
     for t in range(len(tokens.key)):
         slot = t % len(slot_scale_b)
         if slot == 0 and t:
-            start, gradients = seen, []
-        gradient = jax.grad(lambda w, t=t: inner_loss(learner, w, norm, tokens.key[t], tokens.value[t]))(start)
+            start = seen
+            gradients = []
+        gradient = jax.grad(
+            lambda w, t=t: inner_loss(learner, w, norm, tokens.key[t], tokens.value[t])
+        )(start)
         gradients.append(jax.tree.map(lambda g, t=t: tokens.rate[t] * g, gradient))
         total = jax.tree.map(lambda *g: sum(g), *gradients)
         seen = jax.tree.map(lambda w, g, s=slot: w - slot_scale_b[s] * g, start, total)
@@ -61,7 +73,8 @@ def both_cores(inner):
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
 @pytest.mark.parametrize("mini_batch_size", [1, 3, 7, 20])
 def test_is_mini_batch_gradient_descent_written_out_by_hand(inner, mini_batch_size):
-    # 1 is online gradient descent, 7 batch gradient descent over the 7 tokens, 3 leaves a partial mini-batch
+    # 1 is online gradient descent, 7 batch gradient descent over the 7 tokens, 3 leaves a partial
+    # mini-batch
     learner, norm, scale, weights, tokens = problem(7, mini_batch_size, inner)
     expected, _ = by_hand(learner, norm, scale, weights, tokens)
     for name, core in both_cores(inner).items():
@@ -74,7 +87,9 @@ def test_any_inner_learner_is_taken():
     def apply(weights, x):
         return weights["a"] * jnp.tanh(weights["b"] * x)
 
-    learner = InnerLearner(lambda key, width, std: {"a": jnp.ones(width), "b": jnp.ones(width)}, apply)
+    learner = InnerLearner(
+        lambda key, width, std: {"a": jnp.ones(width), "b": jnp.ones(width)}, apply
+    )
     _, norm, scale, _, tokens = problem(6, 2)
     weights = learner.init(None, F, 0.0)
     # When it is scanned, then it is gradient descent on these weights
@@ -92,26 +107,41 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(0, 9), st.i
 @given(shapes)
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape):
     length, mini_batch_size, valid, seed = shape
-    _, norm, scale, weights, tokens = problem(length, mini_batch_size, inner, min(valid, length), seed)
+    _, norm, scale, weights, tokens = problem(
+        length, mini_batch_size, inner, min(valid, length), seed
+    )
     valid_L = tokens.valid
-    cotangent = jax.random.normal(jax.random.key(seed + 1), (length, F), jnp.float64) * valid_L[:, None]
+    cotangent = (
+        jax.random.normal(jax.random.key(seed + 1), (length, F), jnp.float64) * valid_L[:, None]
+    )
 
     def objective(core, aligned):
         def run(norm, scale, weights, floats):
             start = initial_state(weights)
-            if not aligned:  # a state in the middle of a mini-batch, that depends on what is differentiated
-                _, start = core(norm, scale, start, Tokens(None, *floats[1:], jnp.arange(length) < length // 2), True)
+            if (
+                not aligned
+            ):  # a state in the middle of a mini-batch, that depends on what is differentiated
+                _, start = core(
+                    norm,
+                    scale,
+                    start,
+                    Tokens(None, *floats[1:], jnp.arange(length) < length // 2),
+                    True,
+                )
             outputs, state = core(norm, scale, start, Tokens(*floats, valid_L), aligned)
             after = sum(jnp.sin(x).sum() for x in jax.tree.leaves((state.weights, state.gradients)))
             return (outputs * cotangent).sum() + after, (outputs * valid_L[:, None], state)
 
         return jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True))
 
-    cores, floats = both_cores(inner), tokens[:4]
+    cores = both_cores(inner)
+    floats = tokens[:4]
     for aligned in (True, False):
         args = norm, scale, weights, floats
         expected, got = (objective(cores[name], aligned)(*args) for name in ("scan", "dual"))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11), got, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11), got, expected
+        )
 
 
 @pytest.mark.parametrize("name", ["scan", "dual"])
@@ -121,13 +151,17 @@ def test_an_output_depends_on_no_later_token(name, mini_batch_size):
     core = both_cores("linear")[name]
 
     def outputs(floats):
-        return core(norm, scale, initial_state(weights), Tokens(*floats, tokens.valid), True)[0].sum(-1)
+        return core(norm, scale, initial_state(weights), Tokens(*floats, tokens.valid), True)[
+            0
+        ].sum(-1)
 
     for jacobian in jax.jacrev(outputs)(tokens[:4]):  # [7, 7, ...]: d output_i / d token_j
         influence = np.abs(np.asarray(jacobian)).reshape(7, 7, -1).sum(-1)
         assert not np.triu(influence, 1).any()
     keys_influence = np.abs(np.asarray(jax.jacrev(outputs)(tokens[:4])[1])).sum(-1)
-    assert (np.tril(keys_influence) > 0).sum() == 28, "each output depends on every key up to its own"
+    assert (np.tril(keys_influence) > 0).sum() == 28, (
+        "each output depends on every key up to its own"
+    )
 
 
 @pytest.mark.parametrize("name", ["scan", "dual"])
@@ -139,7 +173,9 @@ def test_pieces_give_what_the_whole_gives(name, inner, mini_batch_size, pieces):
     _, norm, scale, weights, tokens = problem(length, mini_batch_size, inner)
     core = both_cores(inner)[name]
     expected, last = core(norm, scale, initial_state(weights), tokens, True)
-    state, outputs, at = initial_state(weights), [], 0
+    state = initial_state(weights)
+    outputs = []
+    at = 0
     for size in pieces:
         piece = jax.tree.map(lambda x, at=at, size=size: x[at : at + size], tokens)
         out, state = core(norm, scale, state, piece)

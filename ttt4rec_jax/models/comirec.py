@@ -1,10 +1,14 @@
 """ComiRec: several interests of a user, each a vector; the best of them scores a candidate.
 
-Cen, Zhang, Zou, Zhou, Yang, Tang 2020, "Controllable Multi-Interest Framework for Recommendation" (arXiv:2005.09347):
-section 3.2, interests by dynamic routing (DR) or self-attention (SA); section 3.3, training with the interest nearest the
-target (eq. 8; models.nearest_interest); section 3.4, aggregation that trades accuracy for diversity. What differs: the
-embeddings that interests are made of go through an RMSNorm, as does each interest where scores are not cosines; positions
-counted from the last click; this project's losses instead of sampled softmax alone.
+Cen, Zhang, Zou, Zhou, Yang, Tang 2020, "Controllable Multi-Interest Framework for Recommendation"
+(arXiv:2005.09347): section 3.2, interests by dynamic routing (DR) or self-attention (SA); section
+3.3, training with the interest nearest the target (eq. 8; models.nearest_interest); section 3.4,
+aggregation that trades accuracy for diversity. What differs: the embeddings that interests are made
+of go through an RMSNorm, as does each interest where scores are not cosines; positions counted from
+the last click;
+this project's
+losses instead of sampled softmax
+alone.
 """
 
 import jax
@@ -13,9 +17,11 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import EMBEDDING_RANGE, RMSNorm, Separable, dropout, normal
+from ttt4rec_jax.models.layers import EMBEDDING_RANGE, RMSNorm, Separable, dropout, normal
 
-ATTENTION_WIDTH = 4  # hidden width of self-attention, in widths of an embedding, as in the authors' code
+ATTENTION_WIDTH = (
+    4  # hidden width of self-attention, in widths of an embedding, as in the authors' code
+)
 
 
 class ComiRec(Separable):
@@ -23,7 +29,9 @@ class ComiRec(Separable):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
-        self.norm_in, self.norm_out, self.dropout = RMSNorm(config.dim), RMSNorm(config.dim), config.dropout
+        self.norm_in = RMSNorm(config.dim)
+        self.norm_out = RMSNorm(config.dim)
+        self.dropout = config.dropout
 
     def encode(self, history_BxL, length_B, every: bool = False, key=None):
         """The K interests of each history [B, K, D]."""
@@ -39,9 +47,11 @@ class ComiRecSa(ComiRec):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
-        D, hidden = config.dim, ATTENTION_WIDTH * config.dim
+        D = config.dim
+        hidden = ATTENTION_WIDTH * config.dim
         self.positions = normal(rngs, (config.max_len, D), EMBEDDING_RANGE)
-        self.w1, self.w2 = normal(rngs, (D, hidden), D**-0.5), normal(rngs, (hidden, config.num_interests), hidden**-0.5)
+        self.w1 = normal(rngs, (D, hidden), D**-0.5)
+        self.w2 = normal(rngs, (hidden, config.num_interests), hidden**-0.5)
 
     def interests(self, x_BxLxD, valid_BxL, length_B):
         """[B, K, D]. Positions count from the last click, so that they mean the same in histories of any length."""
@@ -56,29 +66,39 @@ class ComiRecSa(ComiRec):
 class ComiRecDr(ComiRec):
     """ComiRec-DR: interests are capsules that clicks are routed to (algorithm 1), with one bilinear map S for all pairs.
 
-    Routing logits begin at random numbers, N(0, 1), drawn once for each position and interest and not learnt (as in MIND, Li
-    et al. 2019, arXiv:1904.08030): from zeros, all interests would stay the same.
+    Routing logits begin at random numbers, N(0, 1), drawn once for each position and interest and
+    not learnt (as in MIND, Li et al. 2019, arXiv:1904.08030): from zeros, all interests would stay
+    the same.
     """
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
         self.bilinear = normal(rngs, (config.dim, config.dim), config.dim**-0.5)
-        self.iterations, self.num_interests = config.routing_iterations, config.num_interests
+        self.iterations = config.routing_iterations
+        self.num_interests = config.num_interests
 
     def interests(self, x_BxLxD, valid_BxL, length_B):
         """[B, K, D]: softmax of each click's logits over interests, squashed sums, logits raised by agreement."""
         votes_BxLxD = x_BxLxD @ self.bilinear[...]
-        still_BxLxD = jax.lax.stop_gradient(votes_BxLxD)  # as in the authors' code, only the last sums are learnt through
+        still_BxLxD = jax.lax.stop_gradient(
+            votes_BxLxD
+        )  # as in the authors' code, only the last sums are learnt through
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(x_BxLxD.shape[1]), 0)
         # drawn from the last click backwards, so that histories of any length begin alike
-        first_LxK = np.random.default_rng(0).standard_normal((x_BxLxD.shape[1], self.num_interests), np.float32)
+        first_LxK = np.random.default_rng(0).standard_normal(
+            (x_BxLxD.shape[1], self.num_interests), np.float32
+        )
         logits_BxLxK = jnp.asarray(first_LxK)[back_BxL]
         for iteration in range(self.iterations):
             is_last = iteration == self.iterations - 1
             weight_BxLxK = jnp.where(valid_BxL[..., None], jax.nn.softmax(logits_BxLxK, -1), 0)
-            capsules_BxKxD = squash(jnp.einsum("BLK,BLD->BKD", weight_BxLxK, votes_BxLxD if is_last else still_BxLxD))
+            capsules_BxKxD = squash(
+                jnp.einsum("BLK,BLD->BKD", weight_BxLxK, votes_BxLxD if is_last else still_BxLxD)
+            )
             if not is_last:
-                logits_BxLxK = logits_BxLxK + jnp.einsum("BLD,BKD->BLK", still_BxLxD, capsules_BxKxD)
+                logits_BxLxK = logits_BxLxK + jnp.einsum(
+                    "BLD,BKD->BLK", still_BxLxD, capsules_BxKxD
+                )
         return capsules_BxKxD
 
 
@@ -91,7 +111,8 @@ def squash(x):
 def diverse_top_k(scores_V, categories_V, k: int, diversity: float):
     """The k items that greedily maximise the sum of scores + diversity * pairs of unlike category (section 3.4, algorithm 2).
 
-    Args: scores_V of all candidates; categories_V integers; diversity: lambda, 0 for the k best scores.
+    Args: scores_V of all candidates; categories_V integers; diversity: lambda, 0 for the k best
+    scores.
     Returns: item indices [k], in the order they were chosen.
     """
     scores_V = jnp.asarray(scores_V, jnp.float32)
@@ -99,6 +120,9 @@ def diverse_top_k(scores_V, categories_V, k: int, diversity: float):
     def choose(carry, _):
         gain_V, unlike_V = carry
         item = jnp.argmax(gain_V + diversity * unlike_V)
-        return (gain_V.at[item].set(-jnp.inf), unlike_V + (categories_V != categories_V[item])), item
+        return (
+            gain_V.at[item].set(-jnp.inf),
+            unlike_V + (categories_V != categories_V[item]),
+        ), item
 
     return jax.lax.scan(choose, (scores_V, jnp.zeros_like(scores_V)), length=k)[1]

@@ -1,9 +1,13 @@
 """DIN: the history is pooled anew for each candidate, by how much each click has to do with it.
 
-Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction" (arXiv:1706.06978), section 4.3: activation unit
-over [click, candidate, difference, product], weights not normalised, sum pooling; then a network over [pooled, candidate,
-product of both] gives the score. PReLU (eq. 5's predecessor) instead of Dice, so that a score depends on no other example of
-the batch. The unit's first map is split: only the products' part is computed for each pair of click and candidate.
+Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction" (arXiv:1706.06978),
+section 4.3: activation unit over [click, candidate, difference, product], weights not normalised,
+sum pooling; then a network over [pooled, candidate, product of both] gives the score. PReLU (eq.
+5's predecessor) instead of Dice, so that a score depends on no other example of the batch. The
+unit's first map is split: only
+the products' part is
+computed for each pair of click
+and candidate.
 """
 
 import jax
@@ -11,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import dropout, normal
+from ttt4rec_jax.models.layers import dropout, normal
 
 UNIT_WIDTH = 36  # of the activation unit's hidden layer, as in the paper's figure 2
 SCORE_WIDTHS = (80, 40)  # of the network after the pooling, as in the authors' code for Amazon
@@ -31,7 +35,8 @@ class Affine(nnx.Module):
     """x W + b; Lecun-normal weights, no bias at first."""
 
     def __init__(self, width_in: int, width_out: int, rngs: nnx.Rngs):
-        self.w, self.b = normal(rngs, (width_in, width_out), width_in**-0.5), nnx.Param(jnp.zeros(width_out))
+        self.w = normal(rngs, (width_in, width_out), width_in**-0.5)
+        self.b = nnx.Param(jnp.zeros(width_out))
 
     def __call__(self, x):
         return x @ self.w[...] + self.b[...]
@@ -41,16 +46,19 @@ class Din(nnx.Module):
     """Interface in models/__init__.py: a score that does not separate into user and item vectors."""
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
-        D, (first, second) = config.dim, SCORE_WIDTHS
-        # wider than where a norm follows: products of small embeddings would hide from the unit for epochs
+        D = config.dim
+        (first, second) = SCORE_WIDTHS
+        # wider than where a norm follows: products of small embeddings would hide from the unit for
+        # epochs
         self.embedding = normal(rngs, (num_items + 1, D), D**-0.5)
-        self.unit_1, self.unit_act, self.unit_2 = (
-            Affine(4 * D, UNIT_WIDTH, rngs),
-            PRelu(UNIT_WIDTH),
-            Affine(UNIT_WIDTH, 1, rngs),
-        )
-        self.out_1, self.out_2, self.out_3 = Affine(3 * D, first, rngs), Affine(first, second, rngs), Affine(second, 1, rngs)
-        self.out_act_1, self.out_act_2 = PRelu(first), PRelu(second)
+        self.unit_1 = Affine(4 * D, UNIT_WIDTH, rngs)
+        self.unit_act = PRelu(UNIT_WIDTH)
+        self.unit_2 = Affine(UNIT_WIDTH, 1, rngs)
+        self.out_1 = Affine(3 * D, first, rngs)
+        self.out_2 = Affine(first, second, rngs)
+        self.out_3 = Affine(second, 1, rngs)
+        self.out_act_1 = PRelu(first)
+        self.out_act_2 = PRelu(second)
         self.dropout = config.dropout
 
     def score(self, history_BxL, length_B, candidates, key=None):
@@ -60,7 +68,8 @@ class Din(nnx.Module):
         click_BxLxD = dropout(self.embedding[...][history_BxL], self.dropout, keys[0])
         valid_BxL = jnp.arange(L) < length_B[:, None]
         candidate_BxCxD = jnp.broadcast_to(
-            dropout(self.embedding[...][candidates], self.dropout, keys[1]), (B, candidates.shape[-1], click_BxLxD.shape[-1])
+            dropout(self.embedding[...][candidates], self.dropout, keys[1]),
+            (B, candidates.shape[-1], click_BxLxD.shape[-1]),
         )
         return jax.vmap(self.score_one)(click_BxLxD, valid_BxL, candidate_BxCxD)
 

@@ -1,8 +1,11 @@
 """GRU4Rec: gated recurrent units over the history, their state at the last click dotted with the candidate's embedding.
 
-Hidasi, Karatzoglou, Baltrunas, Tikk 2016, "Session-based Recommendations with Recurrent Neural Networks" (arXiv:1511.06939),
-section 3.1. A variant: item embeddings instead of one-hot inputs, an affine map and an RMSNorm after the last layer, users'
-whole histories instead of session-parallel mini-batches, and this project's losses instead of BPR and TOP1.
+Hidasi, Karatzoglou, Baltrunas, Tikk 2016, "Session-based Recommendations with Recurrent Neural
+Networks" (arXiv:1511.06939), section 3.1. A variant: item embeddings instead of one-hot inputs, an
+affine map and an RMSNorm after the last layer, users' whole histories instead of session-parallel
+mini-batches, and this
+project's losses instead of BPR
+and TOP1.
 """
 
 import jax
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import RMSNorm, Separable, dropout, last_valid, normal
+from ttt4rec_jax.models.layers import RMSNorm, Separable, dropout, last_valid, normal
 
 UNROLL = 5  # steps of the recurrence between two turns of its loop
 
@@ -18,17 +21,20 @@ UNROLL = 5  # steps of the recurrence between two turns of its loop
 class Gru(nnx.Module):
     """Gated recurrent units (Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8), width D to D.
 
-    r = sigmoid(x W_r + h U_r + b_r), z = sigmoid(x W_z + h U_z + b_z), n = tanh(x W_n + b_n + r (h U_n + c_n)),
-    h' = z h + (1 - z) n. The reset gate acts behind the product with U_n, as in cuDNN.
+    r = sigmoid(x W_r + h U_r + b_r), z = sigmoid(x W_z + h U_z + b_z), n = tanh(x W_n + b_n + r (h
+    U_n + c_n)), h' = z h + (1 - z) n. The reset gate acts behind the product with U_n, as in cuDNN.
     """
 
     def __init__(self, dim: int, rngs: nnx.Rngs):
-        self.w, self.u = normal(rngs, (dim, 3 * dim), dim**-0.5), normal(rngs, (dim, 3 * dim), dim**-0.5)
-        self.b, self.c_n = nnx.Param(jnp.zeros(3 * dim)), nnx.Param(jnp.zeros(dim))
+        self.w = normal(rngs, (dim, 3 * dim), dim**-0.5)
+        self.u = normal(rngs, (dim, 3 * dim), dim**-0.5)
+        self.b = nnx.Param(jnp.zeros(3 * dim))
+        self.c_n = nnx.Param(jnp.zeros(dim))
 
     def __call__(self, x_BxLxD):
         """The state after each position [B, L, D], from zeros."""
-        u, c_n = self.u[...], self.c_n[...]
+        u = self.u[...]
+        c_n = self.c_n[...]
 
         def step(h_BxD, x_Bx3D):
             (x_r, x_z, x_n), (h_r, h_z, h_n) = (jnp.split(a, 3, -1) for a in (x_Bx3D, h_BxD @ u))
@@ -47,12 +53,18 @@ class Gru4Rec(Separable):
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
         self.layers = nnx.List([Gru(config.dim, rngs) for _ in range(config.num_blocks)])
-        self.w_out, self.b_out = normal(rngs, (config.dim, config.dim), config.dim**-0.5), nnx.Param(jnp.zeros(config.dim))
-        self.norm, self.dropout = RMSNorm(config.dim), config.dropout
+        self.w_out = normal(rngs, (config.dim, config.dim), config.dim**-0.5)
+        self.b_out = nnx.Param(jnp.zeros(config.dim))
+        self.norm = RMSNorm(config.dim)
+        self.dropout = config.dropout
 
     def encode(self, history_BxL, length_B, every: bool = False, key=None):
         """User vectors: [B, 1, D] at the last click, or [B, L, 1, D] at every one."""
-        keys = [None] * (len(self.layers) + 1) if key is None else jax.random.split(key, len(self.layers) + 1)
+        keys = (
+            [None] * (len(self.layers) + 1)
+            if key is None
+            else jax.random.split(key, len(self.layers) + 1)
+        )
         x = dropout(self.embedding[...][history_BxL], self.dropout, keys[-1])
         for layer, layer_key in zip(self.layers, keys, strict=False):
             x = dropout(layer(x), self.dropout, layer_key)

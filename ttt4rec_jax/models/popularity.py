@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.data import Dataset
+from ttt4rec_jax.data.dataset import Dataset
 
 
 class Popularity(nnx.Module):

@@ -1,15 +1,16 @@
 """SASRec: causal self-attention over the history, its output at the last click dotted with the candidate's embedding.
 
-Kang and McAuley 2018, "Self-Attentive Sequential Recommendation" (arXiv:1808.09781), section 3. What differs here: RMSNorm
-before attention's queries, keys and values alike, a GELU feed-forward network of width 4D, no biases in attention,
-positions counted from the first click of the window, and whichever of this project's losses is asked for (the paper's: bce
-with one negative, --targets=every).
+Kang and McAuley 2018, "Self-Attentive Sequential Recommendation" (arXiv:1808.09781), section 3.
+What differs here: RMSNorm before attention's queries, keys and values alike, a GELU feed-forward
+network of width 4D, no biases in attention, positions counted from the first click of the window,
+and whichever of this project's losses is asked for (the paper's: bce with one negative,
+--targets=every).
 """
 
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import Attention, Block, BlockRecommender
+from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender
 
 
 class SasRec(BlockRecommender):

@@ -1,15 +1,17 @@
 """TTT4Rec: a history through TTT layers, the state at its last click dotted with the candidate's tower.
 
-Zhan, Lv, Zhang, Li, "Preliminary Evaluation of the Test-Time Training Layers in Recommendation System", AAAI-25
-student abstract: item embeddings -> TTT-Linear -> RMSNorm -> F_s at the last click; F_t = MLP(candidate's embedding);
-score F_s . F_t. The pre-norm and the residual around the TTT layer, and the optional feed-forward network, are those of
-the TTT paper's backbone (Sun et al. 2024, arXiv:2407.04620, figure 13).
+Zhan, Lv, Zhang, Li, "Preliminary Evaluation of the Test-Time Training Layers in Recommendation
+System", AAAI-25
+student abstract: item embeddings -> TTT-Linear -> RMSNorm -> F_s at the last click; F_t =
+MLP(candidate's embedding); score F_s . F_t. The pre-norm and the residual around the TTT layer, and
+the optional feed-forward network, are those of the TTT paper's backbone (Sun et al. 2024,
+arXiv:2407.04620, figure 13).
 """
 
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.layers import Block, BlockRecommender
+from ttt4rec_jax.models.layers import Block, BlockRecommender
 from ttt4rec_jax.ttt.layer import LayerState, Ranges, TttConfig, TttLayer
 
 
@@ -46,11 +48,14 @@ class Ttt4Rec(BlockRecommender):
     def advance(self, click_L, length, state: tuple[LayerState, ...]):
         """Goes on from a state with clicks of one user, the first `length` (at least 1) valid.
 
-        Returns: (user vectors [1, D] at the last of them, as `encode` gives, state). What it costs does not depend on
-        how many clicks the state has seen.
+        Returns: (user vectors [1, D] at the last of them, as `encode` gives, state). What it costs
+        does not depend on how many clicks the state has seen.
         """
-        x, after = self.embedding[...][click_L], []
+        x = self.embedding[...][click_L]
+        after = []
         for depth, (block, before) in enumerate(zip(self.blocks, state, strict=True)):
-            x, block_state = block.advance(x, length, before, last_only=depth == len(self.blocks) - 1)
+            x, block_state = block.advance(
+                x, length, before, last_only=depth == len(self.blocks) - 1
+            )
             after.append(block_state)
         return self.user_vectors(self.norm(x)[0]), tuple(after)

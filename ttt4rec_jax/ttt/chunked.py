@@ -1,14 +1,17 @@
 """TTT-Linear without its fast weights: equal to scan.py in values and gradients, in a fraction of its time and memory.
 
-The gradient of token j's loss in the weights is the outer product of [k_j, 1] and g_j, the gradient at z_j = k_j W + b.
-So within a chunk of mini-batches W need not be formed: what the keys of a mini-batch read is
+The gradient of token j's loss in the weights is the outer product of [k_j, 1] and g_j, the gradient
+at z_j = k_j W + b. So within a chunk of mini-batches W need not be formed: what the keys of a
+mini-batch read is
 
-    z_i = k_i W + b - sum over j in the chunk's earlier mini-batches of last * rate_j * (k_i . k_j + 1) g_j
+    z_i = k_i W + b - sum over j in the chunk's earlier mini-batches of last * rate_j * (k_i . k_j +
+    1) g_j
 
-with W, b of the chunk's start and `last` the slot scale of a full mini-batch. Each g follows from its z: a block
-triangular system, solved forwards (`substitute`). Read-outs then are one masked product, as in the dual form.
-W is formed between chunks only. The Jacobian of g in z is the Hessian of the inner loss, symmetric, and so is the
-matrix k_i . k_j + 1: the backward pass is the same system solved backwards.
+with W, b of the chunk's start and `last` the slot scale of a full mini-batch. Each g follows from
+its z: a block triangular system, solved forwards (`substitute`). Read-outs then are one masked
+product, as in the dual form. W is formed between chunks only. The Jacobian of g in z is the Hessian
+of the inner loss, symmetric, and so is the matrix k_i . k_j + 1: the backward pass is the same
+system solved backwards.
 
 Dual form: Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A, for one mini-batch.
 """
@@ -19,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt4rec_jax.products import gram, mean, mix
 from ttt4rec_jax.ttt.dual import output_gradient
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, layer_norm
+from ttt4rec_jax.ttt.matmul import gram, mean, mix
 from ttt4rec_jax.ttt.scan import State, Tokens
 
 CHUNK = 50  # the products grow with it, the number of W's to form and to keep falls: flat from 25 to 50 at F = 32
@@ -44,7 +47,8 @@ def pick(length: int, mini_batch_size: int, inner: str) -> tuple[str, int]:
 def substitute(size: int, norm: Norm, key_LxF, base_LxF, target_LxF, step_L):
     """Gradients g of the keys' losses [L, F] over mini-batches of `size`.
 
-    g_i is taken at z_i = base_i - sum over j in earlier mini-batches of step_j * (k_i . k_j + 1) g_j.
+    g_i is taken at z_i = base_i - sum over j in earlier mini-batches of step_j * (k_i . k_j + 1)
+    g_j.
     """
     return forwards(size, norm, key_LxF, base_LxF, target_LxF, step_L)[0]
 
@@ -62,7 +66,8 @@ def put(whole, block, index, size: int):
 def forwards(size, norm, key_LxF, base_LxF, target_LxF, step_L):
     """(g [L, F], what `backwards` needs)."""
     if len(key_LxF) == size:
-        z_LxF, g_LxF = base_LxF, output_gradient(base_LxF, norm, target_LxF)
+        z_LxF = base_LxF
+        g_LxF = output_gradient(base_LxF, norm, target_LxF)
         return g_LxF, (norm, key_LxF, z_LxF, g_LxF, target_LxF, step_L)
     gram_LxL = key_LxF @ key_LxF.T + 1
 
@@ -76,7 +81,8 @@ def forwards(size, norm, key_LxF, base_LxF, target_LxF, step_L):
     rows = jax.tree.map(partial(blocks, size), (gram_LxL, base_LxF, target_LxF, step_L))
     count = len(key_LxF) // size
     _, (z, g) = jax.lax.scan(mini_batch, jnp.zeros_like(base_LxF), (jnp.arange(count), *rows))
-    z_LxF, g_LxF = z.reshape(base_LxF.shape), g.reshape(base_LxF.shape)
+    z_LxF = z.reshape(base_LxF.shape)
+    g_LxF = g.reshape(base_LxF.shape)
     return g_LxF, (norm, key_LxF, z_LxF, g_LxF, target_LxF, step_L)
 
 
@@ -105,7 +111,8 @@ def backwards(size, saved, d_g_LxF):
 
     if len(key_LxF) == size:
         d_z_LxF, through = hessian_product(d_g_LxF, *linear)
-        d_step_L, d_key_LxF = jnp.zeros_like(step_L), jnp.zeros_like(key_LxF)
+        d_step_L = jnp.zeros_like(step_L)
+        d_key_LxF = jnp.zeros_like(key_LxF)
     else:
         gram_LxL = key_LxF @ key_LxF.T + 1
 
@@ -136,10 +143,19 @@ substitute.defvjp(forwards, backwards)
 # --- the layer's core
 
 
-def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned: bool = False, chunk: int = CHUNK, last=None):
+def ttt_chunked(
+    norm: Norm,
+    slot_scale_b,
+    state: State,
+    tokens: Tokens,
+    aligned: bool = False,
+    chunk: int = CHUNK,
+    last=None,
+):
     """As `scan.ttt_scan`, for fast weights ((W, b),).
 
-    Args: chunk, how many tokens between two formations of W, rounded up to whole mini-batches. last, if given, is the
+    Args: chunk, how many tokens between two formations of W, rounded up to whole mini-batches.
+    last, if given, is the
         position of the only query, the last valid token: no other read-out is computed then.
     Returns: as `scan.ttt_scan`; what is read out at padded positions is arbitrary.
     """
@@ -155,16 +171,26 @@ def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned:
         """[L, ...] moved right, behind the slots already spent."""
         if aligned:
             return jnp.pad(x, [(0, count * chunk - length)] + [(0, 0)] * (x.ndim - 1))
-        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros((count * chunk, *x.shape[1:]), x.dtype), x, first, 0)
+        return jax.lax.dynamic_update_slice_in_dim(
+            jnp.zeros((count * chunk, *x.shape[1:]), x.dtype), x, first, 0
+        )
 
-    query, key, value, rate = jax.tree.map(place, tokens._replace(query=None if last is not None else tokens.query))[:4]
-    (weights,), (carried,) = state.weights, state.gradients
+    query, key, value, rate = jax.tree.map(
+        place, tokens._replace(query=None if last is not None else tokens.query)
+    )[:4]
+    (weights,) = state.weights
+    (carried,) = state.gradients
     last_scale = slot_scale_b[-1]
-    # `carried` counts as taken in for good, and is given back to the one mini-batch that has not been through it
+    # `carried` counts as taken in for good, and is given back to the one mini-batch that has not
+    # been through it
     start = weights if aligned else jax.tree.map(lambda w, g: w - last_scale * g, weights, carried)
 
     def give_back(z, x, scale_L):
-        return z if aligned else z.at[:b].add((last_scale - scale_L[:b, None]) * affine(carried, x[:b]))
+        return (
+            z
+            if aligned
+            else z.at[:b].add((last_scale - scale_L[:b, None]) * affine(carried, x[:b]))
+        )
 
     offset = None if aligned else give_back(jnp.zeros_like(key), key, jnp.zeros(b, key.dtype))
 
@@ -172,7 +198,10 @@ def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned:
         key, target, rate, offset = xs
         base = affine(weights, key) if aligned else affine(weights, key) + offset
         g = rate[:, None] * substitute(b, norm, key, base, target, last_scale * rate)
-        return jax.tree.map(lambda w, g: w - last_scale * g, weights, gradient(key, g)), (weights, g)
+        return jax.tree.map(lambda w, g: w - last_scale * g, weights, gradient(key, g)), (
+            weights,
+            g,
+        )
 
     def in_chunks(x):
         return x.reshape(count, chunk, *x.shape[1:])
@@ -186,7 +215,9 @@ def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned:
     g = g.reshape(key.shape)
 
     total = first + tokens.valid.sum(dtype=jnp.int32)
-    done = total // len(slot_scale_b) * len(slot_scale_b)  # slots before this one are in full mini-batches
+    done = (
+        total // len(slot_scale_b) * len(slot_scale_b)
+    )  # slots before this one are in full mini-batches
     after = end_state(state, start, last_scale, aligned, done, total, key, g, slot_L)
     if tokens.query is None:
         return None, after
@@ -202,14 +233,19 @@ def ttt_chunked(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned:
         return q + layer_norm(z, norm), after
 
     scale_c = jnp.tile(slot_scale_b[:b], chunk // b)[:, None]
-    causal_cxc, own_cxc = np.tri(chunk, dtype=bool), same_block(chunk, b)
+    causal_cxc = np.tri(chunk, dtype=bool)
+    own_cxc = same_block(chunk, b)
 
     def read(weights, query, key, g):
         gram_cxc = gram(query, key) + 1
         if b in (1, chunk):  # one factor for all that a token sees
             return affine(weights, query) - scale_c * mix(jnp.where(causal_cxc, gram_cxc, 0), g)
         earlier = mix(jnp.where(causal_cxc & ~own_cxc, gram_cxc, 0), g)
-        return affine(weights, query) - last_scale * earlier - scale_c * mix(jnp.where(causal_cxc & own_cxc, gram_cxc, 0), g)
+        return (
+            affine(weights, query)
+            - last_scale * earlier
+            - scale_c * mix(jnp.where(causal_cxc & own_cxc, gram_cxc, 0), g)
+        )
 
     z = jax.vmap(read)(starts, *map(in_chunks, (query, key, g))).reshape(key.shape)
     outputs = query + layer_norm(give_back(z, query, slot_scale_b), norm)
@@ -234,6 +270,10 @@ def end_state(state, start, last_scale, aligned, done, total, key, g, slot_L):
     weights = jax.tree.map(lambda w, g: w - last_scale * g, start, full)
     if not aligned:
         untouched = done == 0
-        weights = jax.tree.map(lambda w, old: jnp.where(untouched, old, w), weights, state.weights[0])
-        partial_ = jax.tree.map(lambda g, carried: g + jnp.where(untouched, carried, 0), partial_, state.gradients[0])
+        weights = jax.tree.map(
+            lambda w, old: jnp.where(untouched, old, w), weights, state.weights[0]
+        )
+        partial_ = jax.tree.map(
+            lambda g, carried: g + jnp.where(untouched, carried, 0), partial_, state.gradients[0]
+        )
     return State((weights,), (partial_,), (total - done).astype(state.filled.dtype))

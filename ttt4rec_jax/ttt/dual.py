@@ -1,18 +1,19 @@
 """The dual form of scan.py for stacks of affine maps: a mini-batch as a few matrix products, no weights per token.
 
-The gradient of an affine map x W + b at token j is the outer product of its input x_j and the gradient g_j at its
-output, so what token i reads through the updated map is
+The gradient of an affine map x W + b at token j is the outer product of its input x_j and the
+gradient g_j at its output, so what token i reads through the updated map is
 
     x_i W + b - slot_scale_i * sum over j <= i of rate_j * (x_i . x_j + 1) g_j
 
-(Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A). Equal to ttt_scan in values and gradients.
+(Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A). Equal to ttt_scan in values and
+gradients.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ttt4rec_jax.products import mean
 from ttt4rec_jax.ttt.inner import Norm, gelu, layer_norm
+from ttt4rec_jax.ttt.matmul import mean
 from ttt4rec_jax.ttt.scan import State, Tokens, advance, over_mini_batches
 
 
@@ -27,7 +28,9 @@ def output_gradient(z, norm: Norm, target, eps: float = 1e-6):
 
 def key_pass(weights, norm: Norm, tokens: Tokens):
     """Inputs x and rate-weighted output gradients g of every map for a mini-batch's keys: a list of ([b, in], [b, out])."""
-    inputs, slopes, x = [], [], tokens.key
+    inputs = []
+    slopes = []
+    x = tokens.key
     for depth, (w, b) in enumerate(weights):
         if depth:
             x, slope = jax.vjp(gelu, x)
@@ -51,7 +54,8 @@ def ttt_dual(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned: bo
         if tokens.query is None:
             return after, None
         size = len(tokens.key)
-        scale_bx1, causal_bxb = slot_scale_b[:size, None], jnp.tri(size, dtype=tokens.query.dtype)
+        scale_bx1 = slot_scale_b[:size, None]
+        causal_bxb = jnp.tri(size, dtype=tokens.query.dtype)
         z = tokens.query
         for depth, ((w, b), (carried_w, carried_b), (x, g)) in enumerate(
             zip(state.weights, state.gradients, maps, strict=True)

@@ -1,7 +1,7 @@
 """The inner learners f(x; W), whose weights are the hidden state, and the loss that trains them at every token.
 
-To add one: `InnerLearner(init, apply)` with any pytree of weights, and an entry in INNER_LEARNERS; scan.py and
-stream.py then take it as it is. Stacks of affine maps have the faster dual form too.
+To add one: `InnerLearner(init, apply)` with any pytree of weights, and an entry in INNER_LEARNERS;
+scan.py and stream.py then take it as it is. Stacks of affine maps have the faster dual form too.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,10 @@ class Norm(NamedTuple):
 def layer_norm(x, norm: Norm, eps: float = 1e-6):
     """Layer norm over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps) * norm.scale + norm.bias
+    return (
+        centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps) * norm.scale
+        + norm.bias
+    )
 
 
 def gelu(x):
@@ -42,8 +45,8 @@ def gelu(x):
 def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
     """Affine maps with GELU in between; `expansion` gives the hidden widths in multiples of F.
 
-    Weights: a tuple of (W [in, out], b [out]). Sun et al. 2024 (arXiv:2407.04620), section 2.7: none is TTT-Linear,
-    one of 4 is TTT-MLP.
+    Weights: a tuple of (W [in, out], b [out]). Sun et al. 2024 (arXiv:2407.04620), section 2.7:
+    none is TTT-Linear, one of 4 is TTT-MLP.
     """
 
     def init(key, width, std):
@@ -65,7 +68,9 @@ INNER_LEARNERS = {"linear": affine_stack(()), "mlp": affine_stack((4,))}
 
 def inner_loss(learner: InnerLearner, weights: FastWeights, norm: Norm, key_F, value_F):
     """The self-supervised loss of one token, 1/2 || LN(f(k; W)) - (v - k) ||^2: reconstruct the value from the key."""
-    return 0.5 * jnp.square(layer_norm(learner.apply(weights, key_F), norm) - (value_F - key_F)).sum()
+    return (
+        0.5 * jnp.square(layer_norm(learner.apply(weights, key_F), norm) - (value_F - key_F)).sum()
+    )
 
 
 def read_out(learner: InnerLearner, weights: FastWeights, norm: Norm, query_F):

@@ -7,7 +7,9 @@ from ttt4rec_jax.ttt.inner import InnerLearner, Norm, inner_loss, read_out
 from ttt4rec_jax.ttt.scan import State, advance, seen_weights
 
 
-def ttt_step(learner: InnerLearner, norm: Norm, slot_scale_b, state: State, query_F, key_F, value_F, rate):
+def ttt_step(
+    learner: InnerLearner, norm: Norm, slot_scale_b, state: State, query_F, key_F, value_F, rate
+):
     """One valid token: (state, token) -> (state, output [F])."""
 
     def loss(weights):

@@ -1,0 +1,214 @@
+"""A sweep's flags, plan and picture."""
+
+import math
+
+import pytest
+
+from data_prep.settings import UserError
+from ttt4rec_jax.cli import flags, sweep
+from ttt4rec_jax.runs.folder import RunFolder
+
+
+def combinations(*argv):
+    lists, _ = flags.parse(["main.py", *argv], "purpose")
+    return lists, flags.settings(lists)[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "values"),
+    [
+        ("initializer_range", "0.001:0.1:3:log", [0.001, 0.01, 0.1]),
+        ("dropout", "0:0.4:5", [0.0, 0.1, 0.2, 0.3, 0.4]),
+        ("dropout", "0.1:0.3:3,0.5", [0.1, 0.2, 0.3, 0.5]),
+        ("learning_rate", "0.01:0.001:2", [0.01, 0.001]),
+        ("mini_batch_size", "1:16:5:log", [1, 2, 4, 8, 16]),
+        ("seed", "0:9:4", [0, 3, 6, 9]),
+        ("model", "sasrec,ttt4rec", ["sasrec", "ttt4rec"]),
+        ("loss", "bce,softmax", ["bce", "softmax"]),
+    ],
+)
+def test_a_flag_takes_several_values(flag, text, values):
+    lists, configs = combinations(f"--{flag}={text}")
+    assert lists[flag] == values and all(type(v) is type(values[0]) for v in lists[flag])
+    assert list(configs) == [f"{flag}={value}" for value in values]
+
+
+def test_every_combination_is_there_and_those_of_one_shape_share_a_program():
+    _, configs = combinations(
+        "--initializer_range=0.001:1:4:log", "--mini_batch_size=1,10", "--seed=0,1"
+    )
+    assert len(configs) == 16
+    groups = sweep.groups(configs)
+    assert [len(group) for group in groups] == [8, 8]
+    assert [{c.model.mini_batch_size for c in g.values()} for g in groups] == [{1}, {10}]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--dropout=0:1", "--dropout: '0:1' is not a range; expected lo:hi:n or lo:hi:n:log"),
+        ("--dropout=0:1:3:lin", "is not a range"),
+        ("--learning_rate=0:1:3:log", "limits above 0"),
+        ("--learning_rate=0.1:1:1", "n of 2 to 1000"),
+        ("--learning_rate=nan:1:3", "n of 2 to 1000"),
+        ("--seed=0:1:100000000", "n of 2 to 1000"),
+        ("--dim=64:x:3", "--dim: 'x' is not a whole number"),
+        ("--mini_batch_size=1:3:9", "stands there twice"),
+        ("--model=sasrec,sasrec", "stands there twice"),
+        ("--model=sasrec,ttt4rc", "'ttt4rc' is not one of"),
+        (
+            "--model=sasrec,comirec_sa",
+            "--preset=paper gives 10 to sasrec and 50 to comirec_sa; give --epochs for all",
+        ),
+        ("--targets=auto,last", "targets=auto and targets=last are the same run"),
+        ("--dataset=beauty,ml1m", "'beauty,ml1m'"),
+    ],
+)
+def test_a_wrong_list_is_told(argument, said):
+    with pytest.raises(UserError) as error:
+        combinations(argument)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_models_of_other_epochs_may_be_swept_if_epochs_are_given():
+    _, configs = combinations("--model=sasrec,comirec_sa", "--epochs=10")
+    assert {c.train.epochs for c in configs.values()} == {10}
+
+
+def test_an_option_that_one_of_the_models_lacks_is_refused():
+    with pytest.raises(
+        UserError,
+        match="--mini_batch_size: an option of --model=ttt4rec, which --model=sasrec does not have",
+    ):
+        combinations("--model=ttt4rec,sasrec", "--mini_batch_size=1,10")
+
+
+def test_a_plan_counts_what_is_trained():
+    _, configs = combinations(
+        "--initializer_range=0.01,0.1", "--mini_batch_size=1,10", "--seed=0,1", "--epochs=3"
+    )
+    text = sweep.plan(sweep.groups(configs), [(1000, 4, 50_000)] * 2, kept=2)
+    assert "8 to train in 2 programs, 2 finished already; nothing is trained" in text
+    assert f"{8 * 3 * 1000:,} examples seen in {2 * 3 * 4} steps" in text
+    assert f"{4 * 50_000 * 12 / 1e6:,.0f} MB" in text
+    assert all(name in text for name in configs)
+
+
+def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path, random_dataset):
+    from ttt4rec_jax.cli import run
+
+    _, configs = combinations("--dim=16", "--seed=0,1,2", "--mini_batch_size=1,2")
+    for name in list(configs)[:2]:
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        folder.result.write_text('{"model": "ttt4rec"}')
+    before = sorted(tmp_path.rglob("*"))
+    text = run.dry_run(configs, random_dataset, tmp_path)
+    assert (
+        "4 to train" in text
+        and "2 finished already" in text
+        and sorted(tmp_path.rglob("*")) == before
+    )
+    from ttt4rec_jax.training.trainer import Trainer
+
+    config = next(iter(configs.values()))
+    trainer = Trainer([config], random_dataset)
+    assert run.size(config, random_dataset) == (
+        trainer.count,
+        trainer.steps,
+        trainer.num_parameters,
+    )
+
+
+def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, tmp_path):
+    from ttt4rec_jax.cli import run
+
+    _, configs = combinations("--model=popularity")
+    assert "cost      0 examples seen in 0 steps" in run.dry_run(configs, random_dataset, tmp_path)
+
+
+# The picture
+
+
+def rows(names, figure):
+    """Rows as sweep.rows makes them; figure: values by flag -> validation figure, None: failed."""
+    found = []
+    for name in names:
+        value = figure(sweep.values_of(name))
+        row = {"combination": name, "seed": 0, "error": "" if value is not None else "not finite"}
+        found.append(row if value is None else row | {"validation sampled/ndcg@10": value})
+    return found
+
+
+def test_one_swept_flag_is_a_line_with_a_band_on_a_log_axis():
+    lists, configs = combinations("--initializer_range=0.001:1:4:log", "--seed=0,1")
+
+    def figure(v):
+        return (
+            0.3
+            - 0.01 * abs(math.log10(float(v["initializer_range"])) + 1)
+            + 0.002 * (v["seed"] == "1")
+        )
+
+    axes = sweep.picture(lists, rows(configs, figure), "sampled/ndcg@10").axes[0]
+    line, star = axes.get_lines()
+    assert list(line.get_xdata()) == [0.001, 0.01, 0.1, 1.0] and axes.get_xscale() == "log"
+    assert list(line.get_ydata()) == pytest.approx([0.281, 0.291, 0.301, 0.291])
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((0.1, 0.301))
+    low = axes.collections[0].get_paths()[0].vertices[:, 1].min()
+    high = axes.collections[0].get_paths()[0].vertices[:, 1].max()
+    std = 0.002 / math.sqrt(2)
+    assert (low, high) == pytest.approx((0.281 - std, 0.301 + std))
+    assert "NDCG@10" in axes.get_ylabel() and "initializer_range" in axes.get_xlabel()
+
+
+def test_two_swept_flags_are_a_heat_map_with_failures_blank():
+    lists, configs = combinations(
+        "--initializer_range=0.01,0.1,0.5", "--mini_batch_size=1,10", "--seed=0,1"
+    )
+
+    def figure(v):
+        if v["initializer_range"] == "0.5" and v["mini_batch_size"] == "10":
+            return None
+        return 0.2 + float(v["initializer_range"]) / 10 - int(v["mini_batch_size"]) / 1000
+
+    axes = sweep.picture(lists, rows(configs, figure), "sampled/ndcg@10").axes[0]
+    grid = axes.get_images()[0].get_array()
+    assert grid[:2, :2].tolist() == [pytest.approx([0.2, 0.209]), pytest.approx([0.191, 0.2])]
+    assert bool(grid.mask[1, 2]) or math.isnan(float(grid.data[1, 2]))
+    texts = [t.get_text() for t in axes.texts]
+    assert "-" in texts and [t for t in texts if "best" in t] == ["0.2490\n★ best"]
+
+
+def test_three_swept_flags_fix_the_third_at_its_best():
+    lists, configs = combinations(
+        "--initializer_range=0.01,0.1,0.5", "--mini_batch_size=1,5,10", "--dropout=0,0.5"
+    )
+    found = rows(configs, lambda v: 0.2 + float(v["dropout"]) / 10)
+    axes = sweep.picture(lists, found, "sampled/ndcg@10").axes[0]
+    assert axes.get_title() == "dropout=0.5" and {t.get_text()[:6] for t in axes.texts} == {
+        "0.2500"
+    }
+
+
+def test_a_choice_is_drawn_without_a_line_and_seeds_alone_not_at_all(tmp_path):
+    lists, configs = combinations("--model=sasrec,ttt4rec", "--seed=0,1")
+    axes = sweep.picture(lists, rows(configs, lambda v: 0.1 * len(v["model"])), "sampled/ndcg@10")
+    assert [t.get_text() for t in axes.axes[0].get_xticklabels()] == ["sasrec", "ttt4rec"]
+    lists, configs = combinations("--seed=0,1")
+    sweep.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_sweep_all_of_whose_runs_failed_has_no_picture(tmp_path):
+    lists, configs = combinations("--dropout=0,0.5")
+    sweep.draw(tmp_path, lists, rows(configs, lambda v: None), "sampled/ndcg@10")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_picture_is_written_small_and_whole(tmp_path):
+    lists, configs = combinations("--dropout=0,0.5")
+    sweep.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.png"]
+    content = (tmp_path / "sweep.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) < 60_000

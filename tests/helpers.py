@@ -1,0 +1,354 @@
+"""What several test files use: small configurations, runs and data made in memory or on disk."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from flax import nnx
+
+from data_prep.settings import DataConfig
+from ttt4rec_jax import models
+from ttt4rec_jax.cli import result as report
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.metrics import Ranks, summarise
+from ttt4rec_jax.paper import jobs as reproduce
+from ttt4rec_jax.runs.checkpoint import Checkpoints
+from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.runs.items import Catalogue
+from ttt4rec_jax.serving.recommender import Recommender
+from ttt4rec_jax.training.optim import optimizer
+from ttt4rec_jax.training.step import TrainState, make_train_step
+from ttt4rec_jax.training.trainer import Outcome, Trainer
+
+# --- training/test_fit.py
+
+
+def small_config(model=None, **train):
+    sizes = {"dim": 8, "max_len": 4}
+    if "model" not in (model or {}):
+        sizes |= {"mini_batch_size": 2, "initializer_range": 0.3}
+    return Config(
+        model=ModelConfig(**sizes | (model or {})),
+        train=TrainConfig(**{"batch_size": 64, "learning_rate": 0.01, "epochs": 2} | train),
+    )
+
+
+def fit(small_config, dataset, folder, trainer=None):
+    folder = RunFolder(folder)
+    folder.create(small_config)
+    (outcome,) = (trainer or Trainer([small_config], dataset)).fit(
+        folder, [folder], log=lambda line: None
+    )
+    return outcome
+
+
+def last_state(trainer, folder):
+    checkpoints = Checkpoints(RunFolder(folder).last)
+    (state, _), _ = checkpoints.load((trainer.first_state, trainer.first_sums))
+    return state
+
+
+def without_times(history):
+    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in history]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+# --- training/test_optim.py
+
+
+RATE = 0.1
+DECAY = 0.05
+
+
+NUM_TOY_ITEMS = 9
+
+
+def batch_of(history, target, negatives):
+    history, target, negatives = (jnp.asarray(x, jnp.int32) for x in (history, target, negatives))
+    return Batch(history, (history > 0).sum(1), target, jnp.ones(target.shape), negatives)
+
+
+def random_batch(rng, size, items, length=4):
+    """Histories of different lengths, targets and negatives among the given items."""
+    histories = rng.choice(items, (size, length)) * (
+        np.arange(length) < rng.integers(1, length + 1, (size, 1))
+    )
+    return batch_of(histories, rng.choice(items, size), rng.choice(items, (size, 3)))
+
+
+def state_of(tx, params):
+    return TrainState(params, tx.init(params), jnp.asarray(RATE))
+
+
+def toy_step(tx):
+    """A train step whose loss is quadratic in what is looked up, so that its gradient can be written down."""
+
+    def step(state, batch, key):
+        def loss_of(params):
+            used = jnp.concatenate(
+                [batch.history.reshape(-1), batch.target.reshape(-1), batch.negatives.reshape(-1)]
+            )
+            return (
+                0.5 * (jnp.square(params["embedding"][used]).sum(-1) * (used > 0)).sum()
+                + params["bias"]
+            )
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        directions, opt_state = tx.update(grads, state.opt_state, state.params)
+        return TrainState(
+            jax.tree.map(lambda p, d: p - RATE * d, state.params, directions),
+            opt_state,
+            state.learning_rate,
+        ), loss
+
+    return step
+
+
+def steps_of(dataset, model, **train):
+    """The training step as it is and as --sparse_embeddings makes it, and the state to begin with."""
+    shape = (
+        {"dim": 8, "max_len": 4, "mini_batch_size": 2}
+        if model == "ttt4rec"
+        else {"dim": 8, "max_len": 4}
+    )
+    config = ModelConfig(model=model, **shape)
+    graphdef, params = models.split(
+        config, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.3, np.float32)
+    )
+    params = jax.tree.map(lambda x: x[0], params)
+    found = []
+    for sparse in (False, True):
+        settings = Config(model=config, train=TrainConfig(sparse_embeddings=sparse, **train))
+        tx = optimizer(settings.train)
+        found.append(jax.jit(make_train_step(graphdef, tx, settings, dataset.num_items)))
+    return *found, state_of(tx, params)._replace(learning_rate=jnp.asarray(0.01))
+
+
+# --- test_plots.py
+
+
+def epoch_lines(epochs, full=True, start=0.1):
+    """Lines of a metrics.jsonl."""
+    lines = []
+    for epoch in range(1, epochs + 1):
+        figures = {
+            f"{m}@{k}": start + 0.01 * epoch + k / 1000
+            for m in ("ndcg", "hit")
+            for k in (5, 10, 20)
+        }
+        validation = {"sampled": figures} | (
+            {"full": {n: v / 10 for n, v in figures.items()}} if full else {}
+        )
+        lines.append({"epoch": epoch, "loss": 3 / epoch, "validation": validation, "seconds": 1.0})
+    return lines
+
+
+# --- paper/test_reproduction.py
+
+
+NUM_JOB_USERS = 400
+
+
+def skill(config, good) -> float:
+    """How good a simulated run is; good: {model: shift}."""
+    model = config.model
+    name = "ttt_mlp" if model.inner == "mlp" else model.model
+    off_range = abs(np.log10(model.initializer_range / 0.03)) ** 2 if name == "ttt4rec" else 0.0
+    between = 0.3 * (model.mini_batch_size in (2, 5))
+    return good.get(name, 2.0) - 0.3 * off_range - between
+
+
+def make_finished_job(job, output, good, seed_effect=0.02):
+    """Leaves what a finished job leaves."""
+    users = np.arange(NUM_JOB_USERS)
+    for name, folder in job.folders(output).items():
+        config = job.combinations[name]
+        key = [
+            config.train.seed,
+            int(1000 * config.model.initializer_range),
+            config.model.mini_batch_size,
+            len(job.name),
+        ]
+        rng = np.random.default_rng(key)
+        difficulty = np.random.default_rng(9).normal(0, 1.5, NUM_JOB_USERS)
+        shift = skill(config, good)
+        ranks = {
+            p: simulated_ranks(rng, NUM_JOB_USERS, shift, seed_effect, difficulty)
+            for p in ("sampled", "full")
+        }
+        figures = {p: summarise(r) for p, r in ranks.items()}
+        epochs = config.train.epochs if config.model.model not in reproduce.FLOORS else 0
+        slow = config.model.model.startswith("comirec")
+        history = []
+        for epoch in range(1, epochs + 1):
+            share = 1 - np.exp(-epoch / (0.2 * epochs)) if slow else 0.97
+            line = {
+                p: {m: v * share if "@" in m and "ci" not in m else v for m, v in f.items()}
+                for p, f in figures.items()
+            }
+            history.append({"epoch": epoch, "loss": 1 / epoch, "validation": line, "seconds": 2.0})
+        folder.create(config)
+        folder.write_metrics(history)
+        result = {
+            "model": config.model.model,
+            "config": config.to_dict(),
+            "dataset": {
+                "name": config.data.dataset,
+                "users": NUM_JOB_USERS,
+                "items": 100,
+                "interactions": 9 * NUM_JOB_USERS,
+                "sha256": "ab" * 32,
+            },
+            "protocol": {
+                n: f"{n} of {config.data.dataset}"
+                for n in ("split", "training", "selection", "sampled", "full", "ties")
+            },
+            "platform": "cpu, 1 x cpu",
+            "parameters": 1000,
+            "best_epoch": epochs,
+            "validation": figures,
+            "test": figures,
+            "seconds": {"total": 10.0},
+        }
+        folder.write_result(result, ranks, users)
+
+
+# --- evaluation/test_compare.py
+
+
+def simulated_ranks(rng, users: int, shift: float, seed_effect: float, difficulty) -> Ranks:
+    """Ranks among 99 of users of some difficulty, by a training that is better for all by chance, and for each."""
+    score = shift + rng.normal(0, seed_effect) - difficulty + rng.normal(0, 1, users)
+    greater = np.floor(100 / (1 + np.exp(score))).astype(int).clip(0, 99)
+    return Ranks(greater, np.zeros(users, int), np.full(users, 99))
+
+
+def make_finished_run(path, model="ttt4rec", seed=0, shift=2.0, users=300, change=None, **flags):
+    """A run folder with simulated ranks, written as the trainer does. change: of (result, columns), before they are written."""
+    values = {
+        "data": DataConfig(dataset="synthetic"),
+        "model": {},
+        "train": {"seed": seed},
+        "eval": {},
+    }
+    for flag, value in flags.items():
+        section = next(
+            s
+            for s in ("model", "train", "eval")
+            if flag in getattr(Config(), s).__dataclass_fields__
+        )
+        values[section][flag] = value
+    default = Config()
+    config = Config(
+        data=values["data"],
+        model=dataclasses.replace(
+            default.model, target_tower="auto", model=model, **values["model"]
+        ),
+        train=dataclasses.replace(default.train, targets="auto", **values["train"]),
+        eval=dataclasses.replace(default.eval, **values["eval"]),
+    )
+    rng = np.random.default_rng([seed, int(1000 * shift), len(model)])
+    difficulty = np.random.default_rng(9).normal(0, 1.5, users)
+    ranks = {
+        name: simulated_ranks(rng, users, shift, 0.1, difficulty) for name in ("sampled", "full")
+    }
+    counts = {
+        "users": users,
+        "items": 100,
+        "interactions": 9 * users,
+        "validation": users,
+        "test": users,
+    }
+    manifest = {"name": "synthetic", "counts": counts, "sha256": "ab" * 32}
+    validation = {name: summarise(r) for name, r in ranks.items()}
+    outcome = Outcome(
+        [], 1, 1000, validation, ranks, {"compile": 0.0, "epochs": [], "evaluate": 0.0}
+    )
+    folder = RunFolder(path)
+    folder.create(config)
+    folder.write_result(
+        report.result(config, manifest, outcome, {}, "cpu"), ranks, np.arange(users)
+    )
+    if change:
+        result = json.loads(folder.result.read_text())
+        columns = pl.read_parquet(folder.ranks).to_dict(as_series=False)
+        change(result, columns)
+        folder.result.write_text(json.dumps(result))
+        pl.DataFrame(columns).write_parquet(folder.ranks)
+    return path
+
+
+# --- experiments/test_main.py
+
+
+def run_main(environment, *flags, cwd, **options):
+    command = [sys.executable, str(ROOT / "experiments" / "main.py"), *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, **options
+    )
+
+
+# --- serving/test_recommender.py
+
+
+D = 8
+L = 6
+V = 30
+
+
+STREAMS = {
+    "b1": {"mini_batch_size": 1},
+    "b4": {"mini_batch_size": 4, "num_blocks": 2, "ffn": False},
+    "b10": {"mini_batch_size": 10, "score": "cosine"},
+    "mlp": {"mini_batch_size": 4, "inner": "mlp"},
+    "mamba": {"mini_batch_size": 4, "backbone": "mamba"},
+}
+
+
+def serving_config(model: str, **more) -> ModelConfig:
+    sizes = {"dim": D, "max_len": L}
+    sizes |= {"initializer_range": 0.3} if model == "ttt4rec" else {}
+    sizes |= {"num_intents": 5} if model == "iclrec" else {}
+    return ModelConfig(model=model, **sizes | more)
+
+
+def split_model(config: ModelConfig, dataset):
+    """(graphdef, params) of a model whose embeddings are wide enough to tell scores apart."""
+    graphdef, params = nnx.split(models.build(config, dataset, 0), nnx.Param)
+    params = nnx.to_pure_dict(params)
+    if "embedding" in params:
+        params["embedding"] = params["embedding"] * 20
+    return graphdef, params
+
+
+def catalogue_of(dataset, titles=None) -> Catalogue:
+    """Ids are hundreds of the items' numbers, so that none is taken for the other."""
+    trained = np.arange(len(dataset.items)) < np.repeat(
+        dataset.train_ends, np.diff(dataset.offsets)
+    )
+    clicks = np.bincount(dataset.items[trained], minlength=dataset.num_items + 1)[1:]
+    return Catalogue([100 * i for i in range(1, dataset.num_items + 1)], titles, clicks)
+
+
+def make_recommender(config: ModelConfig, dataset, titles=None) -> Recommender:
+    return Recommender(config, *split_model(config, dataset), catalogue_of(dataset, titles))
+
+
+def assert_same_lists(a, b, rtol=2e-4):
+    """Two recommendations agree: in scores, and in items but for those whose scores rounding may swap."""
+    assert a.source == b.source
+    np.testing.assert_allclose(a.scores, b.scores, rtol=rtol, atol=rtol)
+    assert set(a.ids) == set(b.ids)
+    for x, y, score in zip(a.ids, b.ids, a.scores, strict=True):
+        assert x == y or np.isclose(
+            score, dict(zip(b.ids, b.scores, strict=True))[x], rtol=rtol, atol=rtol
+        )

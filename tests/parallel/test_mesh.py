@@ -1,0 +1,172 @@
+"""One run on a mesh of eight (virtual) devices: the figures of one device, and no device that sees the whole table."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from data_prep.settings import UserError
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig
+from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
+from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.training.trainer import Trainer
+
+COLLECTIVE = re.compile(
+    r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
+TRAINED = [name for name, abilities in MODELS.items() if abilities.trained]
+OF_MODEL = {
+    "ttt4rec": {"targets": "every", "loss": "softmax"},
+    "sasrec": {"targets": "every", "loss": "sampled_softmax"},
+    "gru4rec": {"targets": "every", "loss": "gbce"},
+    "iclrec": {
+        "targets": "every",
+        "loss": "softmax",
+        "batch_size": 16,
+    },  # its views are drawn for a batch as it is filled up
+    "bert4rec": {"loss": "softmax"},
+    "comirec_dr": {"loss": "sampled_softmax"},
+}
+
+
+def config(model, **settings):
+    sizes = {
+        "dim": 12,
+        "max_len": 4,
+        "dropout": 0.2,
+    }  # no multiple of the width is a number of items
+    options = (
+        {"num_intents": 3}
+        if model == "iclrec"
+        else {"mini_batch_size": 2}
+        if model == "ttt4rec"
+        else {}
+    )
+    # 14 rows do not divide by four: the rest is filled up
+    settings = {
+        "batch_size": 14,
+        "num_negatives": 3,
+        "learning_rate": 0.01,
+        "epochs": 2,
+        "length_buckets": 1,
+    } | settings
+    return Config(model=ModelConfig(model=model, **sizes, **options), train=TrainConfig(**settings))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return DeviceMesh(4, 2)
+
+
+def fit(config, dataset, folder, mesh=None):
+    folder = RunFolder(folder)
+    folder.create(config)
+    trainer = Trainer([config], dataset, mesh)
+    (outcome,) = trainer.fit(folder, [folder], log=lambda line: None)
+    return trainer, outcome
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_eight_devices_give_the_figures_of_one(model, random_dataset, tmp_path, mesh):
+    asked = config(model, **OF_MODEL.get(model, {}))
+    _, alone = fit(asked, random_dataset, tmp_path / "one")
+    _, got = fit(asked, random_dataset, tmp_path / "eight", mesh)
+    losses = [[line["loss"] for line in outcome.history] for outcome in (got, alone)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    for protocol, ranks in got.test_ranks.items():
+        # scores that differ in the last bit may change places
+        moved = np.abs(ranks.greater - alone.test_ranks[protocol].greater)
+        assert moved.mean() < 0.1 and moved.max() <= 1, protocol
+        np.testing.assert_array_equal(ranks.others, alone.test_ranks[protocol].others)
+
+
+def test_a_run_goes_on_from_another_mesh(random_dataset, tmp_path, mesh):
+    asked = config("sasrec", targets="every", loss="softmax")
+    whole = fit(asked, random_dataset, tmp_path / "whole")[1]
+    folder = RunFolder(tmp_path / "run")
+    folder.create(asked)
+    begun = config("sasrec", targets="every", loss="softmax", epochs=1)
+    for settings, on in ((begun, mesh), (asked, None)):
+        (got,) = Trainer([settings], random_dataset, on).fit(
+            folder, [folder], log=lambda line: None
+        )
+    np.testing.assert_allclose(got.history[1]["loss"], whole.history[1]["loss"], rtol=1e-5)
+    (back,) = Trainer([asked], random_dataset, DeviceMesh(2, 4)).fit(
+        folder, [folder], log=lambda line: None
+    )
+    assert [line["loss"] for line in back.history] == [line["loss"] for line in got.history]
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_no_device_gathers_the_table(sparse, random_dataset, mesh):
+    loss = "sampled_softmax" if sparse else "softmax"
+    trainer = Trainer(
+        [config("sasrec", targets="every", loss=loss, sparse_embeddings=sparse)],
+        random_dataset,
+        mesh,
+    )
+    rows = random_dataset.num_items + 1
+    rows += -rows % mesh.model
+    table = trainer.first_state.params["embedding"]
+    assert table.shape[1] == rows and {s.data.shape[1] for s in table.addressable_shards} == {
+        rows // mesh.model
+    }
+    for program in (trainer.run_steps, *trainer.evaluate.compiled.values()):
+        hlo = program.as_text()
+        sent = [match[1] for line in hlo.splitlines() if (match := COLLECTIVE.search(line))]
+        assert sent
+        for shape in re.findall(r"f32\[([\d,]+)\]", " ".join(sent)):
+            # a sum is as good as a gathering where all rows but one device's are zero
+            assert not {rows, rows - 1, rows - 2} & set(map(int, shape.split(","))), shape
+
+
+def test_ranks_on_a_mesh_are_those_of_one_device(random_dataset, tmp_path, mesh):
+    trainer, _ = fit(
+        config("sasrec", targets="every", loss="softmax"), random_dataset, tmp_path, mesh
+    )
+    params_R = trainer.mesh.gather(trainer.first_state.params)
+    alone = Trainer([config("sasrec", targets="every", loss="softmax")], random_dataset).evaluate
+    one = jax.tree.map(lambda x: x[0], params_R)
+    expected = alone(one, "test")
+    (got,) = trainer.evaluate.of_runs(mesh.place(params_R, RUNS), "test")
+    for protocol in ranking.PROTOCOLS:
+        np.testing.assert_array_equal(got[protocol].others, expected[protocol].others)
+        assert np.abs(got[protocol].greater - expected[protocol].greater).max() <= 1
+
+
+def test_what_leaves_a_mesh_has_the_rows_that_entered(mesh):
+    tree = {"embedding": np.arange(30.0).reshape(1, 15, 2), "norm": np.ones((1, 3))}
+    mesh = DeviceMesh(1, 8).of(tree)
+    placed = mesh.place(tree, RUNS)
+    assert placed["embedding"].shape == (1, 16, 2)
+    jax.tree.map(np.testing.assert_array_equal, mesh.gather(placed), tree)
+    assert mesh.place(tree, SHARED)["embedding"].shape == (1, 15, 2)
+
+
+@pytest.mark.parametrize("model", ["popularity", "itemknn"])
+def test_a_model_without_training_is_judged_on_a_mesh(model, random_dataset, tmp_path, mesh):
+    asked = Config(model=ModelConfig(model=model))
+    (_, got), (_, alone) = (
+        fit(asked, random_dataset, tmp_path / str(on), on) for on in (mesh, None)
+    )
+    assert got.validation == alone.validation
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
+    with pytest.raises(UserError, match="--mesh=data:3,model:5 takes 15 devices, found 8"):
+        DeviceMesh(3, 5)
+
+
+@pytest.mark.parametrize("text", ["data", "rows:2", "data:0", "data:4;model:2", "model:x"])
+def test_a_mistaken_mesh_is_refused(text):
+    with pytest.raises(UserError, match=r"--mesh: .* expected data:4, model:2 or data:4,model:2"):
+        flags.mesh_sizes(text)
+
+
+def test_mesh_sizes():
+    assert flags.mesh_sizes("") == (1, 1)
+    assert flags.mesh_sizes("model:2") == (1, 2)
+    assert flags.mesh_sizes("data:4,model:2") == (4, 2)

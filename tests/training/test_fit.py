@@ -1,0 +1,305 @@
+"""Whole runs on small data: that they learn, stop, and go on where they were to the same bits."""
+
+import dataclasses
+import gc
+import itertools
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import fit, last_state, small_config, without_times
+
+from data_prep.settings import UserError
+from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, program
+from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.training import trainer as train
+from ttt4rec_jax.training.interrupt import Interrupted
+from ttt4rec_jax.training.step import cosine
+from ttt4rec_jax.training.trainer import Trainer
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"targets": "every", "loss": "softmax"}], ids=["paper", "every"]
+)
+def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settings):
+    floor = fit(Config(model=ModelConfig(model="popularity")), cyclic_dataset, tmp_path / "floor")
+    # the sampled figures are 1 long before the full ones are
+    asked = dataclasses.replace(
+        small_config(epochs=25, **settings), eval=EvalConfig(select_by="full/ndcg@5")
+    )
+    got = fit(asked, cyclic_dataset, tmp_path / "run")
+    assert floor.best_epoch == 0 and floor.history == []
+    assert train.summary(floor.test_ranks)["full"]["hit@5"] < 0.6
+    assert train.summary(got.test_ranks)["full"]["ndcg@5"] > 0.9
+    assert got.validation["full"]["ndcg@5"] == max(
+        line["validation"]["full"]["ndcg@5"] for line in got.history
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"dropout": 0.2}},
+        {"targets": "every", "loss": "gbce", "batch_size": 8, "model": {"ffn": True}},
+        {
+            "loss": "sampled_softmax",
+            "num_negatives": 16,
+            "weight_decay": 0.1,
+            "sparse_embeddings": True,
+        },
+        {
+            "model": {"model": "iclrec", "num_intents": 4},
+            "targets": "every",
+            "batch_tokens": 16,
+            "schedule": "cosine",
+        },
+        {"model": {"model": "bert4rec"}, "batch_size": 8},
+    ],
+    ids=lambda s: "-".join(s),
+)
+def test_interrupted_and_resumed_is_bit_equal_to_uninterrupted(
+    random_dataset, tmp_path, monkeypatch, settings
+):
+    # Given a run of two epochs that nothing disturbs
+    asked = small_config(**{"epochs": 2, "batch_size": 32} | settings)
+    trainer = Trainer([asked], random_dataset)
+    expected = fit(asked, random_dataset, tmp_path / "whole", trainer)
+    # When another is asked to stop after each dispatch, in the middle of epochs as well, and
+    # resumed until it ends
+    check = Trainer._check_finite
+
+    def stop_soon(self, progress, sums):
+        check(self, progress, sums)
+        if sums.loss[0] > 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_check_finite", stop_soon)
+    monkeypatch.setattr(train, "SECONDS_PER_DISPATCH", 0.0)
+    monkeypatch.setattr(train, "FIRST_DISPATCH", 2)
+    monkeypatch.setattr(
+        train.StopRequest, "_ask", lambda self, number, frame: setattr(self, "asked", True)
+    )
+    stops = 0
+    got = None
+    while got is None:
+        try:
+            got = fit(asked, random_dataset, tmp_path / "pieces", None if stops == 0 else trainer)
+        except Interrupted:
+            stops += 1
+            assert stops < 100
+    # Then it ends in the same bits
+    assert stops >= 4
+    assert without_times(got.history) == without_times(expected.history)
+    assert got.validation == expected.validation and got.best_epoch == expected.best_epoch
+    for protocol, ranks in expected.test_ranks.items():
+        jax.tree.map(np.testing.assert_array_equal, got.test_ranks[protocol], ranks)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(last_state(trainer, tmp_path / name) for name in ("whole", "pieces")),
+    )
+
+
+def test_more_epochs_on_resume_are_the_longer_run(random_dataset, tmp_path):
+    longer = small_config(epochs=3)
+    expected = fit(longer, random_dataset, tmp_path / "longer")
+    fit(small_config(epochs=1), random_dataset, tmp_path / "run")
+    got = fit(longer, random_dataset, tmp_path / "run")
+    assert without_times(got.history) == without_times(expected.history)
+
+
+def test_a_cosine_schedule_falls_from_the_full_rate_to_zero():
+    steps = jnp.arange(0, 101)
+    factor = cosine(steps, 100)
+    np.testing.assert_allclose(factor[jnp.array([0, 50, 100])], [1, 0.5, 0], atol=1e-6)
+    assert (jnp.diff(factor) < 0).all()
+
+
+def test_a_cosine_schedule_is_followed(random_dataset):
+    asked = small_config(epochs=3, schedule="cosine", batch_size=512, num_negatives=2)
+    trainer = Trainer([asked], random_dataset)
+    assert trainer.steps == 1
+    states = [trainer.first_state]
+    for step in range(3):
+        state, _ = trainer.run_steps(
+            jax.tree.map(jnp.copy, states[-1]),
+            trainer.first_sums,
+            trainer.clicks,
+            trainer.examples,
+            *trainer.begin_epoch(step),
+            0,
+            1,
+        )
+        states.append(state)
+    moved = [
+        max(
+            float(jnp.abs(a - b).max())
+            for a, b in zip(*(jax.tree.leaves(s.params) for s in pair), strict=True)
+        )
+        for pair in itertools.pairwise(states)
+    ]
+    # Adam moves what it moves most by about the rate: 1, 3/4 and 1/4 of it
+    np.testing.assert_allclose(moved, [0.01, 0.0075, 0.0025], rtol=0.35)
+
+
+def test_metrics_file_has_a_line_an_epoch(random_dataset, tmp_path):
+    outcome = fit(small_config(epochs=3), random_dataset, tmp_path / "run")
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert lines == outcome.history and [line["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_the_best_epoch_is_what_is_judged(random_dataset, tmp_path, monkeypatch):
+    # Given validation figures that are best in epoch 2 of 4
+    figures = iter([0.1, 0.9, 0.3, 0.9])
+    real = train.summary
+
+    def summary(ranks):
+        figures_now = real(ranks)
+        return figures_now | {"sampled": figures_now["sampled"] | {"ndcg@10": next(figures, 0.0)}}
+
+    monkeypatch.setattr(train, "summary", summary)
+    asked = small_config(epochs=4, learning_rate=0.1)
+    trainer = Trainer([asked], random_dataset)
+    outcome = fit(asked, random_dataset, tmp_path / "run", trainer)
+    # Then the first such epoch is chosen and its parameters, not the last ones, are scored on the
+    # test set
+    assert outcome.best_epoch == 2
+    monkeypatch.setattr(train, "summary", real)
+    fit(
+        dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=2)),
+        random_dataset,
+        tmp_path / "two",
+    )
+    two = last_state(trainer, tmp_path / "two")
+    assert int(two.opt_state.count[0]) == 2 * trainer.steps
+    params = trainer.mesh.run(two.params, 0)
+    jax.tree.map(
+        np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(params, "test")
+    )
+
+
+def test_patience_stops_a_run_that_gets_no_better(random_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "selected", lambda line, select_by: -line["epoch"])
+    assert (
+        len(fit(small_config(epochs=9, patience=2), random_dataset, tmp_path / "run").history) == 3
+    )
+
+
+@pytest.mark.parametrize("broken", ["loss", "scores"])
+def test_a_run_that_diverges_stops_and_names_the_step(
+    random_dataset, tmp_path, broken, monkeypatch
+):
+    # Given a run of four steps an epoch whose second epoch ends in NaN: the loss of step 3, or
+    # scores alone
+    asked = small_config(epochs=3)
+    trainer = Trainer([asked], random_dataset)
+    run_steps = trainer.run_steps
+    place = {"loss": "epoch 2 at step 3", "scores": "NaN after epoch 2"}[broken]
+
+    def poisoned(state, sums, *rest):
+        state, sums = run_steps(state, sums, *rest)
+        if int(state.opt_state.count[0]) == 2 * trainer.steps:
+            state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+            sums = sums._replace(bad_step=jnp.array([2])) if broken == "loss" else sums
+        return state, sums
+
+    monkeypatch.setattr(trainer, "run_steps", poisoned)
+    # Then it stops there and says which checkpoint is good
+    with pytest.raises(
+        train.DivergedError, match=f"{place}.*last finite checkpoint is that of epoch 1"
+    ):
+        fit(asked, random_dataset, tmp_path / "run", trainer)
+
+
+def test_a_loss_that_is_not_finite_is_found_in_the_compiled_steps(random_dataset, tmp_path):
+    # Given scores that overflow within a few steps
+    asked = small_config({"initializer_range": 1e18}, learning_rate=1e30, epochs=5, batch_size=8)
+    with pytest.raises(train.DivergedError, match="epoch 1"):
+        fit(asked, random_dataset, tmp_path / "run")
+
+
+def test_checkpoints_of_another_shape_are_refused(random_dataset, tmp_path):
+    fit(small_config(epochs=1), random_dataset, tmp_path / "run")
+    with pytest.raises(UserError, match=r"checkpoint .* is of another program: found .* expected"):
+        fit(small_config({"dim": 16}, epochs=2), random_dataset, tmp_path / "run")
+
+
+def test_select_by_is_what_picks(random_dataset, tmp_path):
+    asked = dataclasses.replace(small_config(epochs=4), eval=EvalConfig(select_by="full/hit@20"))
+    outcome = fit(asked, random_dataset, tmp_path / "run")
+    figures = [line["validation"]["full"]["hit@20"] for line in outcome.history]
+    assert outcome.best_epoch == int(np.argmax(figures)) + 1
+
+
+RATES = [{"model": {"initializer_range": 0.1}}, {"seed": 3}, {"learning_rate": 0.003}]
+
+
+RANGES = [{"model": {"initializer_range": r}} for r in (0.05, 0.1, 0.2, 0.5)]
+
+
+EVERY = {"targets": "every", "batch_size": 8}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"], ids=["in turn", "side by side"])
+@pytest.mark.parametrize(
+    "variants, devices, settings", [(RATES, 1, {}), (RANGES, 2, EVERY)], ids=["mixed", "ranges"]
+)
+def test_stacked_runs_yield_what_each_yields_alone(
+    random_dataset, tmp_path, variants, devices, settings, backend, monkeypatch
+):
+    monkeypatch.setattr(
+        jax, "local_device_count", lambda: 2
+    )  # so that each has several of the four runs
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    configs = [small_config(**{"epochs": 2} | settings | variant) for variant in variants]
+    assert len({program(c) for c in configs}) == 1
+    folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]
+    for c, folder in zip(configs, folders, strict=True):
+        folder.create(c)
+    group = RunFolder(tmp_path / "group")
+    trainer = Trainer(configs, random_dataset)
+    assert trainer.mesh.size == devices and (trainer.runs_in_turn > 1) == (backend == "cpu")
+    together = trainer.fit(group, folders, log=lambda line: None)
+    for r, (c, outcome) in enumerate(zip(configs, together, strict=True)):
+        alone = fit(c, random_dataset, tmp_path / f"alone{r}")
+        for a, b in zip(outcome.history, alone.history, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+            assert a["validation"]["sampled"]["ndcg@10"] == pytest.approx(
+                b["validation"]["sampled"]["ndcg@10"], abs=0.02
+            )
+    losses = [outcome.history[-1]["loss"] for outcome in together]
+    assert len({round(loss, 6) for loss in losses}) == len(losses), "the runs do differ"
+
+
+def test_a_stacked_run_that_diverges_is_marked_and_the_others_go_on(random_dataset, tmp_path):
+    configs = [small_config(epochs=2), small_config(epochs=2, learning_rate=1e30)]
+    folders = [RunFolder(tmp_path / str(r)) for r in range(2)]
+    for c, folder in zip(configs, folders, strict=True):
+        folder.create(c)
+    good, bad = Trainer(configs, random_dataset).fit(
+        RunFolder(tmp_path / "group"), folders, log=lambda line: None
+    )
+    assert len(good.history) == 2 and np.isfinite(good.history[-1]["loss"])
+    assert isinstance(bad, train.DivergedError) and "epoch" in str(bad)
+
+
+def test_device_memory_does_not_grow_from_epoch_to_epoch(random_dataset, tmp_path):
+    bytes_held = []
+
+    def log(line):  # once an epoch
+        gc.collect()
+        bytes_held.append(sum(x.nbytes for x in jax.live_arrays()))
+
+    asked = small_config(epochs=12, batch_size=32)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(asked)
+    Trainer([asked], random_dataset).fit(folder, [folder], log=log)
+    assert len(bytes_held) == 12
+    assert max(bytes_held[6:]) <= max(bytes_held[:6]), (
+        "saves under way hold some at first; then it stays"
+    )

@@ -1,0 +1,90 @@
+"""Each loss against its formula written out with numpy, and against the loss that it stands in for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt4rec_jax.training import losses
+
+POSITIVE = 0.7
+NEGATIVES = np.array([-1.2, 0.3, 2.0])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_bce():
+    expected = -np.mean([np.log(sigmoid(POSITIVE)), *np.log(1 - sigmoid(NEGATIVES))])
+    np.testing.assert_allclose(losses.bce(POSITIVE, NEGATIVES), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_bce_is_finite_far_out(sign):
+    value, slope = jax.value_and_grad(lambda s: losses.bce(s, jnp.array([-s])))(sign * 1e4)
+    assert np.isfinite(value) and np.isfinite(slope)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
+def test_gbce(t):
+    num_items = 31
+    alpha = 3 / (num_items - 1)
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    expected = -np.mean([beta * np.log(sigmoid(POSITIVE)), *np.log(1 - sigmoid(NEGATIVES))])
+    np.testing.assert_allclose(losses.gbce(POSITIVE, NEGATIVES, num_items, t), expected, rtol=1e-5)
+
+
+def test_gbce_at_zero_is_bce():
+    np.testing.assert_allclose(
+        losses.gbce(POSITIVE, NEGATIVES, 31, 0.0), losses.bce(POSITIVE, NEGATIVES), rtol=1e-6
+    )
+
+
+def test_softmax_leaves_the_padding_item_out():
+    logits = np.array([[9.0, 0.1, -0.4, 1.3], [9.0, 0.0, 2.0, -1.0]])
+    expected = [
+        np.log(np.exp(row[1:]).sum()) - row[t] for row, t in zip(logits, (3, 1), strict=True)
+    ]
+    np.testing.assert_allclose(
+        losses.softmax(jnp.asarray(logits), jnp.array([3, 1]), 3), expected, rtol=1e-5
+    )
+
+
+def test_softmax_leaves_out_what_stands_beyond_the_items():
+    logits = np.array([9.0, 0.1, -0.4, 1.3, 7.0, 8.0])
+    got = losses.softmax(jnp.asarray(logits), jnp.array(3), 3)
+    np.testing.assert_allclose(
+        got, losses.softmax(jnp.asarray(logits[:4]), jnp.array(3), 3), rtol=1e-6
+    )
+
+
+def test_sampled_softmax_over_all_other_items_is_softmax():
+    logits = jnp.array([9.0, 0.1, -0.4, 1.3, 0.8])
+    others = jnp.array([1, 2, 4])
+    got = losses.sampled_softmax(logits[3], jnp.array(3), logits[others], others, 4)
+    np.testing.assert_allclose(got, losses.softmax(logits, jnp.array(3), 4), rtol=1e-5)
+
+
+def test_sampled_softmax_leaves_out_draws_of_the_target():
+    without = losses.sampled_softmax(
+        jnp.array(0.5), jnp.array(3), jnp.array([0.2, -0.1]), jnp.array([1, 2]), 101
+    )
+    # the same two other draws beside a hit: each still counts for 100 / K items, of which K is now
+    # 3
+    hit = losses.sampled_softmax(
+        jnp.array(0.5), jnp.array(3), jnp.array([0.2, 0.5, -0.1]), jnp.array([1, 3, 2]), 151
+    )
+    np.testing.assert_allclose(hit, without, rtol=1e-5)
+
+
+def test_sampled_softmax_is_unbiased_in_its_normaliser():
+    logits = jax.random.normal(jax.random.key(0), (201,))
+    draws = jax.random.randint(jax.random.key(1), (4000, 50), 1, 201)
+    loss = jax.vmap(lambda d: losses.sampled_softmax(logits[7], jnp.array(7), logits[d], d, 200))(
+        draws
+    )
+    # exp(loss) is the normaliser over exp(positive); a draw that hits (1 in 200) is left out
+    np.testing.assert_allclose(
+        jnp.exp(loss).mean(), jnp.exp(losses.softmax(logits, jnp.array(7), 200)), rtol=0.02
+    )

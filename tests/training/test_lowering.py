@@ -1,0 +1,70 @@
+"""The whole training step and evaluation lower for GPU and TPU too: nothing that only XLA's CPU accepts."""
+
+import jax
+import pytest
+
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.training.trainer import Trainer
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+CASES = {
+    "paper": ({}, {}, 1),
+    "chunked, stacked": ({"ttt_impl": "chunked"}, {}, 2),
+    "scan, dropout": ({"ttt_impl": "scan", "dropout": 0.1}, {"targets": "every"}, 1),
+    "mlp, stacked": ({"inner": "mlp"}, {"targets": "every", "loss": "softmax"}, 2),
+    "sasrec, sparse": (
+        {"model": "sasrec"},
+        {"targets": "every", "loss": "sampled_softmax", "sparse_embeddings": True},
+        1,
+    ),
+    "mamba, cosine": (
+        {"backbone": "mamba", "score": "cosine"},
+        {"targets": "every", "schedule": "cosine"},
+        1,
+    ),
+    "gru4rec": ({"model": "gru4rec"}, {"targets": "every", "batch_tokens": 12}, 1),
+    "din": ({"model": "din"}, {}, 1),
+    "comirec_dr": ({"model": "comirec_dr"}, {}, 1),
+    "bert4rec": ({"model": "bert4rec"}, {}, 1),
+    "iclrec, stacked": (
+        {"model": "iclrec", "num_intents": 4, "dropout": 0.1},
+        {"targets": "every"},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_and_evaluation_lower_for_every_platform(random_dataset, case, monkeypatch):
+    model, train, runs = CASES[case]
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(
+        jax, "default_backend", lambda: "gpu"
+    )  # where stacked runs train side by side
+    shape = {"dim": 8, "max_len": 6} | ({} if "model" in model else {"mini_batch_size": 2})
+    configs = [
+        Config(
+            model=ModelConfig(**shape | model), train=TrainConfig(batch_size=4, seed=seed, **train)
+        )
+        for seed in range(runs)
+    ]
+    trainer = Trainer(configs, random_dataset)
+    of, order, key = trainer.begin_epoch(0)
+
+    def epoch(
+        state, sums, clicks, examples, of, order, key_data, first, stop
+    ):  # jax.export takes no typed keys
+        key = jax.random.wrap_key_data(key_data)
+        return trainer.step_function(state, sums, clicks, examples, of, order, key, first, stop)
+
+    state = trainer.first_state, trainer.first_sums, trainer.clicks, trainer.examples
+    ((params, *_), *_) = state
+    evaluate = trainer.evaluate
+    one = jax.tree.map(lambda x: x[0], params)
+    for function, arguments in (
+        (epoch, (*state, of, order, jax.random.key_data(key), 0, 1)),
+        (evaluate.rank, (one, trainer.clicks, evaluate.targets["test"])),
+    ):
+        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+        assert exported.platforms == PLATFORMS
+        assert "callback" not in exported.mlir_module(), "no call back to the host in the hot path"
