@@ -1,5 +1,6 @@
 """What several test files use: small configurations, runs and data made in memory or on disk."""
 
+import collections
 import dataclasses
 import json
 import subprocess
@@ -15,7 +16,7 @@ from flax import nnx
 from data_prep.settings import DataConfig
 from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
-from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config import Config, ModelConfig, TrainConfig, program
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
@@ -23,9 +24,12 @@ from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.serving.recommender import Recommender
+from ttt4rec_jax.training import fit
+from ttt4rec_jax.training.compile import Executables, compile_runs
 from ttt4rec_jax.training.optim import optimizer
+from ttt4rec_jax.training.program import make_program
+from ttt4rec_jax.training.progress import Outcome
 from ttt4rec_jax.training.step import TrainState, make_train_step
-from ttt4rec_jax.training.trainer import Outcome, Trainer
 
 # --- training/test_fit.py
 
@@ -40,18 +44,51 @@ def small_config(model=None, **train):
     )
 
 
-def fit(small_config, dataset, folder, trainer=None):
-    folder = RunFolder(folder)
-    folder.create(small_config)
-    (outcome,) = (trainer or Trainer([small_config], dataset)).fit(
-        folder, [folder], log=lambda line: None
-    )
+CACHED: collections.OrderedDict = collections.OrderedDict()
+MOST_CACHED = 6  # compiled programs in memory
+
+
+def compiled(configs, dataset, mesh=None) -> Executables:
+    """The executables of some runs; compiled once for all settings that no compiled program depends on."""
+
+    def shared(config):
+        train = config.train
+        if train.schedule != "cosine":
+            train = dataclasses.replace(train, epochs=1, patience=0)
+        return program(dataclasses.replace(config, train=train)), config.record
+
+    seeds = len({config.train.seed for config in configs})
+    key = (*map(shared, configs), seeds == 1, id(dataset), mesh and (mesh.data, mesh.model))
+    if key not in CACHED:
+        CACHED[key] = compile_runs(configs, dataset, mesh)
+        if len(CACHED) > MOST_CACHED:
+            CACHED.popitem(last=False)
+        return CACHED[key]
+    CACHED.move_to_end(key)
+    return CACHED[key].for_program(make_program(configs, dataset, mesh))
+
+
+def fit_runs(configs, dataset, folder, executables=None, mesh=None, **options) -> list:
+    """The outcomes of stacked runs, trained in folder/0, folder/1, ...; of a single run in the folder itself."""
+    group = RunFolder(folder)
+    names = [""] if len(configs) == 1 else map(str, range(len(configs)))
+    folders = [RunFolder(folder / name) for name in names]
+    for config, run_folder in zip(configs, folders, strict=True):
+        run_folder.create(config)
+    executables = executables or compiled(configs, dataset, mesh)
+    return fit.fit(executables, group, folders, **{"log": lambda line: None} | options)
+
+
+def fit_run(config, dataset, folder, executables=None, mesh=None, **options):
+    """The outcome of one run."""
+    (outcome,) = fit_runs([config], dataset, folder, executables, mesh, **options)
     return outcome
 
 
-def last_state(trainer, folder):
+def last_state(executables, folder):
+    training = executables.program.training
     checkpoints = Checkpoints(RunFolder(folder).last)
-    (state, _), _ = checkpoints.load((trainer.first_state, trainer.first_sums))
+    (state, _), _ = checkpoints.load((training.first_state, training.first_sums))
     return state
 
 

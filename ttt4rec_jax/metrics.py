@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+PROTOCOLS = ("sampled", "full")
 CUTOFFS = (5, 10, 20)
 
 

@@ -10,13 +10,15 @@ parameters and their two moments: a copy of the item table would show there.
 """
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 from timing import interleaved, machine, show
 
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.dataset import Dataset, Targets
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training.compile import Executables, compile_runs
+from ttt4rec_jax.training.step import EpochSums
 
 
 def generated(num_items: int, num_users: int = 20_000) -> Dataset:
@@ -32,16 +34,16 @@ def generated(num_items: int, num_users: int = 20_000) -> Dataset:
     )
 
 
-def program(trainer: Trainer, steps: int):
-    """A function that trains so many more steps."""
-    state = trainer.first_state
-    epoch = trainer.begin_epoch(0)
+def more_steps(executables: Executables, steps: int) -> Callable[[], EpochSums]:
+    """Return a function that trains some more steps each time."""
+    program = executables.program
+    training = program.training
+    data = (program.clicks, training.examples, *executables.begin_epoch(0))
+    state = training.first_state
 
-    def run():
+    def run() -> EpochSums:
         nonlocal state
-        state, sums = trainer.run_steps(
-            state, trainer.first_sums, trainer.clicks, trainer.examples, *epoch, 0, steps
-        )
+        state, sums = executables.run_steps(state, training.first_sums, *data, 0, steps)
         return sums
 
     return run
@@ -70,10 +72,10 @@ def main() -> None:
             train = TrainConfig(
                 batch_size=args.batch_size, targets=args.targets, sparse_embeddings=adam == "sparse"
             )
-            trainer = Trainer([Config(model=model, train=train)], dataset)
-            memory = trainer.run_steps.memory_analysis()
+            executables = compile_runs([Config(model=model, train=train)], dataset)
+            memory = executables.run_steps.memory_analysis()
             temporary[num_items, adam] = None if memory is None else memory.temp_size_in_bytes / 1e6
-            programs[num_items, adam] = program(trainer, args.steps)
+            programs[num_items, adam] = more_steps(executables, args.steps)
     medians = interleaved(programs, args.repeats)
     rows = [
         {

@@ -11,14 +11,14 @@ import argparse
 import time
 
 import jax
-import jax.numpy as jnp
 from timing import machine, show
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training.compile import compile_runs
+from ttt4rec_jax.training.loop import copied
 
 EVERY = {"targets": "every", "num_negatives": 1}
 SHAPE = {"max_len": 50, "num_blocks": 2, "dropout": 0.2}
@@ -44,18 +44,19 @@ class Case:
         self.name = name
         self.epochs = 0
         self.seconds = []
-        self.trainer = Trainer(
-            [Config(model=ModelConfig(**model), train=TrainConfig(**train))], dataset
-        )
-        self.state = jax.tree.map(jnp.copy, self.trainer.first_state)
+        config = Config(model=ModelConfig(**model), train=TrainConfig(**train))
+        self.executables = compile_runs([config], dataset)
+        self.training = self.executables.program.training
+        self.state = copied(self.training.first_state)
 
     def epoch(self) -> None:
-        """Trains an epoch and notes its seconds."""
-        t = self.trainer
+        """Train an epoch and record its seconds."""
+        training = self.training
         started = time.perf_counter()
-        order = t.begin_epoch(self.epochs)
-        self.state, sums = t.run_steps(
-            self.state, t.first_sums, t.clicks, t.examples, *order, 0, t.steps
+        order = self.executables.begin_epoch(self.epochs)
+        data = (self.executables.program.clicks, training.examples)
+        self.state, sums = self.executables.run_steps(
+            self.state, training.first_sums, *data, *order, 0, training.num_steps
         )
         jax.block_until_ready(sums)
         self.seconds.append(time.perf_counter() - started)
@@ -63,15 +64,15 @@ class Case:
 
     def row(self) -> dict:
         median = sorted(self.seconds)[len(self.seconds) // 2]
-        targets = int(self.trainer.examples.counts.sum())
-        lengths = "/".join(str(bucket.length) for bucket in self.trainer.buckets)
+        targets = int(self.training.examples.counts.sum())
+        lengths = "/".join(str(bucket.length) for bucket in self.training.buckets)
         figures = {
             "s_per_epoch": median,
             "fastest": min(self.seconds),
             "slowest": max(self.seconds),
         }
         return (
-            {"case": self.name, "lengths": lengths, "steps": self.trainer.steps}
+            {"case": self.name, "lengths": lengths, "steps": self.training.num_steps}
             | figures
             | {"targets_per_s": targets / median}
         )

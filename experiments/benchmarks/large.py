@@ -51,21 +51,20 @@ from data_prep.settings import DataConfig
 print(prepare(DataConfig(dataset=sys.argv[1]), cache_dir=sys.argv[2]))
 """
 TRAIN = f"""
-import sys, time
+import functools, sys, time
 sys.path.insert(0, "experiments")
 import main
-from ttt4rec_jax.training import trainer
+from ttt4rec_jax.cli import run
 
-waits, ends = trainer.Trainer._check_finite, []
+ends = []
 
-def notes(self, progress, sums):  # called once before any dispatch of steps, then with the sums of each
-    waits(self, progress, sums)
-    if sums is not self.first_sums:
+def note(dispatch):  # called when the steps before a dispatch are finished
+    if dispatch.first:
         ends.append(time.perf_counter())
         if len(ends) == 1:
             print("{SIGN}", flush=True)
 
-trainer.Trainer._check_finite = notes
+run.fit = functools.partial(run.fit, on_dispatch=note)
 code = main.main(["experiments/main.py", *sys.argv[1:]])
 print("trained for", ends[-1] - ends[0] if ends else 0, "s")
 sys.exit(code)
@@ -238,7 +237,7 @@ def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[
         raise SystemExit(
             f"train: an epoch of {steps} steps was over before {seconds:g} s were; give --seconds less"
         )
-    from ttt4rec_jax.training.trainer import (
+    from ttt4rec_jax.training.loop import (
         FIRST_DISPATCH,  # imports JAX: not before, since a child's peak begins at its parent's
     )
 

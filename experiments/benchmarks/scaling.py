@@ -21,8 +21,9 @@ from flax import nnx
 from ttt4rec_jax import models
 from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.data.batches import Bucket, Clicks, Examples
+from ttt4rec_jax.data.batches import Clicks
 from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 from ttt4rec_jax.training.optim import optimizer
 from ttt4rec_jax.training.step import TrainState, make_run_steps, make_train_step, new_sums, stacked

@@ -8,6 +8,7 @@ dispatch of steps is done.
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -26,19 +27,14 @@ def child(began: float, argv: list[str]) -> None:
     sys.path.insert(0, str(EXPERIMENTS))
     import main
 
-    from ttt4rec_jax.training import trainer
+    from ttt4rec_jax.cli import run
 
-    waits = trainer.Trainer._check_finite
-
-    def first_step(
-        self, progress, sums
-    ):  # called before the first dispatch's sums are there, and again with them
-        waits(self, progress, sums)
-        if sums is not self.first_sums:
+    def first_step(dispatch) -> None:  # called when the steps before a dispatch are finished
+        if dispatch.first:
             print(f"\nfirst step {time.time() - began:.3f}", flush=True)
             os._exit(0)
 
-    trainer.Trainer._check_finite = first_step
+    run.fit = functools.partial(run.fit, on_dispatch=first_step)
     sys.exit(main.main(["main.py", *argv]))
 
 

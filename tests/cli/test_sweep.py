@@ -109,15 +109,13 @@ def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path
         and "2 finished already" in text
         and sorted(tmp_path.rglob("*")) == before
     )
-    from ttt4rec_jax.training.trainer import Trainer
+    from ttt4rec_jax.training.program import make_program
 
     config = next(iter(configs.values()))
-    trainer = Trainer([config], random_dataset)
-    assert run.size(config, random_dataset) == (
-        trainer.count,
-        trainer.steps,
-        trainer.num_parameters,
-    )
+    program = make_program([config], random_dataset)
+    training = program.training
+    expected = (training.num_examples, training.num_steps, program.num_parameters)
+    assert run.size(config, random_dataset) == expected
 
 
 def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, tmp_path):

@@ -7,14 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_dataset
-from flax import nnx
 
-from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.examples import (
+    Bucket,
+    bucket_lengths,
+    epoch_order,
+    step_buckets,
+    training_examples,
+    training_histories,
+)
 from ttt4rec_jax.training import step
 
 MAX_LEN = 4
+
+make_batch = jax.jit(batches.make_batch, static_argnums=(4, 5, 6))
 
 
 def config(**train):
@@ -31,21 +39,15 @@ def training_clicks(dataset):
 def epoch_of(dataset, config):
     """All batches of epoch 0, as numpy."""
     clicks = batches.device_clicks(dataset)
-    examples, buckets = batches.training_examples(dataset, config)
-    of = batches.step_buckets(0, buckets)
-    order = batches.epoch_order(jax.random.key(0), of, buckets)
+    examples, buckets = training_examples(dataset, config)
+    of = step_buckets(0, buckets)
+    order = epoch_order(jax.random.key(0), of, buckets)
     keys = jax.random.split(jax.random.key(1), len(order))
     made = []
     for bucket, rows, key in zip(of, order, keys, strict=True):
-        batch = batches.make_batch(
-            clicks,
-            examples,
-            rows[: buckets[bucket].batch_size],
-            key,
-            config,
-            dataset.num_items,
-            buckets[bucket].length,
-        )
+        size = buckets[bucket].batch_size
+        length = buckets[bucket].length
+        batch = make_batch(clicks, examples, rows[:size], key, config, dataset.num_items, length)
         made.append(jax.tree.map(np.asarray, batch))
     return made
 
@@ -121,7 +123,9 @@ def test_negatives_are_uniform_over_all_other_items(random_dataset):
     user = int(np.argmax(np.diff(random_dataset.offsets)))
     known = set(training_clicks(random_dataset)[user])
     drawn = np.asarray(
-        batches.draw_negatives(jax.random.key(0), clicks, user, (60_000,), random_dataset.num_items)
+        batches.sample_negatives(
+            jax.random.key(0), clicks, user, (60_000,), random_dataset.num_items
+        )
     )
     free = sorted(set(range(1, random_dataset.num_items + 1)) - known)
     held_out = (
@@ -152,12 +156,11 @@ def test_histories_are_the_last_clicks_before_the_target(random_dataset):
 
 
 def test_epochs_are_shuffled_differently_and_reproducibly():
-    buckets = batches.Bucket(4, 0, 5, 8), batches.Bucket(8, 5, 21, 4)
-    ofs = [batches.step_buckets(epoch, buckets) for epoch in (0, 1, 0)]
+    buckets = Bucket(4, 0, 5, 8), Bucket(8, 5, 21, 4)
+    ofs = [step_buckets(epoch, buckets) for epoch in (0, 1, 0)]
     keys = [jax.random.fold_in(jax.random.key(0), epoch) for epoch in (0, 1, 0)]
     orders = [
-        (of, np.asarray(batches.epoch_order(key, of, buckets)))
-        for key, of in zip(keys, ofs, strict=True)
+        (of, np.asarray(epoch_order(key, of, buckets))) for key, of in zip(keys, ofs, strict=True)
     ]
     for of, order in orders:
         assert sorted(e for e in order.reshape(-1) if e < 21) == [*range(21)], "every example once"
@@ -172,7 +175,7 @@ def test_epochs_are_shuffled_differently_and_reproducibly():
 
 def test_bucket_lengths_cost_least_among_all_choices():
     counts = np.array([1] * 30 + [3] * 20 + [7] * 9 + [40] * 3)
-    got = batches.bucket_lengths(counts, 48, 3, lambda length: 1)
+    got = bucket_lengths(counts, 48, 3, lambda length: 1)
 
     def cost(lengths):
         return sum(min(length for length in lengths if length >= count) for count in counts)
@@ -183,7 +186,7 @@ def test_bucket_lengths_cost_least_among_all_choices():
         for a in (3, 4, 6, 8, 9, 12, 15, 16)
         for b in (8, 9, 12, 15, 16, 18, 21, 24)
     )
-    assert batches.bucket_lengths(counts, 48, 1, lambda length: 1) == (40,)
+    assert bucket_lengths(counts, 48, 1, lambda length: 1) == (40,)
 
 
 def test_training_histories_hold_each_user_with_two_training_clicks_once(random_dataset):
@@ -191,7 +194,7 @@ def test_training_histories_hold_each_user_with_two_training_clicks_once(random_
         tuple(s[-MAX_LEN:]) for s in training_clicks(random_dataset) if len(s) > 1
     )
     found = collections.Counter()
-    groups = batches.training_histories(random_dataset, MAX_LEN, batch_size=7)
+    groups = training_histories(random_dataset, MAX_LEN, batch_size=7)
     assert len(groups) > 1
     for group in groups:
         for history, length in zip(
@@ -205,74 +208,59 @@ def test_training_histories_hold_each_user_with_two_training_clicks_once(random_
     assert found == expected
 
 
-NEGATIVES_OF = {
-    "bce last": {},
+WAYS = {
+    "bce last": {"targets": "last"},
     "bce every": {"targets": "every"},
     "gbce every": {"targets": "every", "loss": "gbce"},
+    "bce masked": {"targets": "masked"},
+    "sampled_softmax": {"targets": "every", "loss": "sampled_softmax"},
 }
 
 
-@pytest.mark.parametrize("way", [*NEGATIVES_OF, "bce masked", "sampled_softmax"])
-def test_a_user_who_has_clicked_every_item_trains_without_negatives(way):
-    everything = [3, 1, 4, 2, 5, 6]
+@pytest.mark.parametrize("way", WAYS)
+def test_negatives_are_never_outside_the_catalogue_nor_of_the_users_training_clicks(way):
+    # Given a user whose training clicks cover the whole catalogue, as a bot's do
     num_items = 6
-    held_out = [1, 2]  # the last two clicks are validation and test targets
-    dataset = make_dataset(
-        [[*everything, *held_out], [1, 2, 3, 4, 5], [2, 6, 2, 1]], num_items, num_negatives=0
-    )
+    everything = [3, 1, 4, 2, 5, 6]
+    held_out = [1, 2]
+    sequences = [[*everything, *held_out], [1, 2, 3, 4, 5], [2, 6, 2, 1]]
+    dataset = make_dataset(sequences, num_items, num_negatives=0)
     assert dataset.users_without_negatives == 1
-    train = NEGATIVES_OF.get(way) or {
-        "targets": "every" if "sampled" in way else way.split()[-1],
-        "loss": way.split()[0],
-    }
+    model = "bert4rec" if "masked" in way else "sasrec"
     asked = Config(
-        model=ModelConfig(model="bert4rec" if "masked" in way else "sasrec", dim=4, max_len=8),
-        train=TrainConfig(batch_size=8, num_negatives=5, length_buckets=1, **train),
+        model=ModelConfig(model=model, max_len=8),
+        train=TrainConfig(batch_size=8, num_negatives=5, length_buckets=1, **WAYS[way]),
     )
-    for placed in (None, jax.devices("cpu")[0]):
-        clicks = batches.device_clicks(dataset, placed)
-        examples, (bucket,) = batches.training_examples(dataset, asked, placed)
-        of = np.asarray(examples.users)
-        made = batches.make_batch(
-            clicks,
-            examples,
-            jnp.arange(len(of)),
-            jax.random.key(0),
-            asked,
-            num_items,
-            bucket.length,
-        )
-        assert np.isin(np.asarray(made.negatives), range(num_items + 1)).all()
-        if way == "sampled_softmax":  # negatives shared by a batch, for whoever is in it
-            assert (made.negatives > 0).all()
-            continue
-        for user, known in enumerate(map(set, training_clicks(dataset))):
-            negatives = set(np.asarray(made.negatives)[of == user].ravel().tolist())
-            assert negatives == {0} if user == 0 else negatives and not negatives & (known | {0})
-    graphdef, params = models.split(asked.model, dataset, *(np.array([x]) for x in (0, 0.02, 0.02)))
-    alone = made._replace(
-        weight=jnp.where(np.reshape(of == 0, (-1, *[1] * (made.weight.ndim - 1))), made.weight, 0)
-    )
+    examples, (bucket,) = training_examples(dataset, asked)
+    users = np.asarray(examples.users)
+    order = jnp.arange(len(users))
+    clicks = batches.device_clicks(dataset)
+    key = jax.random.key(0)
+    batch = make_batch(clicks, examples, order, key, asked, num_items, bucket.length)
+    negatives = np.asarray(batch.negatives)
+    if way == "sampled_softmax":  # negatives shared by a batch, for whoever is in it
+        assert np.isin(negatives, range(1, num_items + 1)).all()
+        return
+    for user, known in enumerate(map(set, training_clicks(dataset))):
+        of_user = set(negatives[users == user].ravel().tolist())
+        if user == 0:
+            assert of_user == {0}, "padding, which no loss counts"
+        else:
+            assert of_user and of_user <= set(range(1, num_items + 1)) - known
 
-    def loss(params):
-        return step.batch_loss(
-            nnx.merge(graphdef, params), alone, asked, num_items, (), jax.random.key(0)
-        )
 
-    value, grads = jax.value_and_grad(loss)(jax.tree.map(lambda x: x[0], params))
-    assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
-    if (
-        way == "bce last"
-    ):  # 3 is the first click, which is no target: nothing pushes an item down, the last one least of all
+@pytest.mark.parametrize("loss", ["bce", "gbce"])
+def test_a_user_without_negatives_is_trained_by_the_positives_alone(loss):
+    asked = Config(train=TrainConfig(loss=loss, num_negatives=3))
+    items = jnp.array([[0, 0, 0], [4, 5, 6]])
+    batch = batches.Batch(None, None, jnp.array([1, 2]), jnp.ones(2), items)
 
-        def positive_only(params):
-            model = nnx.merge(graphdef, params)
-            score = (
-                model.encode(alone.history, alone.length)[:, 0] * model.item_vectors(alone.target)
-            ).sum(-1)
-            return (jax.nn.softplus(-score) / 6 * alone.weight).sum() / alone.weight.sum()
+    def target_losses(negatives):
+        scores = step.Scores(None, jnp.array([0.3, -0.2]), negatives)
+        return step.target_losses(None, scores, batch, asked, 6)
 
-        expected = jax.grad(positive_only)(jax.tree.map(lambda x: x[0], params))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), grads, expected
-        )
+    scores = jnp.full((2, 3), 7.0)
+    gradient = jax.grad(lambda negatives: target_losses(negatives).sum())(scores)
+    assert (gradient[0] == 0).all() and (gradient[1] > 0).all()
+    far_below = jnp.full((2, 3), -1e9)
+    np.testing.assert_allclose(target_losses(scores)[0], target_losses(far_below)[0])

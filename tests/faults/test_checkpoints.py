@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import fit, last_state, small_config, without_times
+from helpers import compiled, fit_run, last_state, small_config, without_times
 
 from data_prep.settings import UserError
 from ttt4rec_jax.runs import items as catalogue
@@ -24,8 +24,7 @@ from ttt4rec_jax.runs.checkpoint import DIGESTS, KEPT, Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, write_text
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
-from ttt4rec_jax.training import trainer as train
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training import fit
 
 LIKE = {"table": np.zeros((50, 8), np.float32), "step": np.int32(0)}
 
@@ -160,23 +159,23 @@ def test_a_file_that_cannot_be_written_is_one_line_and_what_was_there_stays(tmp_
 
 @pytest.fixture(scope="module")
 def whole(random_dataset, tmp_path_factory):
-    """(settings, trainer, outcome, folder) of a run of three epochs that nothing disturbed, each better than the one before."""
+    """(settings, executables, outcome, folder) of a run of three epochs that nothing disturbed, each better than the one before."""
     asked = small_config(epochs=3, batch_size=128)
     folder = tmp_path_factory.mktemp("whole") / "run"
-    trainer = Trainer([asked], random_dataset)
+    executables = compiled([asked], random_dataset)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "selected", lambda line, select_by: line["epoch"])
-        outcome = fit(asked, random_dataset, folder, trainer)
+        patch.setattr(fit, "is_better", lambda line, run, select_by: True)
+        outcome = fit_run(asked, random_dataset, folder, executables)
     assert outcome.best_epoch == 3
-    return asked, trainer, outcome, folder
+    return asked, executables, outcome, folder
 
 
 @pytest.fixture
 def ever_better(monkeypatch):
-    monkeypatch.setattr(train, "selected", lambda line, select_by: line["epoch"])
+    monkeypatch.setattr(fit, "is_better", lambda line, run, select_by: True)
 
 
-def same(trainer, outcome, folder, expected, expected_folder):
+def same(executables, outcome, folder, expected, expected_folder):
     assert (
         without_times(outcome.history) == without_times(expected.history)
         and outcome.best_epoch == expected.best_epoch
@@ -184,7 +183,7 @@ def same(trainer, outcome, folder, expected, expected_folder):
     jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, expected.test_ranks)
     jax.tree.map(
         np.testing.assert_array_equal,
-        *(last_state(trainer, path) for path in (folder, expected_folder)),
+        *(last_state(executables, path) for path in (folder, expected_folder)),
     )
 
 
@@ -197,32 +196,32 @@ def newest(folder: Path) -> Path:
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     whole, tmp_path, which, damage, caplog, ever_better, random_dataset
 ):
-    asked, trainer, expected, folder = whole
+    asked, executables, expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     damaged = newest(getattr(RunFolder(tmp_path / "run"), which))
     newest_before = newest(RunFolder(tmp_path / "run").last)
     DAMAGES[damage](damaged)
-    got = fit(asked, random_dataset, tmp_path / "run", trainer)
+    got = fit_run(asked, random_dataset, tmp_path / "run", executables)
     assert f"{newest_before}: CHECKPOINT NOT USED" in caplog.text and str(damaged) in caplog.text
-    same(trainer, got, tmp_path / "run", expected, folder)
+    same(executables, got, tmp_path / "run", expected, folder)
 
 
 def test_a_lost_checkpoint_is_told(whole, tmp_path, ever_better):
-    _, trainer, expected, folder = whole
+    _, executables, expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     said = []
     shutil.rmtree(newest(run.last))
-    (got,) = trainer.fit(run, [run], log=said.append)
+    (got,) = fit.fit(executables, run, [run], log=said.append)
     assert (
-        "no whole checkpoint of epoch 3, which metrics.jsonl tells of: going on from epoch 2"
-        in said
+        "metrics.jsonl has epoch 3, of which there is no whole checkpoint: "
+        "training continues from epoch 2" in said
     )
-    same(trainer, got, run.path, expected, folder)
+    same(executables, got, run.path, expected, folder)
 
 
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_path, ever_better):
-    asked, trainer, expected, folder = whole
+    asked, executables, expected, folder = whole
     run = RunFolder(tmp_path / "run")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     run.create(asked)
@@ -235,15 +234,18 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_pat
 
     try:
         with pytest.raises(UserError, match="cannot be written") as error:
-            trainer.fit(run, [run], log=fill_the_disk)
+            fit.fit(executables, run, [run], log=fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(run.path) in str(error.value) and "\n" not in str(error.value)
     steps = Checkpoints(run.last).steps()
-    assert trainer.steps in steps and 3 * trainer.steps not in steps
+    assert (
+        executables.program.training.num_steps in steps
+        and 3 * executables.program.training.num_steps not in steps
+    )
     assert not any(map(Checkpoints(run.last).problem, steps))
-    (got,) = trainer.fit(run, [run], log=lambda line: None)
-    same(trainer, got, run.path, expected, folder)
+    (got,) = fit.fit(executables, run, [run], log=lambda line: None)
+    same(executables, got, run.path, expected, folder)
 
 
 def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(

@@ -1,5 +1,7 @@
 """Steps that are not finite: stopped or skipped, and counted; a clipped gradient; absurd settings of a TTT layer."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 from helpers import (
     NUM_TOY_ITEMS,
-    fit,
+    fit_run,
     last_state,
     random_batch,
     small_config,
@@ -20,9 +22,9 @@ from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
 from ttt4rec_jax.config import Config, TrainConfig
 from ttt4rec_jax.training import step as train_step
-from ttt4rec_jax.training import trainer as train
+from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.optim import clipped, optimizer, sparse_rows
-from ttt4rec_jax.training.trainer import DivergedError, Trainer
+from ttt4rec_jax.training.progress import DivergedError, summary
 
 
 def bits(state):
@@ -50,7 +52,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_any_other_is_what_it_was(small
 
 @pytest.fixture(scope="module")
 def poisonable(random_dataset):
-    """A trainer that skips, of steps that are poisoned if a parameter says so: {its first batch's first example: NaN}."""
+    """Executables that skip, of steps that are poisoned if a parameter says so: {its first batch's first example: NaN}."""
     make_batch = train_step.make_batch
 
     def poisoned(clicks, examples, order_B, *rest):
@@ -60,14 +62,16 @@ def poisonable(random_dataset):
     asked = small_config(epochs=2, batch_size=16, on_nan="skip")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step, "make_batch", poisoned)
-        return asked, Trainer([asked], random_dataset)
+        return asked, compile_runs([asked], random_dataset)
 
 
 def test_skipped_steps_are_counted_where_a_run_is_told_of(poisonable, random_dataset, tmp_path):
-    asked, trainer = poisonable
-    outcome = fit(asked, random_dataset, tmp_path / "run", trainer)
-    expected = [int((trainer.begin_epoch(epoch)[1][0, :, 0] % 3 == 0).sum()) for epoch in range(2)]
-    assert min(expected) > 0 and max(expected) < trainer.steps
+    asked, executables = poisonable
+    outcome = fit_run(asked, random_dataset, tmp_path / "run", executables)
+    expected = [
+        int((executables.begin_epoch(epoch)[1][0, :, 0] % 3 == 0).sum()) for epoch in range(2)
+    ]
+    assert min(expected) > 0 and max(expected) < executables.program.training.num_steps
     assert [line["skipped_steps"] for line in outcome.history] == expected
     assert all(0.1 < line["loss"] < 2 for line in outcome.history), "the mean over the other steps"
     counts = {"users": 1, "items": 1, "interactions": 1}
@@ -77,24 +81,25 @@ def test_skipped_steps_are_counted_where_a_run_is_told_of(poisonable, random_dat
     )
     assert result["skipped_steps"] == sum(expected)
     assert f"skipped    {sum(expected)} steps that were not finite" in report.table(result)
-    state = last_state(trainer, tmp_path / "run")
+    state = last_state(executables, tmp_path / "run")
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
 
 
 def test_an_epoch_of_skipped_steps_alone_ends_the_run(
     poisonable, random_dataset, tmp_path, monkeypatch
 ):
-    asked, trainer = poisonable
-    begin_epoch = trainer.begin_epoch
+    asked, executables = poisonable
+    begin_epoch = executables.begin_epoch
 
     def all_poisoned(epoch):
-        of, order, key = begin_epoch(epoch)
-        return of, jnp.zeros_like(order) if epoch == 1 else order, key
+        steps = begin_epoch(epoch)
+        poisoned = jnp.zeros_like(steps.order_RxSxB)
+        return steps._replace(order_RxSxB=poisoned) if epoch == 1 else steps
 
-    monkeypatch.setattr(trainer, "begin_epoch", all_poisoned)
-    said = f"all {trainer.steps} steps of epoch 2 were skipped.*last finite checkpoint is that of epoch 1"
+    monkeypatch.setattr(executables, "begin_epoch", all_poisoned)
+    said = f"all {executables.program.training.num_steps} steps of epoch 2 were skipped.*last finite checkpoint is that of epoch 1"
     with pytest.raises(DivergedError, match=said):
-        fit(asked, random_dataset, tmp_path / "run", trainer)
+        fit_run(asked, random_dataset, tmp_path / "run", executables)
 
 
 # Clipping
@@ -161,22 +166,27 @@ def test_what_is_off_changes_no_program():
 )
 def test_absurd_inner_settings_end_in_finite_figures_or_are_told(model, random_dataset, tmp_path):
     asked = small_config(model | {"ffn": False}, epochs=1, batch_size=128)
-    trainer = Trainer([asked], random_dataset)
+    executables = compile_runs([asked], random_dataset)
     ends = set()
     for standard_deviation in (0.0, 0.3, 1e3, 1e18, 3e38):
         ranges = np.full(
             (2, 1), standard_deviation, np.float32
         )  # arguments of a program, so that one serves all
         _, params = models.split(asked.model, random_dataset, np.zeros(1, np.uint32), *ranges)
-        trainer.first_state = trainer.first_state._replace(params=params)
+        program = executables.program
+        first_state = program.training.first_state._replace(params=params)
+        training = dataclasses.replace(program.training, first_state=first_state)
+        executables.program = dataclasses.replace(program, training=training)
         try:
-            outcome = fit(asked, random_dataset, tmp_path / str(standard_deviation), trainer)
+            outcome = fit_run(
+                asked, random_dataset, tmp_path / str(standard_deviation), executables
+            )
         except DivergedError as error:
             assert "not finite" in str(error) or "NaN" in str(error)
             ends.add("told")
             continue
         figures = [
-            train.summary(outcome.test_ranks),
+            summary(outcome.test_ranks),
             outcome.validation,
             [line["loss"] for line in outcome.history],
         ]

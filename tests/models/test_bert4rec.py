@@ -7,6 +7,7 @@ import numpy as np
 from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.examples import training_examples
 
 SIZES = {"model": "bert4rec", "dim": 8, "max_len": 6}
 
@@ -19,7 +20,7 @@ def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
     assert config.train.targets == "masked"
     clicks = batches.device_clicks(random_dataset)
     mask = random_dataset.num_items + 1
-    examples, buckets = batches.training_examples(random_dataset, config)
+    examples, buckets = training_examples(random_dataset, config)
     hidden = 0
     last_only = 0
     valid = 0

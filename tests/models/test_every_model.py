@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import fit_run
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, EvalConfig, ModelConfig, TrainConfig
-from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.training import trainer
+from ttt4rec_jax.training.progress import summary
 
 D = 8
 L = 6
@@ -91,12 +91,8 @@ def test_a_cosine_score_lies_within_one_over_the_temperature(random_dataset, nam
 @pytest.mark.parametrize("name", TRAINED)
 def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, name):
     def fit(config, folder):
-        folder = RunFolder(tmp_path / folder)
-        folder.create(config)
-        (outcome,) = trainer.Trainer([config], cyclic_dataset).fit(
-            folder, [folder], log=lambda line: None
-        )
-        return trainer.summary(outcome.test_ranks)["full"]["ndcg@5"]
+        outcome = fit_run(config, cyclic_dataset, tmp_path / folder)
+        return summary(outcome.test_ranks)["full"]["ndcg@5"]
 
     sizes = (
         {"num_blocks": 1} if name in ("ttt4rec", "sasrec", "bert4rec", "iclrec", "gru4rec") else {}

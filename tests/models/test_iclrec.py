@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data.batches import Batch, Histories
+from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.data.examples import Histories
 from ttt4rec_jax.models import iclrec
 from ttt4rec_jax.models.iclrec import IclRec
 

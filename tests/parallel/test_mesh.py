@@ -5,14 +5,13 @@ import re
 import jax
 import numpy as np
 import pytest
+from helpers import compiled, fit_run
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
-from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.training.trainer import Trainer
 
 COLLECTIVE = re.compile(
     r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
@@ -61,19 +60,11 @@ def mesh():
     return DeviceMesh(4, 2)
 
 
-def fit(config, dataset, folder, mesh=None):
-    folder = RunFolder(folder)
-    folder.create(config)
-    trainer = Trainer([config], dataset, mesh)
-    (outcome,) = trainer.fit(folder, [folder], log=lambda line: None)
-    return trainer, outcome
-
-
 @pytest.mark.parametrize("model", TRAINED)
 def test_eight_devices_give_the_figures_of_one(model, random_dataset, tmp_path, mesh):
     asked = config(model, **OF_MODEL.get(model, {}))
-    _, alone = fit(asked, random_dataset, tmp_path / "one")
-    _, got = fit(asked, random_dataset, tmp_path / "eight", mesh)
+    alone = fit_run(asked, random_dataset, tmp_path / "one")
+    got = fit_run(asked, random_dataset, tmp_path / "eight", mesh=mesh)
     losses = [[line["loss"] for line in outcome.history] for outcome in (got, alone)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for protocol, ranks in got.test_ranks.items():
@@ -85,36 +76,27 @@ def test_eight_devices_give_the_figures_of_one(model, random_dataset, tmp_path, 
 
 def test_a_run_goes_on_from_another_mesh(random_dataset, tmp_path, mesh):
     asked = config("sasrec", targets="every", loss="softmax")
-    whole = fit(asked, random_dataset, tmp_path / "whole")[1]
-    folder = RunFolder(tmp_path / "run")
-    folder.create(asked)
-    begun = config("sasrec", targets="every", loss="softmax", epochs=1)
-    for settings, on in ((begun, mesh), (asked, None)):
-        (got,) = Trainer([settings], random_dataset, on).fit(
-            folder, [folder], log=lambda line: None
-        )
+    whole = fit_run(asked, random_dataset, tmp_path / "whole")
+    first_epoch = config("sasrec", targets="every", loss="softmax", epochs=1)
+    fit_run(first_epoch, random_dataset, tmp_path / "run", mesh=mesh)
+    got = fit_run(asked, random_dataset, tmp_path / "run")
     np.testing.assert_allclose(got.history[1]["loss"], whole.history[1]["loss"], rtol=1e-5)
-    (back,) = Trainer([asked], random_dataset, DeviceMesh(2, 4)).fit(
-        folder, [folder], log=lambda line: None
-    )
+    back = fit_run(asked, random_dataset, tmp_path / "run", mesh=DeviceMesh(2, 4))
     assert [line["loss"] for line in back.history] == [line["loss"] for line in got.history]
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_no_device_gathers_the_table(sparse, random_dataset, mesh):
     loss = "sampled_softmax" if sparse else "softmax"
-    trainer = Trainer(
-        [config("sasrec", targets="every", loss=loss, sparse_embeddings=sparse)],
-        random_dataset,
-        mesh,
-    )
+    asked = config("sasrec", targets="every", loss=loss, sparse_embeddings=sparse)
+    executables = compiled([asked], random_dataset, mesh)
     rows = random_dataset.num_items + 1
     rows += -rows % mesh.model
-    table = trainer.first_state.params["embedding"]
+    table = executables.program.training.first_state.params["embedding"]
     assert table.shape[1] == rows and {s.data.shape[1] for s in table.addressable_shards} == {
         rows // mesh.model
     }
-    for program in (trainer.run_steps, *trainer.evaluate.compiled.values()):
+    for program in (executables.run_steps, *executables.evaluate.compiled.values()):
         hlo = program.as_text()
         sent = [match[1] for line in hlo.splitlines() if (match := COLLECTIVE.search(line))]
         assert sent
@@ -124,14 +106,14 @@ def test_no_device_gathers_the_table(sparse, random_dataset, mesh):
 
 
 def test_ranks_on_a_mesh_are_those_of_one_device(random_dataset, tmp_path, mesh):
-    trainer, _ = fit(
-        config("sasrec", targets="every", loss="softmax"), random_dataset, tmp_path, mesh
-    )
-    params_R = trainer.mesh.gather(trainer.first_state.params)
-    alone = Trainer([config("sasrec", targets="every", loss="softmax")], random_dataset).evaluate
+    asked = config("sasrec", targets="every", loss="softmax")
+    executables = compiled([asked], random_dataset, mesh)
+    placed = executables.program.mesh
+    params_R = placed.gather(executables.program.training.first_state.params)
+    alone = compiled([asked], random_dataset).evaluate
     one = jax.tree.map(lambda x: x[0], params_R)
     expected = alone(one, "test")
-    (got,) = trainer.evaluate.of_runs(mesh.place(params_R, RUNS), "test")
+    (got,) = executables.evaluate.of_runs(placed.place(params_R, RUNS), "test")
     for protocol in ranking.PROTOCOLS:
         np.testing.assert_array_equal(got[protocol].others, expected[protocol].others)
         assert np.abs(got[protocol].greater - expected[protocol].greater).max() <= 1
@@ -139,7 +121,7 @@ def test_ranks_on_a_mesh_are_those_of_one_device(random_dataset, tmp_path, mesh)
 
 def test_what_leaves_a_mesh_has_the_rows_that_entered(mesh):
     tree = {"embedding": np.arange(30.0).reshape(1, 15, 2), "norm": np.ones((1, 3))}
-    mesh = DeviceMesh(1, 8).of(tree)
+    mesh = DeviceMesh(1, 8).for_params(tree)
     placed = mesh.place(tree, RUNS)
     assert placed["embedding"].shape == (1, 16, 2)
     jax.tree.map(np.testing.assert_array_equal, mesh.gather(placed), tree)
@@ -147,11 +129,10 @@ def test_what_leaves_a_mesh_has_the_rows_that_entered(mesh):
 
 
 @pytest.mark.parametrize("model", ["popularity", "itemknn"])
-def test_a_model_without_training_is_judged_on_a_mesh(model, random_dataset, tmp_path, mesh):
+def test_a_model_without_training_is_evaluated_on_a_mesh(model, random_dataset, tmp_path, mesh):
     asked = Config(model=ModelConfig(model=model))
-    (_, got), (_, alone) = (
-        fit(asked, random_dataset, tmp_path / str(on), on) for on in (mesh, None)
-    )
+    got = fit_run(asked, random_dataset, tmp_path / "mesh", mesh=mesh)
+    alone = fit_run(asked, random_dataset, tmp_path / "one")
     assert got.validation == alone.validation
 
 

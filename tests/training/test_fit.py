@@ -11,30 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fit, last_state, small_config, without_times
+from helpers import compiled, fit_run, fit_runs, last_state, small_config, without_times
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, program
-from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.training import trainer as train
+from ttt4rec_jax.training import fit, loop
+from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.interrupt import Interrupted
-from ttt4rec_jax.training.step import cosine
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training.optim import cosine_schedule
+from ttt4rec_jax.training.progress import DivergedError, RunProgress, is_better, summary
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"targets": "every", "loss": "softmax"}], ids=["paper", "every"]
 )
 def test_learns_an_order_that_popularity_cannot(cyclic_dataset, tmp_path, settings):
-    floor = fit(Config(model=ModelConfig(model="popularity")), cyclic_dataset, tmp_path / "floor")
+    floor = fit_run(
+        Config(model=ModelConfig(model="popularity")), cyclic_dataset, tmp_path / "floor"
+    )
     # the sampled figures are 1 long before the full ones are
     asked = dataclasses.replace(
         small_config(epochs=25, **settings), eval=EvalConfig(select_by="full/ndcg@5")
     )
-    got = fit(asked, cyclic_dataset, tmp_path / "run")
+    got = fit_run(asked, cyclic_dataset, tmp_path / "run")
     assert floor.best_epoch == 0 and floor.history == []
-    assert train.summary(floor.test_ranks)["full"]["hit@5"] < 0.6
-    assert train.summary(got.test_ranks)["full"]["ndcg@5"] > 0.9
+    assert summary(floor.test_ranks)["full"]["hit@5"] < 0.6
+    assert summary(got.test_ranks)["full"]["ndcg@5"] > 0.9
     assert got.validation["full"]["ndcg@5"] == max(
         line["validation"]["full"]["ndcg@5"] for line in got.history
     )
@@ -66,28 +68,23 @@ def test_interrupted_and_resumed_is_bit_equal_to_uninterrupted(
 ):
     # Given a run of two epochs that nothing disturbs
     asked = small_config(**{"epochs": 2, "batch_size": 32} | settings)
-    trainer = Trainer([asked], random_dataset)
-    expected = fit(asked, random_dataset, tmp_path / "whole", trainer)
+    executables = compiled([asked], random_dataset)
+    expected = fit_run(asked, random_dataset, tmp_path / "whole", executables)
+
     # When another is asked to stop after each dispatch, in the middle of epochs as well, and
     # resumed until it ends
-    check = Trainer._check_finite
-
-    def stop_soon(self, progress, sums):
-        check(self, progress, sums)
-        if sums.loss[0] > 0:
+    def stop_soon(dispatch):
+        if dispatch.sums.loss[0] > 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_check_finite", stop_soon)
-    monkeypatch.setattr(train, "SECONDS_PER_DISPATCH", 0.0)
-    monkeypatch.setattr(train, "FIRST_DISPATCH", 2)
-    monkeypatch.setattr(
-        train.StopRequest, "_ask", lambda self, number, frame: setattr(self, "asked", True)
-    )
+    monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", 0.0)
+    monkeypatch.setattr(loop, "FIRST_DISPATCH", 2)
     stops = 0
     got = None
     while got is None:
         try:
-            got = fit(asked, random_dataset, tmp_path / "pieces", None if stops == 0 else trainer)
+            folder = tmp_path / "pieces"
+            got = fit_run(asked, random_dataset, folder, executables, on_dispatch=stop_soon)
         except Interrupted:
             stops += 1
             assert stops < 100
@@ -99,37 +96,38 @@ def test_interrupted_and_resumed_is_bit_equal_to_uninterrupted(
         jax.tree.map(np.testing.assert_array_equal, got.test_ranks[protocol], ranks)
     jax.tree.map(
         np.testing.assert_array_equal,
-        *(last_state(trainer, tmp_path / name) for name in ("whole", "pieces")),
+        *(last_state(executables, tmp_path / name) for name in ("whole", "pieces")),
     )
 
 
 def test_more_epochs_on_resume_are_the_longer_run(random_dataset, tmp_path):
     longer = small_config(epochs=3)
-    expected = fit(longer, random_dataset, tmp_path / "longer")
-    fit(small_config(epochs=1), random_dataset, tmp_path / "run")
-    got = fit(longer, random_dataset, tmp_path / "run")
+    expected = fit_run(longer, random_dataset, tmp_path / "longer")
+    fit_run(small_config(epochs=1), random_dataset, tmp_path / "run")
+    got = fit_run(longer, random_dataset, tmp_path / "run")
     assert without_times(got.history) == without_times(expected.history)
 
 
 def test_a_cosine_schedule_falls_from_the_full_rate_to_zero():
     steps = jnp.arange(0, 101)
-    factor = cosine(steps, 100)
+    factor = cosine_schedule(100)(steps)
     np.testing.assert_allclose(factor[jnp.array([0, 50, 100])], [1, 0.5, 0], atol=1e-6)
     assert (jnp.diff(factor) < 0).all()
 
 
 def test_a_cosine_schedule_is_followed(random_dataset):
     asked = small_config(epochs=3, schedule="cosine", batch_size=512, num_negatives=2)
-    trainer = Trainer([asked], random_dataset)
-    assert trainer.steps == 1
-    states = [trainer.first_state]
+    executables = compiled([asked], random_dataset)
+    training = executables.program.training
+    assert training.num_steps == 1
+    states = [training.first_state]
     for step in range(3):
-        state, _ = trainer.run_steps(
-            jax.tree.map(jnp.copy, states[-1]),
-            trainer.first_sums,
-            trainer.clicks,
-            trainer.examples,
-            *trainer.begin_epoch(step),
+        state, _ = executables.run_steps(
+            loop.copied(states[-1]),
+            training.first_sums,
+            executables.program.clicks,
+            training.examples,
+            *executables.begin_epoch(step),
             0,
             1,
         )
@@ -146,48 +144,52 @@ def test_a_cosine_schedule_is_followed(random_dataset):
 
 
 def test_metrics_file_has_a_line_an_epoch(random_dataset, tmp_path):
-    outcome = fit(small_config(epochs=3), random_dataset, tmp_path / "run")
+    outcome = fit_run(small_config(epochs=3), random_dataset, tmp_path / "run")
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert lines == outcome.history and [line["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_the_best_epoch_is_what_is_judged(random_dataset, tmp_path, monkeypatch):
-    # Given validation figures that are best in epoch 2 of 4
+def test_the_best_epoch_is_what_is_scored_on_the_test_set(random_dataset, tmp_path, monkeypatch):
+    # Given validation metrics that are best in epoch 2 of 4
     figures = iter([0.1, 0.9, 0.3, 0.9])
-    real = train.summary
 
-    def summary(ranks):
-        figures_now = real(ranks)
-        return figures_now | {"sampled": figures_now["sampled"] | {"ndcg@10": next(figures, 0.0)}}
+    def faked(ranks):
+        metrics = summary(ranks)
+        return metrics | {"sampled": metrics["sampled"] | {"ndcg@10": next(figures)}}
 
-    monkeypatch.setattr(train, "summary", summary)
     asked = small_config(epochs=4, learning_rate=0.1)
-    trainer = Trainer([asked], random_dataset)
-    outcome = fit(asked, random_dataset, tmp_path / "run", trainer)
+    executables = compiled([asked], random_dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "summary", faked)
+        outcome = fit_run(asked, random_dataset, tmp_path / "run", executables)
     # Then the first such epoch is chosen and its parameters, not the last ones, are scored on the
     # test set
     assert outcome.best_epoch == 2
-    monkeypatch.setattr(train, "summary", real)
-    fit(
-        dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=2)),
-        random_dataset,
-        tmp_path / "two",
-    )
-    two = last_state(trainer, tmp_path / "two")
-    assert int(two.opt_state.count[0]) == 2 * trainer.steps
-    params = trainer.mesh.run(two.params, 0)
-    jax.tree.map(
-        np.testing.assert_array_equal, outcome.test_ranks, trainer.evaluate(params, "test")
-    )
+    assert outcome.validation["sampled"]["ndcg@10"] == 0.9
+    fit_run(small_config(epochs=2, learning_rate=0.1), random_dataset, tmp_path / "two")
+    two = last_state(executables, tmp_path / "two")
+    assert int(two.opt_state.count[0]) == 2 * executables.program.training.num_steps
+    params = executables.program.mesh.unstack(two.params, 0)
+    expected = executables.evaluate(params, "test")
+    jax.tree.map(np.testing.assert_array_equal, outcome.test_ranks, expected)
 
 
 def test_patience_stops_a_run_that_gets_no_better(random_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "selected", lambda line, select_by: -line["epoch"])
-    assert (
-        len(fit(small_config(epochs=9, patience=2), random_dataset, tmp_path / "run").history) == 3
-    )
+    monkeypatch.setattr(fit, "is_better", lambda line, run, select_by: not run.best_epoch)
+    outcome = fit_run(small_config(epochs=9, patience=2), random_dataset, tmp_path / "run")
+    assert len(outcome.history) == 3
+
+
+def test_the_first_of_equal_epochs_is_the_best():
+    lines = [{"validation": {"full": {"hit@5": value}}} for value in (0.1, 0.3, 0.3, 0.2)]
+    run = RunProgress()
+    for epoch, line in enumerate(lines, 1):
+        if is_better(line, run, "full/hit@5"):
+            run.best_epoch = epoch
+        run.history.append(line)
+    assert run.best_epoch == 2
 
 
 @pytest.mark.parametrize("broken", ["loss", "scores"])
@@ -197,41 +199,41 @@ def test_a_run_that_diverges_stops_and_names_the_step(
     # Given a run of four steps an epoch whose second epoch ends in NaN: the loss of step 3, or
     # scores alone
     asked = small_config(epochs=3)
-    trainer = Trainer([asked], random_dataset)
-    run_steps = trainer.run_steps
+    executables = compiled([asked], random_dataset)
+    run_steps = executables.run_steps
+    num_steps = executables.program.training.num_steps
     place = {"loss": "epoch 2 at step 3", "scores": "NaN after epoch 2"}[broken]
 
     def poisoned(state, sums, *rest):
         state, sums = run_steps(state, sums, *rest)
-        if int(state.opt_state.count[0]) == 2 * trainer.steps:
+        if int(state.opt_state.count[0]) == 2 * num_steps:
             state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
             sums = sums._replace(bad_step=jnp.array([2])) if broken == "loss" else sums
         return state, sums
 
-    monkeypatch.setattr(trainer, "run_steps", poisoned)
+    monkeypatch.setattr(executables, "run_steps", poisoned)
     # Then it stops there and says which checkpoint is good
-    with pytest.raises(
-        train.DivergedError, match=f"{place}.*last finite checkpoint is that of epoch 1"
-    ):
-        fit(asked, random_dataset, tmp_path / "run", trainer)
+    message = f"{place}.*last finite checkpoint is that of epoch 1"
+    with pytest.raises(DivergedError, match=message):
+        fit_run(asked, random_dataset, tmp_path / "run", executables)
 
 
 def test_a_loss_that_is_not_finite_is_found_in_the_compiled_steps(random_dataset, tmp_path):
     # Given scores that overflow within a few steps
     asked = small_config({"initializer_range": 1e18}, learning_rate=1e30, epochs=5, batch_size=8)
-    with pytest.raises(train.DivergedError, match="epoch 1"):
-        fit(asked, random_dataset, tmp_path / "run")
+    with pytest.raises(DivergedError, match="epoch 1"):
+        fit_run(asked, random_dataset, tmp_path / "run")
 
 
 def test_checkpoints_of_another_shape_are_refused(random_dataset, tmp_path):
-    fit(small_config(epochs=1), random_dataset, tmp_path / "run")
+    fit_run(small_config(epochs=1), random_dataset, tmp_path / "run")
     with pytest.raises(UserError, match=r"checkpoint .* is of another program: found .* expected"):
-        fit(small_config({"dim": 16}, epochs=2), random_dataset, tmp_path / "run")
+        fit_run(small_config({"dim": 16}, epochs=2), random_dataset, tmp_path / "run")
 
 
 def test_select_by_is_what_picks(random_dataset, tmp_path):
     asked = dataclasses.replace(small_config(epochs=4), eval=EvalConfig(select_by="full/hit@20"))
-    outcome = fit(asked, random_dataset, tmp_path / "run")
+    outcome = fit_run(asked, random_dataset, tmp_path / "run")
     figures = [line["validation"]["full"]["hit@20"] for line in outcome.history]
     assert outcome.best_epoch == int(np.argmax(figures)) + 1
 
@@ -258,15 +260,13 @@ def test_stacked_runs_yield_what_each_yields_alone(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     configs = [small_config(**{"epochs": 2} | settings | variant) for variant in variants]
     assert len({program(c) for c in configs}) == 1
-    folders = [RunFolder(tmp_path / str(r)) for r in range(len(configs))]
-    for c, folder in zip(configs, folders, strict=True):
-        folder.create(c)
-    group = RunFolder(tmp_path / "group")
-    trainer = Trainer(configs, random_dataset)
-    assert trainer.mesh.size == devices and (trainer.runs_in_turn > 1) == (backend == "cpu")
-    together = trainer.fit(group, folders, log=lambda line: None)
-    for r, (c, outcome) in enumerate(zip(configs, together, strict=True)):
-        alone = fit(c, random_dataset, tmp_path / f"alone{r}")
+    executables = compile_runs(configs, random_dataset)
+    in_turn = executables.program.training.runs_in_turn > 1
+    assert executables.program.mesh.size == devices and in_turn == (backend == "cpu")
+    together = fit_runs(configs, random_dataset, tmp_path / "group", executables)
+    monkeypatch.undo()
+    for r, (config, outcome) in enumerate(zip(configs, together, strict=True)):
+        alone = fit_run(config, random_dataset, tmp_path / f"alone{r}")
         for a, b in zip(outcome.history, alone.history, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
             assert a["validation"]["sampled"]["ndcg@10"] == pytest.approx(
@@ -278,14 +278,9 @@ def test_stacked_runs_yield_what_each_yields_alone(
 
 def test_a_stacked_run_that_diverges_is_marked_and_the_others_go_on(random_dataset, tmp_path):
     configs = [small_config(epochs=2), small_config(epochs=2, learning_rate=1e30)]
-    folders = [RunFolder(tmp_path / str(r)) for r in range(2)]
-    for c, folder in zip(configs, folders, strict=True):
-        folder.create(c)
-    good, bad = Trainer(configs, random_dataset).fit(
-        RunFolder(tmp_path / "group"), folders, log=lambda line: None
-    )
+    good, bad = fit_runs(configs, random_dataset, tmp_path / "group")
     assert len(good.history) == 2 and np.isfinite(good.history[-1]["loss"])
-    assert isinstance(bad, train.DivergedError) and "epoch" in str(bad)
+    assert isinstance(bad, DivergedError) and "epoch" in str(bad)
 
 
 def test_device_memory_does_not_grow_from_epoch_to_epoch(random_dataset, tmp_path):
@@ -295,10 +290,8 @@ def test_device_memory_does_not_grow_from_epoch_to_epoch(random_dataset, tmp_pat
         gc.collect()
         bytes_held.append(sum(x.nbytes for x in jax.live_arrays()))
 
-    asked = small_config(epochs=12, batch_size=32)
-    folder = RunFolder(tmp_path / "run")
-    folder.create(asked)
-    Trainer([asked], random_dataset).fit(folder, [folder], log=log)
+    asked = small_config(epochs=12)
+    fit_run(asked, random_dataset, tmp_path / "run", log=log)
     assert len(bytes_held) == 12
     assert max(bytes_held[6:]) <= max(bytes_held[:6]), (
         "saves under way hold some at first; then it stays"

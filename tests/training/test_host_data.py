@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +11,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import fit_run, fit_runs
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import load_dataset
+from ttt4rec_jax.data.examples import training_examples
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.parallel.sharding import DeviceMesh
-from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.training import host_data
-from ttt4rec_jax.training import trainer as train
+from ttt4rec_jax.training import host_data, loop
+from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.interrupt import Interrupted
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training.program import make_program
 
 MAIN = Path(__file__).parents[2] / "experiments" / "main.py"
 KINDS = {
@@ -61,15 +64,6 @@ def on_host(dataset):
     return dataclasses.replace(dataset, on_host=True)
 
 
-def fit(configs, dataset, folder, mesh=None):
-    folders = [RunFolder(folder / str(r)) for r in range(len(configs))]
-    for c, of_run in zip(configs, folders, strict=True):
-        of_run.create(c)
-    trainer = Trainer(configs, dataset, mesh)
-    group = folders[0] if len(configs) == 1 else RunFolder(folder)
-    return trainer.fit(group, folders, log=lambda line: None)
-
-
 def assert_same(got, expected):
     losses = [[line["loss"] for line in outcome.history] for outcome in (got, expected)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -80,38 +74,36 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(got.test_ranks[protocol].others, ranks.others)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["every", "sampled"])
 def test_a_run_is_that_of_data_on_the_device(kind, random_dataset, tmp_path):
-    (expected,) = fit([config(kind)], random_dataset, tmp_path / "device")
-    (got,) = fit([config(kind)], on_host(random_dataset), tmp_path / "host")
+    expected = fit_run(config(kind), random_dataset, tmp_path / "device")
+    got = fit_run(config(kind), on_host(random_dataset), tmp_path / "host")
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("kind", ["last", "every", "masked"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_those_of_the_device_bit_for_bit(kind, random_dataset):
-    there, here = (
-        Trainer([config(kind)], dataset) for dataset in (random_dataset, on_host(random_dataset))
+    # the step that takes a batch is the same function for both, so equal batches are equal runs
+    asked = config(kind)
+    there = make_program([asked], random_dataset)
+    here = make_program([asked], on_host(random_dataset))
+    buckets = there.training.buckets
+    num_items = random_dataset.num_items
+    host_steps = host_data.HostSteps(
+        here.training.train_step, asked, num_items, buckets, here.mesh, 1, True
     )
-    of, order, key = there.begin_epoch(1)
-    jax.tree.map(np.testing.assert_array_equal, here.begin_epoch(1)[:2], (of, order))
-    assert len(set(np.asarray(of))) == len(there.buckets) and there.steps > 2
-    for step, bucket in enumerate(np.asarray(of)):
-        step_key, _ = jax.random.split(jax.random.fold_in(key[0], step))
-        order_B = order[0, step, : there.buckets[bucket].batch_size]
-        length = there.buckets[bucket].length
-        arguments = (
-            there.clicks,
-            there.examples,
-            order_B,
-            step_key,
-            there.configs[0],
-            random_dataset.num_items,
-            length,
-        )
-        expected = batches.make_batch(*arguments)
-        got = here.run_steps.make(
-            int(bucket), here.clicks, here.examples, *here.begin_epoch(1)[1:], np.int32(step)
-        )
+    epoch = jax.jit(there.training.begin_epoch)(1)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(here.training.begin_epoch)(1), epoch)
+    assert set(np.asarray(epoch.bucket_S)) == set(range(len(buckets)))
+    assert there.training.num_steps > 2
+    make_batch = jax.jit(batches.make_batch, static_argnums=(4, 5, 6))
+    for step, bucket in enumerate(np.asarray(epoch.bucket_S).tolist()):
+        step_key, _ = jax.random.split(jax.random.fold_in(epoch.key_R[0], step))
+        order_B = epoch.order_RxSxB[0, step, : buckets[bucket].batch_size]
+        data = (there.clicks, there.training.examples, order_B, step_key)
+        expected = make_batch(*data, asked, num_items, buckets[bucket].length)
+        data = (here.clicks, here.training.examples, epoch.order_RxSxB, epoch.key_R)
+        got = host_steps.make(bucket, *data, np.int32(step))
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), got.batch, expected)
 
 
@@ -119,7 +111,7 @@ def test_batches_are_those_of_the_device_bit_for_bit(kind, random_dataset):
 def test_a_part_of_a_batch_is_made_of_its_own_users_clicks_alone(kind, random_dataset):
     asked = config(kind)
     clicks = batches.device_clicks(random_dataset)
-    (examples, buckets) = batches.training_examples(random_dataset, asked)
+    (examples, buckets) = training_examples(random_dataset, asked)
     order = np.arange(buckets[-1].first, buckets[-1].stop)[:12]
     rows = slice(4, 9)
 
@@ -149,14 +141,14 @@ def test_a_part_of_a_batch_is_made_of_its_own_users_clicks_alone(kind, random_da
 def test_ranks_are_those_of_one_dispatch(random_dataset, monkeypatch):
     monkeypatch.setattr(ranking, "TILE", 4)  # so that there are many batches and several dispatches
     monkeypatch.setattr(ranking, "BATCHES_AT_ONCE", 3)
-    trainer, other = (
-        Trainer([config("every")], dataset) for dataset in (random_dataset, on_host(random_dataset))
-    )
+    asked = config("every")
+    on_device = compile_runs([asked], random_dataset)
+    other = compile_runs([asked], on_host(random_dataset))
     assert len(list(other.evaluate._dispatches("test"))) > 2
+    params_R = on_device.program.params_R
     for name in ("validation", "test"):
-        (expected,), (got,) = (
-            t.evaluate.of_runs(t.first_state.params, name) for t in (trainer, other)
-        )
+        (expected,) = on_device.evaluate.of_runs(params_R, name)
+        (got,) = other.evaluate.of_runs(params_R, name)
         jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
@@ -170,44 +162,36 @@ STACKED = {
 @pytest.mark.parametrize("runs", STACKED)
 def test_stacked_runs_take_data_from_the_host(runs, random_dataset, tmp_path):
     variants = [config("every", seed=seed, learning_rate=rate) for seed, rate in STACKED[runs]]
-    alone = [fit([c], random_dataset, tmp_path / f"alone{r}")[0] for r, c in enumerate(variants)]
-    for got, expected in zip(
-        fit(variants, on_host(random_dataset), tmp_path / "stacked"), alone, strict=True
-    ):
-        assert_same(got, expected)
+    stacked = fit_runs(variants, on_host(random_dataset), tmp_path / "stacked")
+    for r, (variant, got) in enumerate(zip(variants, stacked, strict=True)):
+        assert_same(got, fit_run(variant, random_dataset, tmp_path / f"alone{r}"))
 
 
-@pytest.mark.parametrize("kind", ["every", "sampled"])
-def test_a_mesh_takes_data_from_the_host(kind, random_dataset, tmp_path):
-    (expected,) = fit([config(kind)], random_dataset, tmp_path / "device")
-    (got,) = fit([config(kind)], on_host(random_dataset), tmp_path / "host", DeviceMesh(4, 2))
+def test_a_mesh_takes_data_from_the_host(random_dataset, tmp_path):
+    asked = config("sampled")
+    expected = fit_run(asked, random_dataset, tmp_path / "device")
+    got = fit_run(asked, on_host(random_dataset), tmp_path / "host", mesh=DeviceMesh(4, 2))
     assert_same(got, expected)
 
 
-def test_a_run_goes_on_where_its_data_lie_elsewhere(random_dataset, tmp_path, monkeypatch):
-    asked = config("every", batch_size=4, epochs=3)
-    folder = RunFolder(tmp_path / "run")
-    (expected,) = fit([asked], random_dataset, tmp_path / "whole")
-    folder.create(asked)
-    monkeypatch.setattr(train, "SECONDS_PER_DISPATCH", 0.0)
-    monkeypatch.setattr(train, "FIRST_DISPATCH", 2)
-    seen = []
+def test_a_run_is_resumed_where_its_data_are_elsewhere(random_dataset, tmp_path, monkeypatch):
+    asked = config("every", epochs=3)
+    expected = fit_run(asked, random_dataset, tmp_path / "whole")
+    monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", 0.0)
+    monkeypatch.setattr(loop, "FIRST_DISPATCH", 2)
 
-    class StopInTheSecondEpoch(train.StopRequest):
-        @property
-        def asked(self):
-            seen.append(1)
-            return len(seen) > 12
+    def stop_in_the_second_epoch(dispatch):
+        if dispatch.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        @asked.setter
-        def asked(self, value):
-            pass
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"after step [1-9]"):
-        patch.setattr(train, "StopRequest", StopInTheSecondEpoch)
-        Trainer([asked], on_host(random_dataset)).fit(folder, [folder], log=lambda line: None)
-    (got,) = Trainer([asked], random_dataset).fit(folder, [folder], log=lambda line: None)
-    assert_same(got, expected)
+    with pytest.raises(Interrupted, match=r"epoch 2 after step [1-9]"):
+        fit_run(
+            asked,
+            on_host(random_dataset),
+            tmp_path / "run",
+            on_dispatch=stop_in_the_second_epoch,
+        )
+    assert_same(fit_run(asked, random_dataset, tmp_path / "run"), expected)
 
 
 def test_mapped_columns_are_not_copied(tmp_path):

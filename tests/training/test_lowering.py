@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.training.trainer import Trainer
+from ttt4rec_jax.training.compile import compile_runs
+from ttt4rec_jax.training.program import make_program
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 CASES = {
@@ -48,22 +49,20 @@ def test_training_and_evaluation_lower_for_every_platform(random_dataset, case, 
         )
         for seed in range(runs)
     ]
-    trainer = Trainer(configs, random_dataset)
-    of, order, key = trainer.begin_epoch(0)
+    program = make_program(configs, random_dataset)  # nothing is compiled for this machine
+    training = program.training
+    bucket_S, order, key = training.begin_epoch(0)
 
-    def epoch(
-        state, sums, clicks, examples, of, order, key_data, first, stop
-    ):  # jax.export takes no typed keys
-        key = jax.random.wrap_key_data(key_data)
-        return trainer.step_function(state, sums, clicks, examples, of, order, key, first, stop)
+    def epoch(state, sums, clicks, examples, bucket_S, order, key_data, first, stop):
+        key = jax.random.wrap_key_data(key_data)  # jax.export takes no typed keys
+        return training.run_steps(state, sums, clicks, examples, bucket_S, order, key, first, stop)
 
-    state = trainer.first_state, trainer.first_sums, trainer.clicks, trainer.examples
-    ((params, *_), *_) = state
-    evaluate = trainer.evaluate
-    one = jax.tree.map(lambda x: x[0], params)
+    data = (training.first_state, training.first_sums, program.clicks, training.examples)
+    evaluate = compile_runs(configs, random_dataset).evaluate
+    one_run = jax.tree.map(lambda x: x[0], program.params_R)
     for function, arguments in (
-        (epoch, (*state, of, order, jax.random.key_data(key), 0, 1)),
-        (evaluate.rank, (one, trainer.clicks, evaluate.targets["test"])),
+        (epoch, (*data, bucket_S, order, jax.random.key_data(key), 0, 1)),
+        (evaluate.rank, (one_run, program.clicks, evaluate.targets["test"])),
     ):
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
         assert exported.platforms == PLATFORMS

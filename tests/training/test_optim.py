@@ -9,8 +9,8 @@ from helpers import DECAY, NUM_TOY_ITEMS, RATE, batch_of, random_batch, state_of
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.optim import optimizer, sparse_rows
-from ttt4rec_jax.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("decay", [0.0, DECAY], ids=["adam", "adamw"])
@@ -115,24 +115,23 @@ def test_a_step_copies_no_table(runs):
         )
         for rate in (0.01, 0.02, 0.03)[:runs]
     ]
-    trainer = Trainer(configs, dataset)
-    assert len(trainer.buckets) > 1
-    tables = (
-        0 if runs == 1 else 3
-    )  # runs that train in turn take theirs out, and put them back when their turn is over
-    assert trainer.run_steps.memory_analysis().temp_size_in_bytes < 4 * 16 * num_items * (
-        tables + 0.5
-    )
+    executables = compile_runs(configs, dataset)
+    training = executables.program.training
+    assert len(training.buckets) > 1
+    # runs that train in turn take their tables out, and put them back when their turn is over
+    tables = 0 if runs == 1 else 3
+    temporary = executables.run_steps.memory_analysis().temp_size_in_bytes
+    assert temporary < 4 * 16 * num_items * (tables + 0.5)
     # Then it runs in the buffers that it is given
-    where = trainer.first_state.params["embedding"].unsafe_buffer_pointer()
-    state, _ = trainer.run_steps(
-        trainer.first_state,
-        trainer.first_sums,
-        trainer.clicks,
-        trainer.examples,
-        *trainer.begin_epoch(0),
+    where = training.first_state.params["embedding"].unsafe_buffer_pointer()
+    state, _ = executables.run_steps(
+        training.first_state,
+        training.first_sums,
+        executables.program.clicks,
+        training.examples,
+        *executables.begin_epoch(0),
         0,
-        trainer.steps,
+        training.num_steps,
     )
     assert state.params["embedding"].unsafe_buffer_pointer() == where
 

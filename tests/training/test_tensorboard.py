@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import small_config
+from helpers import fit_runs, small_config
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import RecordConfig, TrainConfig
-from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.training import tensorboard
-from ttt4rec_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 RECORD = RecordConfig(ttt_stats=True, tensorboard=True)
@@ -50,10 +48,7 @@ def fit_both(dataset, folder, record, epochs):
         )
         for r in (0.1, 0.3)
     ]
-    folders = [RunFolder(folder / str(r)) for r in range(2)]
-    for c, run in zip(asked, folders, strict=True):
-        run.create(c)
-    return Trainer(asked, dataset).fit(RunFolder(folder / "group"), folders, log=lambda line: None)
+    return fit_runs(asked, dataset, folder)
 
 
 @pytest.fixture(scope="module")

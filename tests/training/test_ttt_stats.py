@@ -8,15 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import fit, last_state, small_config, without_times
+from helpers import compiled, fit_run, fit_runs, last_state, small_config, without_times
 
 from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, RecordConfig, check_resumable, program
 from ttt4rec_jax.plots import inner_means
-from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.training import ttt_stats
-from ttt4rec_jax.training.trainer import Trainer
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, inner_loss
 from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, evens_first, rotate
 from ttt4rec_jax.ttt.stats import layer_stats
@@ -202,20 +200,20 @@ def test_a_figure_that_is_not_known_is_null(random_dataset):
 
 @pytest.fixture(scope="module")
 def recorded(random_dataset, tmp_path_factory):
-    """(folder, [without, with] statistics: trainer and outcome) of the same run."""
+    """(folder, [without, with] statistics: executables and outcome) of the same run."""
     folder = tmp_path_factory.mktemp("runs")
     found = []
     for name in ("without", "with"):
         asked = dataclasses.replace(
             small_config({"num_blocks": 2}), record=RecordConfig(ttt_stats=name == "with")
         )
-        trainer = Trainer([asked], random_dataset)
-        found.append((trainer, fit(asked, random_dataset, folder / name, trainer)))
+        executables = compiled([asked], random_dataset)
+        found.append((executables, fit_run(asked, random_dataset, folder / name, executables)))
     return folder, found
 
 
 def test_training_is_bit_equal_with_and_without(recorded):
-    folder, ((trainer, without), (recording, with_stats)) = recorded
+    folder, ((executables, without), (recording, with_stats)) = recorded
     assert [line.keys() - {"ttt_stats"} for line in with_stats.history] == [
         line.keys() for line in without.history
     ]
@@ -225,13 +223,13 @@ def test_training_is_bit_equal_with_and_without(recorded):
         and with_stats.best_epoch == without.best_epoch
     )
     assert with_stats.validation == without.validation
-    states = last_state(trainer, folder / "without"), last_state(recording, folder / "with")
+    states = last_state(executables, folder / "without"), last_state(recording, folder / "with")
     jax.tree.map(np.testing.assert_array_equal, *states)
     jax.tree.map(np.testing.assert_array_equal, without.test_ranks, with_stats.test_ranks)
 
 
 def test_an_epochs_line_holds_the_figures_of_its_parameters(recorded):
-    folder, (_, (trainer, outcome)) = recorded
+    folder, (_, (executables, outcome)) = recorded
     lines = [
         json.loads(line) for line in (folder / "with" / "metrics.jsonl").read_text().splitlines()
     ]
@@ -239,8 +237,8 @@ def test_an_epochs_line_holds_the_figures_of_its_parameters(recorded):
     for line in lines:
         assert [set(block) for block in line["ttt_stats"]] == [STATS] * 2
         assert all(len(values) == 2 for block in line["ttt_stats"] for values in block.values())
-    last = trainer.mesh.run(last_state(trainer, folder / "with").params, 0)
-    assert lines[-1]["ttt_stats"] == trainer.ttt_stats(last) != lines[0]["ttt_stats"]
+    last = executables.program.mesh.unstack(last_state(executables, folder / "with").params, 0)
+    assert lines[-1]["ttt_stats"] == executables.ttt_stats(last) != lines[0]["ttt_stats"]
 
 
 def test_stacked_runs_have_statistics_of_their_own(random_dataset, tmp_path, recorded):
@@ -252,12 +250,7 @@ def test_stacked_runs_have_statistics_of_their_own(random_dataset, tmp_path, rec
         )
         for r in (0.3, 0.1)
     ]
-    folders = [RunFolder(tmp_path / str(r)) for r in range(2)]
-    for c, folder in zip(asked, folders, strict=True):
-        folder.create(c)
-    first, second = Trainer(asked, random_dataset).fit(
-        RunFolder(tmp_path / "group"), folders, log=lambda line: None
-    )
+    first, second = fit_runs(asked, random_dataset, tmp_path)
     for line, expected in zip(first.history, alone.history, strict=True):
         for name in STATS:
             assert inner_means(line["ttt_stats"])[name] == pytest.approx(

@@ -2,7 +2,7 @@
 
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import CUTOFFS, summarise
-from ttt4rec_jax.training.trainer import Outcome, selected
+from ttt4rec_jax.training.progress import Outcome, selected
 
 METRICS = [f"{name}@{k}" for k in CUTOFFS for name in ("hit", "ndcg")] + ["mrr", "auc"]
 

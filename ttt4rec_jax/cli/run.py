@@ -14,15 +14,17 @@ from ttt4rec_jax import models
 from ttt4rec_jax.cli import result, sweep
 from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.data.examples import steps_of, training_examples
 from ttt4rec_jax.parallel import processes
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder, write_json
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.training import host_data, tensorboard
-from ttt4rec_jax.training.trainer import DivergedError, Trainer
+from ttt4rec_jax.training.compile import compile_runs
+from ttt4rec_jax.training.fit import fit
+from ttt4rec_jax.training.progress import DivergedError
 
 
 def keep_programs(folder: str) -> None:
@@ -58,7 +60,7 @@ def run(
     on_host = host_data.stays_on_host(where.data_placement, prepared)
     dataset = load_dataset(prepared, on_host)
     prepare_seconds = time.perf_counter() - started
-    if not processes.is_first():
+    if not processes.is_primary():
         if not where.dry_run:
             help_to_train(combinations, dataset, root, mesh)
         return
@@ -110,7 +112,7 @@ def help_to_train(
 ) -> None:
     """What a process that is not the first does: its part of the run, and nothing that is seen."""
     (config,) = combinations.values()
-    Trainer([config], dataset, mesh).fit(root, [root], log=lambda line: None)
+    fit(compile_runs([config], dataset, mesh), root, [root], log=lambda line: None)
 
 
 def train_all(
@@ -189,8 +191,8 @@ def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
     parameters = sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
     if not MODELS[config.model.model].trained:
         return 0, 0, parameters
-    examples, buckets = batches.training_examples(dataset, config)
-    return len(examples.ends), sum(map(batches.steps_of, buckets)), parameters
+    examples, buckets = training_examples(dataset, config)
+    return len(examples.ends), sum(map(steps_of, buckets)), parameters
 
 
 def train_group(
@@ -201,16 +203,20 @@ def train_group(
     mesh: DeviceMesh | None = None,
 ) -> dict:
     """{name: Outcome or DivergedError} of combinations that share a program."""
-    trainer = Trainer(list(group.values()), dataset, mesh)
-    config = next(iter(group.values()))
-    examples = f"{trainer.count:,} training examples an epoch"
-    details = f", TTT layers as {trainer.ttt_impl}" if trainer.ttt_impl else ""
+    executables = compile_runs(list(group.values()), dataset, mesh)
+    program = executables.program
+    config = program.config
+    num_examples = program.training.num_examples if program.training else 0
+    impl = models.ttt_impl(config.model)
     print(
-        f"model     {config.model.model}, {trainer.num_parameters:,} parameters, {examples}{details}"
+        f"model     {config.model.model}, {program.num_parameters:,} parameters, "
+        f"{num_examples:,} training examples an epoch{f', TTT layers as {impl}' if impl else ''}"
     )
-    print(f"          compiled in {trainer.compile_seconds:.1f} s", flush=True)
+    print(f"          compiled in {executables.seconds:.1f} s", flush=True)
     try:
-        outcomes = trainer.fit(sweep.begin(root, list(group)), [folders[name] for name in group])
+        outcomes = fit(
+            executables, sweep.begin(root, list(group)), [folders[name] for name in group]
+        )
     except DivergedError as error:
         if list(group) == [""]:
             raise

@@ -1,4 +1,4 @@
-"""A prepared folder as arrays of the host. Imports no JAX."""
+"""A prepared folder as NumPy arrays on the host. This module imports no JAX."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from data_prep.index import click_index
 
 
 class Targets(NamedTuple):
-    """An evaluation set: flat positions of the targets [T], their users [T], negatives [T, C - 1]."""
+    """An evaluation set: flat positions and users of the targets [T], negatives [T, C - 1]."""
 
     positions: np.ndarray
     users: np.ndarray
@@ -21,18 +21,18 @@ class Targets(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks lie together, in order.
+    """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks are adjacent.
 
-    stored_index: what data_prep.index.click_index gives of it, made when it is asked for if it is
-    not there. on_host: whether the arrays are to stay where they are, mapped from disk perhaps,
-    rather than to go to the device
-    whole (host_data.py).
+    items [E], offsets [users + 1] and train_ends [users]: see data_prep.prepare. stored_index: the
+    arrays of data_prep.index.click_index, computed on demand if they are not given. on_host:
+    whether the arrays stay on the host, memory-mapped perhaps, instead of moving to the device as a
+    whole (training/host_data.py).
     """
 
     manifest: dict
-    items: np.ndarray  # [E]
-    offsets: np.ndarray  # [users + 1]
-    train_ends: np.ndarray  # [users]
+    items: np.ndarray
+    offsets: np.ndarray
+    train_ends: np.ndarray
     validation: Targets
     test: Targets
     stored_index: dict[str, np.ndarray] | None = None
@@ -40,38 +40,47 @@ class Dataset:
 
     @property
     def num_items(self) -> int:
+        """The number of items in the catalogue, V."""
         return self.manifest["counts"]["items"]
 
     @property
     def users_without_negatives(self) -> int:
-        """How many users have training clicks on every item, which leaves none to sample as a negative."""
+        """The number of users whose training clicks cover every item: they have no negatives."""
         return int((np.diff(self.index["gap_starts"]) >= self.num_items).sum())
 
     @functools.cached_property
     def index(self) -> dict[str, np.ndarray]:
-        return self.stored_index or click_index(
-            self.items, self.offsets, self.train_ends, self.num_items
-        )
+        """The arrays of data_prep.index.click_index."""
+        if self.stored_index:
+            return self.stored_index
+        return click_index(self.items, self.offsets, self.train_ends, self.num_items)
 
 
 def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
-    """Reads a prepared folder (see data_prep.prepare for its files). on_host: maps it, and reads what is used of it."""
+    """Read a prepared folder, whose files data_prep.prepare lists.
 
-    def array(name):
-        return np.load(
-            folder / f"{name}.npy", allow_pickle=False, mmap_mode="r" if on_host else None
-        )
+    on_host: map the arrays into memory, so that only what is used of them is read.
+    """
+
+    def array(name: str) -> np.ndarray:
+        path = folder / f"{name}.npy"
+        return np.load(path, allow_pickle=False, mmap_mode="r" if on_host else None)
 
     offsets = array("offsets")
 
-    def targets(name):
+    def targets(name: str) -> Targets:
         positions = array(f"{name}_targets")
         users = np.searchsorted(offsets, positions, side="right") - 1
-        return Targets(
-            positions.astype(np.int32), users.astype(np.int32), array(f"{name}_negatives")
-        )
+        negatives = array(f"{name}_negatives")
+        return Targets(positions.astype(np.int32), users.astype(np.int32), negatives)
 
-    manifest = json.loads((folder / "manifest.json").read_text())
-    index = {name: array(name) for name in ("is_first", "gaps", "gap_starts")}
-    arrays = array("items"), offsets, array("train_ends"), targets("validation"), targets("test")
-    return Dataset(manifest, *arrays, index, on_host)
+    return Dataset(
+        manifest=json.loads((folder / "manifest.json").read_text(encoding="utf-8")),
+        items=array("items"),
+        offsets=offsets,
+        train_ends=array("train_ends"),
+        validation=targets("validation"),
+        test=targets("test"),
+        stored_index={name: array(name) for name in ("is_first", "gaps", "gap_starts")},
+        on_host=on_host,
+    )

@@ -181,7 +181,7 @@ def item_vectors_of_tiles(model, item_NxC, mesh):
     rows = model.embedding[...][1:]
     more = item_NxC.size - len(rows)  # a look-up of all rows would gather the table on every device
     rows = jnp.pad(rows, ((0, more), (0, 0))) if more > 0 else rows[: item_NxC.size]
-    return mesh.each_tile(
+    return mesh.map_tiles(
         functools.partial(jax.lax.map, model.vectors_of), rows.reshape(*item_NxC.shape, -1)
     )
 
@@ -207,7 +207,7 @@ def rank_targets(
     tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_separable else item_NxC
     kind = Products if is_separable else Pairs(model)
     # a model that scores pairs looks up what it needs, wherever that lies
-    sum_of_tiles = mesh.sum_of_tiles if is_separable else ONE_DEVICE.sum_of_tiles
+    psum_tiles = mesh.psum_tiles if is_separable else ONE_DEVICE.psum_tiles
 
     def candidates(items):
         """What `kind` takes for items."""
@@ -231,7 +231,7 @@ def rank_targets(
         if "full" in protocols:
             count = functools.partial(compare_full, kind, num_items)
             rows = users, candidates(target_B), positions_B, users_B
-            greater, ties, nan, others = sum_of_tiles(count, (first_N, tiles), rows, (clicks,))
+            greater, ties, nan, others = psum_tiles(count, (first_N, tiles), rows, (clicks,))
             ranks["full"] = greater, ties, others
             nans += nan.sum()
         return ranks, nans

@@ -31,7 +31,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data.batches import Batch, Histories
+from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.data.examples import Histories
 from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender, unit
 
 # tenths of a history that a crop keeps, a mask hides, a reordering shuffles

@@ -1,10 +1,12 @@
-"""Several processes that train one run together: started, told apart, kept in step.
+"""Several processes that train one run: start, identify and synchronise them.
 
-All run the same program on the same flags; the first alone writes the run's folder, which all can
+All run the same program with the same flags; the first alone writes the run folder, which all can
 read.
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +16,10 @@ from data_prep.settings import UserError
 
 
 def start(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Joins the processes that flags name, or a cluster that JAX detects; before any device is used. Raises UserError."""
+    """Join the processes that the flags name, or a cluster that JAX detects.
+
+    To be called before any device is used. Raises UserError if they cannot be joined.
+    """
     try:
         if coordinator:
             jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -23,38 +28,43 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     except (RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--coordinator: the processes could not be joined ({line}); start all with the same flags"
+            f"--coordinator: the processes could not be joined ({line}); "
+            "start all of them with the same flags"
         ) from error
 
 
-def is_one_of_several(environment) -> bool:
-    """Whether Slurm, Cloud TPU or Kubernetes has started this process beside others, as jax.distributed detects them."""
-    # a step's nodes are named by srun alone: a program that a batch script starts by itself is
-    # alone, whatever it has
+def is_one_of_several(environment: Mapping[str, str]) -> bool:
+    """Return whether Slurm, Cloud TPU or Kubernetes started this process as one of several.
+
+    As jax.distributed detects them.
+    """
+    # Only srun names the nodes of a step: a program that a batch script starts directly is alone,
+    # whatever the job was given.
     slurm = "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_NTASKS", "1") != "1"
     tpu = len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
     return slurm or tpu or kubernetes
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and tells."""
+def is_primary() -> bool:
+    """Return whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
-def agree(asked_to_stop: bool, steps: int, after) -> tuple[bool, int]:
-    """(whether any process was asked to stop, the first process's number of steps), the same in every process.
+def sync_stop(is_stopping: bool, steps: int, after: Any) -> tuple[bool, int]:
+    """Return whether any process was asked to stop, and the first process's number of steps.
 
-    after: arrays to wait for: a program that talks to other processes must not run beside another.
+    Both are the same in every process. after: arrays to wait for, since a program that exchanges
+    data must not run beside another.
     """
     if jax.process_count() == 1:
-        return asked_to_stop, steps
+        return is_stopping, steps
     jax.block_until_ready(after)
-    told = multihost_utils.process_allgather(np.array([asked_to_stop, steps], np.int32))
-    return bool(told[:, 0].any()), int(told[0, 1])
+    all_values = multihost_utils.process_allgather(np.array([is_stopping, steps], np.int32))
+    return bool(all_values[:, 0].any()), int(all_values[0, 1])
 
 
-def wait_for_all(name: str) -> None:
-    """Returns once every process has come here."""
+def barrier(name: str) -> None:
+    """Wait until every process has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

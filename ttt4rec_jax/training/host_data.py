@@ -1,9 +1,8 @@
-"""Data that stay on the host (--data_placement=host): columns mapped from disk, and what a step or a dispatch needs of them.
+"""--data_placement=host: columns are mapped from disk, batches are made on the host.
 
-The programs that make batches on the device make them on the host's CPU here, of the same keys, so
-that a run is what it is with all data on the device. JAX's CPU device takes mapped columns as they
-lie on disk: of those,
-only what is read is loaded.
+The programs that make batches on the device make them on the host's CPU here, from the same keys,
+so that a run is what it is with all data on the device. JAX's CPU device uses mapped columns as
+they are on disk: only what is read of them is loaded.
 """
 
 import functools
@@ -11,134 +10,174 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.data.batches import Batch, Bucket
-from ttt4rec_jax.parallel.sharding import RUNS, SHARED
-from ttt4rec_jax.training.step import EpochSums, TrainState, add_step, draw_batch, over_runs
+from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.data.examples import Bucket
+from ttt4rec_jax.parallel.sharding import RUNS, SHARED, Mesh
+from ttt4rec_jax.training.step import (
+    EpochSums,
+    TrainState,
+    TrainStep,
+    add_step,
+    draw_batch,
+    over_runs,
+)
 
-AHEAD = 3  # batches made before they are asked for
-BYTES_A_CLICK = 32  # of columns, examples, their order and the evaluation sets, about
-SHARE = 0.25  # of a device's memory that data may take before they stay on the host
+PREFETCH = 3  # batches made before they are needed
+BYTES_PER_CLICK = 32  # of columns, examples, their order and the evaluation sets, about
+MAX_MEMORY_FRACTION = 0.25  # of a device's memory that data may take before they stay on the host
 
 
-def stays_on_host(asked: str, prepared: Path) -> bool:
-    """Whether a prepared folder's data are to stay on the host. asked: --data_placement; auto: if they would fill a device."""
+def stays_on_host(placement: str, prepared: Path) -> bool:
+    """Return whether a prepared folder's data stay on the host. placement: --data_placement.
+
+    With "auto" they do if they would take too much of a device's memory.
+    """
+    if placement != "auto":
+        return placement == "host"
     clicks = (prepared / "items.npy").stat().st_size // 4
-    return asked == "host" or (asked == "auto" and clicks * BYTES_A_CLICK > SHARE * device_bytes())
+    return clicks * BYTES_PER_CLICK > MAX_MEMORY_FRACTION * device_bytes()
 
 
 def device_bytes() -> int:
-    """The memory of one device; of a CPU, all there is."""
+    """Return the memory of one device; of a CPU, all the memory of the machine."""
     device = jax.local_devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
-    return (statistics or {}).get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf(
-        "SC_PAGE_SIZE"
-    )
+    limit = (statistics or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def host_device() -> jax.Device:
-    """The CPU, beside whatever devices train. Raises UserError if JAX was told to do without."""
+    """Return the CPU device, beside whatever devices train. Raises UserError if JAX has none."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
         raise UserError(
-            "--data_placement=host: JAX has no CPU device to make batches on; add cpu to JAX_PLATFORMS, as in cuda,cpu"
+            "--data_placement=host: JAX has no CPU device to make batches on; "
+            "add cpu to JAX_PLATFORMS, as in JAX_PLATFORMS=cuda,cpu"
         ) from error
 
 
 class Drawn(NamedTuple):
-    """A step on its way: the batch and the model's key, [1 or R, ...], placed."""
+    """The batch of a step and the model's key, [1 or R, ...], on the devices that train."""
 
-    batch: tuple
+    batch: Batch
     key: jax.Array
 
 
 class HostSteps:
-    """`run_steps` of train_step.stacked, with the same arguments and results, for data, order and key that lie on the host.
+    """As the run_steps of step.stacked, for data and batches that are on the host.
 
-    One dispatch a step; a thread makes and hands over the next batches meanwhile. Each of several
+    One dispatch a step; a thread makes and transfers the next batches meanwhile. Each of several
     processes makes the rows of a batch that its devices work on, and reads no others. mesh: where
-    runs lie; shared: whether
-    they share each batch.
+    the runs are; shared: whether they share each batch.
     """
 
     def __init__(
         self,
-        train_step,
+        train_step: TrainStep,
         config: Config,
         num_items: int,
         buckets: tuple[Bucket, ...],
-        mesh,
+        mesh: Mesh,
         runs: int,
         shared: bool,
-    ):
+    ) -> None:
         self.buckets = buckets
         self.mesh = mesh
-        self.batches = SHARED if shared else RUNS
+        self.draws = SHARED if shared else RUNS
         self.thread = ThreadPoolExecutor(1, "batches")
         self.sizes = [bucket.batch_size + -bucket.batch_size % mesh.data for bucket in buckets]
+        self.programs: dict[int, Any] = {}
 
-        def draw(bucket: int, clicks, examples, order, key, step):
-            def of_one(order_SxB, key):
-                known = buckets[bucket], config, num_items, mesh, mesh.own_rows(self.sizes[bucket])
-                return draw_batch(clicks, examples, order_SxB, key, step, *known)
+        def draw(bucket, clicks, examples, order, key, step):
+            def of_run(order_SxB, key):
+                rows = mesh.process_rows(self.sizes[bucket])
+                return draw_batch(
+                    clicks,
+                    examples,
+                    order_SxB,
+                    key,
+                    step,
+                    buckets[bucket],
+                    config,
+                    num_items,
+                    mesh,
+                    rows,
+                )
 
-            return Drawn(*jax.vmap(of_one)(order, key))
+            return Drawn(*jax.vmap(of_run)(order, key))
 
-        def one(carry: tuple[TrainState, EpochSums], drawn: Drawn, step):
+        def of_one(carry, drawn, step):
             state, loss = train_step(carry[0], drawn.batch, drawn.key)
             return state, add_step(carry[1], loss, step, config)
 
-        of_all = over_runs(one, runs // mesh.size, shared)
+        of_all = over_runs(of_one, runs // mesh.size, shared)
 
         def train(state, sums, drawn, step):
             return of_all((state, sums), drawn, step)
 
+        placed = mesh.map(train, (RUNS, RUNS, self.draws, SHARED), RUNS)
         self.draw = jax.jit(draw, static_argnums=0)
-        self.train = jax.jit(
-            mesh.map(train, (RUNS, RUNS, self.batches, SHARED), RUNS), donate_argnums=0
-        )
-        self.programs = {}
+        self.train = jax.jit(placed, donate_argnums=0)
 
-    def make(self, bucket: int, *arguments) -> Drawn:
-        """A bucket's batch, and the key, where they are worked on."""
+    def make(self, bucket: int, *arguments: Any) -> Drawn:
+        """Return a bucket's batch and the key, on the devices that train."""
         batch, key = self.draw(bucket, *arguments)
-        rows = functools.partial(
-            self.mesh.place_rows, spec=self.batches, batch_size=self.sizes[bucket]
-        )
-        whole = functools.partial(self.mesh.place, spec=self.batches)
-        negatives = (whole if batch.negatives.ndim == 2 else rows)(
-            batch.negatives
-        )  # all rows may share them
-        return Drawn(Batch(*rows(batch[:-1]), negatives), whole(key))
+        size = self.sizes[bucket]
+        by_rows = functools.partial(self.mesh.place_rows, spec=self.draws, batch_size=size)
+        as_whole = functools.partial(self.mesh.place, spec=self.draws)
+        # negatives that all rows of the batch share have no axis of rows
+        place_negatives = as_whole if batch.negatives.ndim == 2 else by_rows
+        negatives = place_negatives(batch.negatives)
+        history, length, target, weight = by_rows(batch[:-1])
+        return Drawn(Batch(history, length, target, weight, negatives), as_whole(key))
 
-    def compile(self, state, sums, clicks, examples, of_S, order, key) -> "HostSteps":
-        """Compiles each bucket's step ahead."""
-        of = np.asarray(of_S)
+    def compile(
+        self,
+        state: TrainState,
+        sums: EpochSums,
+        clicks: Any,
+        examples: Any,
+        bucket_S: Any,
+        order: Any,
+        key: Any,
+    ) -> "HostSteps":
+        """Compile the step of each bucket ahead, and return self."""
+        buckets = np.asarray(bucket_S)
         for bucket in range(len(self.buckets)):
-            step = np.int32(np.argmax(of == bucket))
+            step = np.int32(np.argmax(buckets == bucket))
             drawn = self.make(bucket, clicks, examples, order, key, step)
             self.programs[bucket] = self.train.lower(state, sums, drawn, step).compile()
         return self
 
-    def __call__(self, state, sums, clicks, examples, of_S, order, key, first, stop):
-        of = np.asarray(of_S)
-        made = deque()
-        for step in range(first, stop + AHEAD):
+    def __call__(
+        self,
+        state: TrainState,
+        sums: EpochSums,
+        clicks: Any,
+        examples: Any,
+        bucket_S: Any,
+        order: Any,
+        key: Any,
+        first: int,
+        stop: int,
+    ) -> tuple[TrainState, EpochSums]:
+        """Take steps first..stop-1 of an epoch."""
+        buckets = np.asarray(bucket_S).tolist()
+        made: deque = deque()
+        for step in range(first, stop + PREFETCH):
             if step < stop:
-                made.append(
-                    self.thread.submit(
-                        self.make, int(of[step]), clicks, examples, order, key, np.int32(step)
-                    )
-                )
-            if (now := step - AHEAD) >= first:
-                state, sums = self.programs[int(of[now])](
-                    state, sums, made.popleft().result(), np.int32(now)
-                )
+                arguments = (clicks, examples, order, key, np.int32(step))
+                made.append(self.thread.submit(self.make, buckets[step], *arguments))
+            current = step - PREFETCH
+            if current >= first:
+                drawn = made.popleft().result()
+                state, sums = self.programs[buckets[current]](state, sums, drawn, np.int32(current))
         return state, sums

@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM as a request that a loop can honour at a safe place."""
+"""Ctrl-C and SIGTERM as a request that a loop can honour where it is safe to stop."""
 
 import signal
+from types import FrameType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -8,22 +10,22 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into `asked` while it is entered; a second one stops at once (KeyboardInterrupt)."""
+    """Turn Ctrl-C and SIGTERM into `asked`; a second one raises KeyboardInterrupt at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self):
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+    def __enter__(self) -> "StopRequest":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

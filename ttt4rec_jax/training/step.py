@@ -1,6 +1,7 @@
-"""One step of training as a pure function, and many of them in one dispatch."""
+"""One step of training as a pure function, and many steps in one dispatch."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,25 +11,26 @@ from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.data.batches import ALL, Batch, Bucket, Clicks, Examples, make_batch
-from ttt4rec_jax.parallel.sharding import ONE_DEVICE, pad_to
+from ttt4rec_jax.data.batches import ALL, Batch, Clicks, make_batch
+from ttt4rec_jax.data.examples import Bucket, Examples
+from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh, pad_to
 from ttt4rec_jax.training import losses
-from ttt4rec_jax.training.optim import sparse_rows
+from ttt4rec_jax.training.optim import cosine_schedule, sparse_rows
 
 
 class TrainState(NamedTuple):
-    """What a step takes and gives back."""
+    """What a step takes and returns. context: what the model learns of all histories each epoch."""
 
-    params: dict
+    params: Any
     opt_state: optax.OptState
     learning_rate: jax.Array
-    context: Any = ()  # what the model learns beside its parameters, once an epoch (learn_context)
+    context: Any = ()
 
 
 class EpochSums(NamedTuple):
-    """What an epoch adds up: losses, and the first step [of the epoch] whose loss was not finite, -1 if none.
+    """What an epoch adds up: its losses, and its first step with a non-finite loss, or -1.
 
-    With on_nan=skip such steps are counted instead, and add no loss.
+    With on_nan="skip", such steps add to `skipped` and not to the loss.
     """
 
     loss: jax.Array
@@ -36,108 +38,124 @@ class EpochSums(NamedTuple):
     skipped: Any = ()
 
 
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]
+RunSteps = Callable[..., tuple[TrainState, EpochSums]]
+
+
 def new_sums(config: Config, *axes: int) -> EpochSums:
-    """The sums at the start of an epoch; with leading axes for stacked runs."""
+    """Return the sums at the start of an epoch, with leading axes for stacked runs."""
     skipped = jnp.zeros(axes, jnp.int32) if config.train.on_nan == "skip" else ()
     return EpochSums(jnp.zeros(axes), jnp.full(axes, -1, jnp.int32), skipped)
 
 
-def add_step(sums: EpochSums, loss, step, config: Config) -> EpochSums:
-    """The sums with one more step."""
+def add_step(sums: EpochSums, loss: jax.Array, step: jax.Array, config: Config) -> EpochSums:
+    """Return the sums with one more step."""
+    is_finite = jnp.isfinite(loss)
     if config.train.on_nan == "skip":
-        is_finite = jnp.isfinite(loss)
-        return sums._replace(
-            loss=sums.loss + jnp.where(is_finite, loss, 0), skipped=sums.skipped + ~is_finite
-        )
-    first_bad = (sums.bad_step < 0) & ~jnp.isfinite(loss)
-    return sums._replace(loss=sums.loss + loss, bad_step=jnp.where(first_bad, step, sums.bad_step))
+        total = sums.loss + jnp.where(is_finite, loss, 0)
+        return sums._replace(loss=total, skipped=sums.skipped + ~is_finite)
+    is_first_bad = (sums.bad_step < 0) & ~is_finite
+    bad_step = jnp.where(is_first_bad, step, sums.bad_step)
+    return sums._replace(loss=sums.loss + loss, bad_step=bad_step)
 
 
-def batch_scores(model, batch: Batch, config: Config, key):
-    """(user vectors, None of a model without; scores of the targets [...]; of their negatives [..., K])."""
+class Scores(NamedTuple):
+    """User vectors, or None; the scores of the targets [...] and of their negatives [..., K]."""
+
+    users: Any
+    positive: jax.Array
+    negatives: jax.Array
+
+
+def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None) -> Scores:
+    """Return the scores of a batch's targets and negatives. The key draws dropout."""
     if not MODELS[config.model.model].separable:
-        negatives = jnp.broadcast_to(
-            batch.negatives, (len(batch.target), batch.negatives.shape[-1])
-        )
+        shape = (len(batch.target), batch.negatives.shape[-1])
+        negatives = jnp.broadcast_to(batch.negatives, shape)
         candidates = jnp.concatenate([batch.target[:, None], negatives], 1)
         score = model.score(batch.history, batch.length, candidates, key)
-        return None, score[:, 0], score[:, 1:]
-    interests = model.encode(
-        batch.history, batch.length, every=config.train.targets != "last", key=key
-    )
+        return Scores(None, score[:, 0], score[:, 1:])
+    every = config.train.targets != "last"
+    interests = model.encode(batch.history, batch.length, every=every, key=key)
     target = model.item_vectors(batch.target)
     users = models.nearest_interest(interests, target)
     negatives = jnp.einsum("...D,...KD->...K", users, model.item_vectors(batch.negatives))
-    return users, (users * target).sum(-1), negatives
+    return Scores(users, (users * target).sum(-1), negatives)
 
 
-def batch_loss(model, batch: Batch, config: Config, num_items: int, context, key):
-    """The mean loss over a batch's targets, and what the model adds to it."""
-    model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
-    users, positive, negatives = batch_scores(model, batch, config, model_key)
-    # a user who has clicked every item has no negatives: padding stands in their place and adds
-    # nothing to the loss
-    negatives = jnp.where(batch.negatives > 0, negatives, -jnp.inf)
-    if config.train.loss == "softmax":
-        # the table as it lies: to look up all of its rows would gather it on every device
-        loss = losses.softmax(
-            users @ model.vectors_of(model.embedding[...]).T, batch.target, num_items
+def target_losses(
+    model: Any, scores: Scores, batch: Batch, config: Config, num_items: int
+) -> jax.Array:
+    """Return the loss of each of a batch's targets [...], as --loss names it."""
+    loss = config.train.loss
+    if loss == "softmax":
+        # the table as it is: a look-up of all of its rows would gather it on every device
+        vectors = model.vectors_of(model.embedding[...])
+        return losses.softmax(scores.users @ vectors.T, batch.target, num_items)
+    if loss == "sampled_softmax":
+        items = batch.negatives
+        return losses.sampled_softmax(
+            scores.positive, batch.target, scores.negatives, items, num_items
         )
-    else:
-        if config.train.loss == "bce":
-            loss = losses.bce(positive, negatives)
-        elif config.train.loss == "gbce":
-            loss = losses.gbce(positive, negatives, num_items, config.train.gbce_t)
-        else:
-            loss = losses.sampled_softmax(
-                positive, batch.target, negatives, batch.negatives, num_items
-            )
-    mean = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum() / jnp.maximum(
-        batch.weight.sum(), 1
-    )
+    # a user who has clicked every item has no negatives: padding is in their place and adds nothing
+    negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
+    if loss == "gbce":
+        return losses.gbce(scores.positive, negatives, num_items, config.train.gbce_t)
+    return losses.bce(scores.positive, negatives)
+
+
+def batch_loss(
+    model: Any, batch: Batch, config: Config, num_items: int, context: Any, key: jax.Array
+) -> jax.Array:
+    """Return the mean loss over a batch's targets, plus the model's auxiliary loss, if any."""
+    model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
+    scores = batch_scores(model, batch, config, model_key)
+    loss = target_losses(model, scores, batch, config, num_items)
+    total = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum()
+    mean = total / jnp.maximum(batch.weight.sum(), 1)
     return mean + model.own_loss(batch, context, own_key) if hasattr(model, "own_loss") else mean
 
 
-def cosine(step, steps: int):
-    """What a learning rate is multiplied by at a step of `steps`: from 1 to 0 (Loshchilov, Hutter 2017, arXiv:1608.03983)."""
-    return (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1))) / 2
+def unless_finite(
+    before: TrainState, after: TrainState, loss: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """Return (after, loss), or (before, NaN) if anything of the step is not finite.
 
-
-def unless_finite(before: TrainState, after: TrainState, loss):
-    """(after, loss), or (before, NaN) if anything of the step is not finite.
-
-    Judged by what it leaves: a gradient that is finite may still overflow in Adam's squares, which
-    would freeze its parameter.
+    The step's result decides: a finite gradient may still overflow in Adam's squares, which would
+    freeze its parameter.
     """
-    outcome = jax.tree.leaves((loss, after.params, after.opt_state))
-    is_finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in outcome))
+    results = jax.tree.leaves((loss, after.params, after.opt_state))
+    is_finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in results))
     state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
     return state, jnp.where(is_finite, loss, jnp.nan)
 
 
 def make_train_step(
-    graphdef, tx: optax.GradientTransformation, config: Config, num_items: int, steps: int = 0
-):
-    """`train_step(state, batch, key) -> (state, loss)`, pure; jit is put on outside. steps: of the run, for schedule=cosine.
+    graphdef: nnx.GraphDef,
+    tx: optax.GradientTransformation,
+    config: Config,
+    num_items: int,
+    steps: int = 0,
+) -> TrainStep:
+    """Return the pure `train_step(state, batch, key) -> (state, loss)`, to be jitted by the caller.
 
-    With on_nan=skip a step that is not finite gives the state back as it was, and NaN as its loss.
+    steps: the steps of the whole run, for schedule="cosine". With on_nan="skip", a step that is not
+    finite returns the state unchanged, and NaN as its loss.
     """
 
-    def train_step(state: TrainState, batch: Batch, key):
-        def loss_of(params):
-            return batch_loss(
-                nnx.merge(graphdef, params), batch, config, num_items, state.context, key
-            )
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
+        def loss_of(params: Any) -> jax.Array:
+            model = nnx.merge(graphdef, params)
+            return batch_loss(model, batch, config, num_items, state.context, key)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
         rate = state.learning_rate
         if config.train.schedule == "cosine":
-            rate = rate * cosine(optax.tree.get(state.opt_state, "count"), steps)
+            rate = rate * cosine_schedule(steps)(optax.tree.get(state.opt_state, "count"))
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
-        if config.train.on_nan == "skip":
-            return unless_finite(state, state._replace(params=params, opt_state=opt_state), loss)
-        return state._replace(params=params, opt_state=opt_state), loss
+        after = state._replace(params=params, opt_state=opt_state)
+        return unless_finite(state, after, loss) if config.train.on_nan == "skip" else (after, loss)
 
     return sparse_rows(train_step) if config.train.sparse_embeddings else train_step
 
@@ -145,31 +163,34 @@ def make_train_step(
 def draw_batch(
     clicks: Clicks,
     examples: Examples,
-    order_SxB,
-    key,
-    step,
+    order_SxB: jax.Array,
+    key: jax.Array,
+    step: jax.Array,
     bucket: Bucket,
-    config,
-    num_items,
-    mesh,
-    rows=ALL,
-):
-    """(batch, the model's key) of a step. rows: which part of the batch is made (data.make_batch)."""
+    config: Config,
+    num_items: int,
+    mesh: Mesh,
+    rows: slice = ALL,
+) -> tuple[Batch, jax.Array]:
+    """Return a step's batch and the model's key. rows: the part to make (see make_batch)."""
     batch_key, model_key = jax.random.split(jax.random.fold_in(key, step))
     order_B = pad_to(order_SxB[step, : bucket.batch_size], mesh.data, len(examples.ends))
-    return make_batch(
-        clicks, examples, order_B, batch_key, config, num_items, bucket.length, rows
-    ), model_key
+    batch = make_batch(clicks, examples, order_B, batch_key, config, num_items, bucket.length, rows)
+    return batch, model_key
 
 
 def make_run_steps(
-    train_step, config: Config, num_items: int, buckets: tuple[Bucket, ...], mesh=ONE_DEVICE
-):
-    """`run_steps(state, sums, clicks, examples, of_S, order_SxB, key, first, stop) -> (state, sums)`.
+    train_step: TrainStep,
+    config: Config,
+    num_items: int,
+    buckets: tuple[Bucket, ...],
+    mesh: Mesh = ONE_DEVICE,
+) -> RunSteps:
+    """Return the pure function that takes many steps.
 
-    Steps first..stop-1 of an epoch: of and order are data.step_buckets, data.epoch_order; the key
-    is the epoch's. The bounds
-    are values, not shapes: one compilation serves all. Each bucket's step is compiled for its own
+    `run_steps(state, sums, clicks, examples, bucket_S, order_SxB, key, first, stop)` takes steps
+    first..stop-1 of an epoch (see program.Epoch) and returns (state, sums). The bounds are values,
+    not shapes: one compilation serves all. The step of each bucket is compiled for that bucket's
     history length.
     """
 
@@ -178,33 +199,35 @@ def make_run_steps(
         sums: EpochSums,
         clicks: Clicks,
         examples: Examples,
-        of_S,
-        order_SxB,
-        key,
-        first,
-        stop,
-    ):
-        def one(state, step, bucket):
+        bucket_S: jax.Array,
+        order_SxB: jax.Array,
+        key: jax.Array,
+        first: Any,
+        stop: Any,
+    ) -> tuple[TrainState, EpochSums]:
+        def take(state, step, bucket):
             batch, model_key = draw_batch(
                 clicks, examples, order_SxB, key, step, bucket, config, num_items, mesh
             )
-            negatives = (
-                batch.negatives if batch.negatives.ndim == 1 else mesh.batch(batch.negatives)
-            )  # or shared by all
-            return train_step(state, Batch(*mesh.batch(batch[:-1]), negatives), model_key)
+            is_shared = batch.negatives.ndim == 1  # by all rows of the batch
+            negatives = batch.negatives if is_shared else mesh.batch(batch.negatives)
+            history, length, target, weight = mesh.batch(batch[:-1])
+            placed = Batch(history, length, target, weight, negatives)
+            return train_step(state, placed, model_key)
 
         def body(step, carry):
             state, sums = carry
-            done = state, jnp.zeros(())
+            result = state, jnp.zeros(())
             for index, bucket in enumerate(buckets):
-                # a loop of one turn or none: it updates its carry in place, where lax.switch copies
-                # the item tables
+                # A loop of one iteration or none updates its carry in place; lax.switch would copy
+                # the item tables.
 
-                def turn(_, done, bucket=bucket):
-                    return one(done[0], step, bucket)
+                def iteration(_, result, bucket=bucket):
+                    return take(result[0], step, bucket)
 
-                done = jax.lax.fori_loop(0, (of_S[step] == index).astype(jnp.int32), turn, done)
-            state, loss = done
+                is_taken = (bucket_S[step] == index).astype(jnp.int32)
+                result = jax.lax.fori_loop(0, is_taken, iteration, result)
+            state, loss = result
             return state, add_step(sums, loss, step, config)
 
         return jax.lax.fori_loop(first, stop, body, (state, sums))
@@ -212,11 +235,14 @@ def make_run_steps(
     return run_steps
 
 
-def over_runs(function, runs: int, shared: bool, in_turn: bool = False):
-    """`function(carry, drawn, known) -> carry` for runs stacked along the first axis of carry, and of drawn unless shared.
+def over_runs(
+    function: Callable[..., Any], runs: int, shared: bool, in_turn: bool = False
+) -> Callable[..., Any]:
+    """Return `function(carry, drawn, known) -> carry` for runs stacked along a first axis.
 
-    A shared `drawn` has one entry. Runs go side by side by vmap; or in turn, for a device that one
-    run keeps busy, whose cache holds one run's parameters but not many runs'.
+    carry and drawn have that axis. shared: `drawn` has one entry for all runs. in_turn: the runs go
+    one after another, for a device that one run keeps busy and whose cache holds the parameters of
+    one run only; else side by side, by vmap.
     """
 
     def of_one(carry, drawn, known):
@@ -224,8 +250,9 @@ def over_runs(function, runs: int, shared: bool, in_turn: bool = False):
         return jax.tree.map(lambda x: x[None], function(*first, known))
 
     def side_by_side(carry, drawn, known):
-        drawn, axis = (jax.tree.map(lambda x: x[0], drawn), None) if shared else (drawn, 0)
-        return jax.vmap(function, (0, axis, None))(carry, drawn, known)
+        if shared:
+            drawn = jax.tree.map(lambda x: x[0], drawn)
+        return jax.vmap(function, (0, None if shared else 0, None))(carry, drawn, known)
 
     def one_by_one(carry, drawn, known):
         def turn(r, carry):  # in place: lax.map would hold all runs twice
@@ -235,18 +262,23 @@ def over_runs(function, runs: int, shared: bool, in_turn: bool = False):
 
         return jax.lax.fori_loop(0, runs, turn, carry)
 
-    return of_one if runs == 1 else one_by_one if in_turn else side_by_side
+    if runs == 1:
+        return of_one
+    return one_by_one if in_turn else side_by_side
 
 
-def stacked(run_steps, runs: int, shared: bool, in_turn: bool = False):
-    """run_steps for stacked runs: state and sums of each, order and key of each or shared. See over_runs."""
+def stacked(run_steps: RunSteps, runs: int, shared: bool, in_turn: bool = False) -> RunSteps:
+    """Return run_steps for stacked runs, of their states, sums, orders and keys.
+
+    shared, in_turn: see over_runs.
+    """
 
     def of_one(carry, drawn, known):
         return run_steps(*carry, *known[:3], *drawn, *known[3:])
 
     of_all = over_runs(of_one, runs, shared, in_turn)
 
-    def of_runs(state, sums, clicks, examples, of, order, key, first, stop):
-        return of_all((state, sums), (order, key), (clicks, examples, of, first, stop))
+    def of_runs(state, sums, clicks, examples, bucket_S, order, key, first, stop):
+        return of_all((state, sums), (order, key), (clicks, examples, bucket_S, first, stop))
 
     return of_runs

@@ -1,68 +1,68 @@
-"""--tensorboard: a run's epochs as event files, by tensorboardX (an extra, without TensorFlow), which nothing else imports."""
+"""--tensorboard: a run's epochs as event files. Only this module imports tensorboardX, an extra."""
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, TrainConfig
 from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.training.step import cosine
+from ttt4rec_jax.training.optim import cosine_schedule
 
 
 def check_installed() -> None:
-    """Raises UserError if the extra is missing."""
+    """Raise UserError if the extra is missing."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
-            "--tensorboard: tensorboardX is not installed; leave it out (with --resume: --notensorboard), or: "
+            "--tensorboard: tensorboardX is not installed; leave the flag out "
+            "(with --resume: --notensorboard), or install it: "
             'pip install "ttt4rec_jax[tensorboard]"'
         )
 
 
-def scalars(line: dict, train: TrainConfig) -> dict[str, float]:
-    """{tag: value} of an epoch's line in metrics.jsonl, and Adam's learning rate at the epoch's end.
+def scalars(line: dict[str, Any], train: TrainConfig) -> dict[str, float]:
+    """Return {tag: value} of an epoch's line in metrics.jsonl, and its last learning rate.
 
-    Validation figures without their intervals; what is not known (None) is left out.
+    Validation metrics are without their intervals; unknown values (None) are left out.
     """
     rate = train.learning_rate
     if train.schedule == "cosine":
-        rate *= float(cosine(line["epoch"], train.epochs))
-    found = {"train/loss": line["loss"], "train/learning_rate": rate}
-    for protocol, figures in line["validation"].items():
-        for name, value in figures.items():
+        rate *= float(cosine_schedule(train.epochs)(line["epoch"]))
+    values = {"train/loss": line["loss"], "train/learning_rate": rate}
+    for protocol, metrics in line["validation"].items():
+        for name, value in metrics.items():
             if not name.endswith("_ci95"):
-                found[f"validation_{protocol}/{name.replace('@', '_')}"] = value  # a tag takes no @
+                # TensorBoard allows no @ in a tag
+                values[f"validation_{protocol}/{name.replace('@', '_')}"] = value
     for depth, block in enumerate(line.get("ttt_stats", ()), 1):
-        for name, values in block.items():
-            found |= {
-                f"ttt_{name}/block_{depth}_head_{head}": value
-                for head, value in enumerate(values, 1)
-            }
-    return {tag: value for tag, value in found.items() if value is not None}
+        for name, by_head in block.items():
+            for head, value in enumerate(by_head, 1):
+                values[f"ttt_{name}/block_{depth}_head_{head}"] = value
+    return {tag: value for tag, value in values.items() if value is not None}
 
 
 class EventFile:
     """A run's event file; the global step is the epoch.
 
-    The first write begins it anew from the run's history and deletes what an earlier process left:
-    so a run that was interrupted, wherever, has each epoch once, and one that is resumed with
-    --tensorboard for the
-    first time has them all.
+    The first write rewrites the file from the run's history and deletes what an earlier process
+    left. So a run that was interrupted has each epoch once, and a run that is resumed with
+    --tensorboard for the first time has all of them.
     """
 
-    def __init__(self, folder: Path, train: TrainConfig):
+    def __init__(self, folder: Path, train: TrainConfig) -> None:
         self.folder = folder
         self.train = train
-        self._writer = None
+        self._writer: Any = None
         self._epochs = 0
 
-    def write(self, history: list[dict]) -> None:
-        """Adds the epochs that are not written yet. history: the lines of metrics.jsonl."""
+    def write(self, history: list[dict[str, Any]]) -> None:
+        """Add the epochs that are not written yet. history: the lines of metrics.jsonl."""
         if len(history) == self._epochs:
             return
         if self._writer is None:
-            from tensorboardX import SummaryWriter  # not at the top: few runs want it
+            from tensorboardX import SummaryWriter  # an extra, which few runs need
 
             for earlier in self.folder.glob("events.out.tfevents.*"):
                 earlier.unlink()
@@ -74,15 +74,16 @@ class EventFile:
         self._epochs = len(history)
 
     def close(self) -> None:
+        """Close the file, if one was opened."""
         if self._writer is not None:
             self._writer.close()
 
 
 @contextlib.contextmanager
 def events(
-    configs: list[Config], folders: list[RunFolder]
+    configs: Sequence[Config], folders: Sequence[RunFolder]
 ) -> Iterator[Callable[[list[list[dict]]], None]]:
-    """A function that writes runs' histories to the event files of those that want one; they are closed at the end."""
+    """Yield a function that writes runs' histories to their event files, if they want one."""
     runs = zip(configs, folders, strict=True)
     files = [
         EventFile(folder.tensorboard, config.train) if config.record.tensorboard else None

@@ -1,0 +1,133 @@
+"""The one place that compiles what trains and evaluates: a Program becomes executables."""
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from ttt4rec_jax.config import MODELS, Config
+from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.evaluation.ranking import Evaluator
+from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.parallel.sharding import SHARED, Mesh
+from ttt4rec_jax.training.host_data import HostSteps
+from ttt4rec_jax.training.program import Epoch, Program, Training, make_program
+from ttt4rec_jax.training.step import TrainState
+from ttt4rec_jax.training.ttt_stats import TttStats
+
+
+def protocols(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return which evaluations are made of the validation and test sets.
+
+    A model that scores pairs takes minutes for users x items: it is validated among sampled
+    negatives only, unless the full catalogue is what selects the epoch.
+    """
+    is_two_tower = MODELS[config.model.model].separable
+    is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
+    return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
+
+
+class Executables:
+    """A program's compiled functions; the evaluator compiles in the background on demand.
+
+    run_steps: (state, sums, clicks, examples, *epoch, first, stop) -> (state, sums); it donates the
+    buffers of the state. ttt_stats: a function of one run's parameters, None if not recorded.
+    seconds: how long compilation took. started: time.perf_counter() at its start, if not now.
+    """
+
+    def __init__(self, program: Program, started: float | None = None) -> None:
+        started = time.perf_counter() if started is None else started
+        self.program = program
+        config = program.config
+        training = program.training
+        if training is not None:
+            self._begin_epoch = jax.jit(training.begin_epoch)
+            self.run_steps = self._compiled_steps(training)
+        self.ttt_stats = (
+            TttStats(program.graphdef, program.dataset, config.model.max_len)
+            if config.record.ttt_stats
+            else None
+        )
+        self.seconds = time.perf_counter() - started
+
+    def for_program(self, program: Program) -> "Executables":
+        """Return these executables for a program that differs in seeds, rates, ranges or epochs."""
+        other = copy.copy(self)
+        other.program = program
+        if program.training is not None:
+            other._begin_epoch = jax.jit(program.training.begin_epoch)
+        return other
+
+    @property
+    def evaluate(self) -> Evaluator:
+        """Ranks of the evaluation sets under the runs' parameters; waits until it is compiled."""
+        return self.evaluator.result()
+
+    @functools.cached_property
+    def evaluator(self) -> "Future[Evaluator]":
+        """The evaluator, which a thread begins to compile when this is first read."""
+        return ThreadPoolExecutor(1).submit(self._compiled_evaluator)
+
+    def _compiled_evaluator(self) -> Evaluator:
+        program = self.program
+        return Evaluator(
+            program.graphdef,
+            program.shapes,
+            program.dataset,
+            None if program.host else program.clicks,
+            program.config.model.max_len,
+            protocols(program.config),
+            program.mesh,
+        )
+
+    def begin_epoch(self, epoch: int) -> Epoch:
+        """Return an epoch's steps, on the devices, or on the host if the data are there."""
+        steps = self._begin_epoch(epoch)
+        program = self.program
+        if program.host is not None or program.training is None:
+            return steps
+        draws = program.training.draws
+        place = program.mesh.place
+        return Epoch(
+            place(steps.bucket_S, SHARED),
+            place(steps.order_RxSxB, draws),
+            place(steps.key_R, draws),
+        )
+
+    def begin_context(self, state: TrainState, epoch: int) -> TrainState:
+        """Return the state at an epoch's start: with the context that its parameters give."""
+        training = self.program.training
+        if training is None or training.learn_context is None:
+            return state
+        return state._replace(context=training.learn_context(state.params, epoch))
+
+    def _compiled_steps(self, training: Training) -> Callable[..., Any]:
+        program = self.program
+        state = training.first_state
+        sums = training.first_sums
+        data = (program.clicks, training.examples, *self.begin_epoch(0))
+        if training.run_steps is None:
+            steps = HostSteps(
+                training.train_step,
+                program.config,
+                program.dataset.num_items,
+                training.buckets,
+                program.mesh,
+                len(program.configs),
+                training.draws == SHARED,
+            )
+            return steps.compile(state, sums, *data)
+        run_steps = jax.jit(training.run_steps, donate_argnums=0)
+        return run_steps.lower(state, sums, *data, 0, 0).compile()
+
+
+def compile_runs(
+    configs: Sequence[Config], dataset: Dataset, mesh: Mesh | None = None
+) -> Executables:
+    """Return the compiled program of runs that share one (see program.make_program)."""
+    started = time.perf_counter()
+    return Executables(make_program(configs, dataset, mesh), started)

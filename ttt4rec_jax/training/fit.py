@@ -1,0 +1,235 @@
+"""Train runs to their end: validate each epoch, keep the best, score the test set once."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ttt4rec_jax.config import Config
+from ttt4rec_jax.metrics import Ranks
+from ttt4rec_jax.parallel import processes
+from ttt4rec_jax.parallel.sharding import RUNS
+from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.training.compile import Executables
+from ttt4rec_jax.training.interrupt import Interrupted, StopRequest
+from ttt4rec_jax.training.loop import Dispatch, EpochEnd, epochs
+from ttt4rec_jax.training.program import Program, Training
+from ttt4rec_jax.training.progress import (
+    DivergedError,
+    Outcome,
+    Progress,
+    RunProgress,
+    all_finished,
+    epoch_problem,
+    epoch_text,
+    is_better,
+    is_finished,
+    summary,
+)
+from ttt4rec_jax.training.records import Log, Records, open_records, resumed, save
+from ttt4rec_jax.training.step import EpochSums, TrainState
+
+
+def ignore(dispatch: Dispatch) -> None:
+    """Do nothing after a dispatch."""
+
+
+def fit(
+    executables: Executables,
+    folder: RunFolder,
+    run_folders: Sequence[RunFolder],
+    log: Log = tqdm.write,
+    on_dispatch: Callable[[Dispatch], None] = ignore,
+) -> list[Outcome | DivergedError]:
+    """Train from the last checkpoint in `folder`, or from the start; return each run's outcome.
+
+    run_folders: where each run's metrics and best parameters go; for a single run, `folder` itself.
+    Raises Interrupted (everything is saved, to be resumed), DivergedError if no run is left, and
+    UserError.
+    """
+    program = executables.program
+    training = program.training
+    if training is None:
+        return [untrained_outcome(executables)]
+    with open_records(program, folder, run_folders) as records:
+        state, sums, progress = resumed(program, training, records, log)
+        with progress_bar(program, training, progress) as bar, StopRequest() as stop:
+
+            def after_dispatch(dispatch: Dispatch) -> None:
+                show_dispatch(executables, training, bar, dispatch)
+                on_dispatch(dispatch)
+
+            loop = epochs(executables, training, state, sums, progress, stop, after_dispatch)
+            for end in loop:
+                state = end.state
+                if end.is_whole:
+                    validate(executables, end, progress, records, log)
+                save(program, training, end, progress, records)
+                if end.is_stopping and not all_finished(progress, program.configs):
+                    records.last.wait()
+                    raise Interrupted(
+                        f"stopped in epoch {progress.epoch + 1} "
+                        f"after step {progress.step} of {training.num_steps}"
+                    )
+            records.last.wait()
+        processes.barrier("saved")
+        return trained_outcomes(executables, progress, state, records)
+
+
+# --- an epoch's end
+
+
+def validate(
+    executables: Executables, end: EpochEnd, progress: Progress, records: Records, log: Log
+) -> None:
+    """Evaluate each run on validation and save its best parameters; then move progress on.
+
+    Raises DivergedError if no run is left.
+    """
+    program = executables.program
+    num_runs = len(program.configs)
+    num_steps = progress.step
+    skipped_R = num_skipped(program.config, end.sums, num_runs)
+    losses_R = np.asarray(end.sums.loss) / np.maximum(num_steps - skipped_R, 1)
+    started = time.perf_counter()
+    ranks_R = executables.evaluate.of_runs(end.state.params, "validation")
+    seconds = {
+        "seconds": progress.seconds / num_runs,
+        "evaluation_seconds": (time.perf_counter() - started) / num_runs,
+    }
+    for r, (run, config) in enumerate(zip(progress.runs, program.configs, strict=True)):
+        if is_finished(run, config):
+            continue
+        skipped = int(skipped_R[r])
+        ranks = ranks_R[r]
+        run.error = epoch_problem(ranks, skipped, num_steps, progress.epoch)
+        if run.error or isinstance(ranks, ArithmeticError):
+            continue
+        line: dict[str, Any] = {"epoch": progress.epoch + 1, "loss": float(losses_R[r])}
+        if config.train.on_nan == "skip":
+            line["skipped_steps"] = skipped
+        line |= {"validation": summary(ranks)} | seconds
+        params = program.mesh.unstack(end.state.params, r)
+        if executables.ttt_stats is not None:
+            line["ttt_stats"] = executables.ttt_stats(params)
+        if is_better(line, run, config.eval.select_by):
+            run.best_epoch = line["epoch"]
+            records.best[r].save(run.best_epoch, params)
+        run.history.append(line)
+        log(epoch_text(line, config, f"run {r + 1}/{num_runs}  " if num_runs > 1 else ""))
+    progress.raise_if_all_failed()
+    progress.epoch += 1
+    progress.step = 0
+    progress.seconds = 0.0
+
+
+def num_skipped(config: Config, sums: EpochSums, num_runs: int) -> np.ndarray:
+    """Return how many steps of an epoch each run has skipped because they were not finite [R]."""
+    skipped = np.asarray(sums.skipped) if config.train.on_nan == "skip" else 0
+    return np.broadcast_to(skipped, num_runs)
+
+
+# --- what is shown while steps run
+
+
+def examples_in(program: Program, training: Training, steps: int) -> int:
+    """Return about how many examples of all runs some steps hold (last steps are not full)."""
+    return round(training.num_examples * len(program.configs) * steps / training.num_steps)
+
+
+def progress_bar(program: Program, training: Training, progress: Progress) -> tqdm:
+    """Return the progress bar over all epochs' examples.
+
+    It is hidden in all processes but the first, and if stderr is not a terminal.
+    """
+    per_epoch = training.num_examples * len(program.configs)
+    bar = tqdm(
+        total=program.config.train.epochs * per_epoch,
+        unit=" examples",
+        unit_scale=True,
+        disable=None if processes.is_primary() else True,
+        smoothing=0.1,
+    )
+    bar.update(progress.epoch * per_epoch + examples_in(program, training, progress.step))
+    return bar
+
+
+def show_dispatch(
+    executables: Executables, training: Training, bar: tqdm, dispatch: Dispatch
+) -> None:
+    """Move the progress bar, and let the evaluator compile while steps run.
+
+    It does not start before the first steps: its tracing would delay them.
+    """
+    if dispatch.first:
+        _ = executables.evaluator
+        loss = np.nanmean(dispatch.sums.loss) / dispatch.first
+        bar.set_postfix_str(f"epoch {dispatch.epoch + 1}, loss {loss:.4f}", refresh=False)
+    done, before = (
+        examples_in(executables.program, training, steps)
+        for steps in (dispatch.stop, dispatch.first)
+    )
+    bar.update(done - before)
+
+
+# --- results
+
+
+def untrained_outcome(executables: Executables) -> Outcome:
+    """Return the outcome of a model that is not trained."""
+    program = executables.program
+    started = time.perf_counter()
+    validation = executables.evaluate.of_runs(program.params_R, "validation")
+    test = executables.evaluate.of_runs(program.params_R, "test")
+    seconds = {
+        "compile": executables.seconds,
+        "epochs": [],
+        "evaluate": time.perf_counter() - started,
+    }
+    metrics = summary(finite(validation[0]))
+    return Outcome([], 0, program.num_parameters, metrics, finite(test[0]), seconds)
+
+
+def finite(ranks: dict[str, Ranks] | ArithmeticError) -> dict[str, Ranks]:
+    """Return the ranks, or raise the error that stands in their place."""
+    if isinstance(ranks, ArithmeticError):
+        raise ranks
+    return ranks
+
+
+def trained_outcomes(
+    executables: Executables, progress: Progress, state: TrainState, records: Records
+) -> list[Outcome | DivergedError]:
+    """Score the test set with each run's best parameters, for the first and only time."""
+    program = executables.program
+    num_runs = len(program.configs)
+    chosen = []
+    for r, (run, best) in enumerate(zip(progress.runs, records.best, strict=True)):
+        params = program.mesh.unstack(state.params, r)
+        restored = best.load(params, run.best_epoch) if run.best_epoch else None
+        chosen.append(restored[0] if restored else params)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(chosen))
+    params_R = program.mesh.place(stacked, RUNS)
+    started = time.perf_counter()
+    test_R = executables.evaluate.of_runs(params_R, "test")
+    test_seconds = (time.perf_counter() - started) / num_runs
+
+    def outcome(
+        run: RunProgress, test: dict[str, Ranks] | ArithmeticError
+    ) -> Outcome | DivergedError:
+        if run.error:
+            return DivergedError(run.error)
+        evaluation = [line["evaluation_seconds"] for line in run.history]
+        seconds = {
+            "compile": executables.seconds,
+            "epochs": [line["seconds"] for line in run.history],
+            "evaluate": test_seconds + sum(evaluation),
+        }
+        validation = run.history[run.best_epoch - 1]["validation"]
+        size = program.num_parameters
+        return Outcome(run.history, run.best_epoch, size, validation, finite(test), seconds)
+
+    return [outcome(run, test) for run, test in zip(progress.runs, test_R, strict=True)]
