@@ -10,7 +10,7 @@ from flax import nnx
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
-from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.evaluation import evaluator, ranking
 
 
 class Table(nnx.Module):
@@ -43,7 +43,7 @@ class Vectors(nnx.Module):
 
 def in_tiles(monkeypatch, size):
     """Several groups, batches, tiles of the catalogue, the last ones filled up; several pieces of the rest."""
-    monkeypatch.setattr(ranking, "lengths_read", lambda max_len: (1, 2, max_len))
+    monkeypatch.setattr(evaluator, "lengths_read", lambda max_len: (1, 2, max_len))
     monkeypatch.setattr(ranking, "TILE", size)
     monkeypatch.setattr(ranking, "SEEN_AT_ONCE", 3)
     monkeypatch.setattr(ranking, "NEGATIVES_AT_ONCE", 2)
@@ -52,7 +52,7 @@ def in_tiles(monkeypatch, size):
 def evaluator_of(dataset, model):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
-    return ranking.Evaluator(graphdef, params, dataset, batches.device_clicks(dataset), 3), params
+    return evaluator.Evaluator(graphdef, params, dataset, batches.device_clicks(dataset), 3), params
 
 
 class Pairs(Table):
@@ -71,8 +71,8 @@ class Pairs(Table):
 def test_ranks_equal_brute_force(random_dataset, name, levels, kind, monkeypatch):
     in_tiles(monkeypatch, 7)
     table = np.random.default_rng(0).integers(0, levels, (31, 31))
-    evaluator, params = evaluator_of(random_dataset, kind(table))
-    ranks = evaluator(params, name)
+    rank, params = evaluator_of(random_dataset, kind(table))
+    ranks = rank(params, name)
     targets = getattr(random_dataset, name)
     for row, (position, user) in enumerate(zip(targets.positions, targets.users, strict=True)):
         history = random_dataset.items[random_dataset.offsets[user] : position]
@@ -94,9 +94,9 @@ def test_ranks_equal_brute_force(random_dataset, name, levels, kind, monkeypatch
 def test_a_nan_score_is_an_error(random_dataset):
     table = np.zeros((31, 31))
     table[:, 5] = np.nan
-    evaluator, params = evaluator_of(random_dataset, Table(table))
-    with pytest.raises(ranking.NonFiniteScoresError):
-        evaluator(params, "test")
+    rank, params = evaluator_of(random_dataset, Table(table))
+    with pytest.raises(evaluator.NonFiniteScoresError):
+        rank(params, "test")
 
 
 def test_popularity_counts_training_clicks_alone(random_dataset):
@@ -112,9 +112,9 @@ def test_a_single_nan_is_found_wherever_it_stands(random_dataset, place, monkeyp
     in_tiles(monkeypatch, 7)
     table = np.zeros((31, 31))
     table[:, place] = np.nan
-    evaluator, params = evaluator_of(random_dataset, Table(table))
-    with pytest.raises(ranking.NonFiniteScoresError):
-        evaluator(params, "validation")
+    rank, params = evaluator_of(random_dataset, Table(table))
+    with pytest.raises(evaluator.NonFiniteScoresError):
+        rank(params, "validation")
 
 
 def test_infinite_scores_are_no_nan_and_padding_never_counts(random_dataset):
@@ -127,8 +127,8 @@ def test_infinite_scores_are_no_nan_and_padding_never_counts(random_dataset):
         def item_vectors(self, items):
             return jnp.full((*items.shape, 1), -jnp.inf)
 
-    evaluator, params = evaluator_of(random_dataset, Worst(np.zeros((31, 31))))
-    for ranks in evaluator(params, "test").values():
+    rank, params = evaluator_of(random_dataset, Worst(np.zeros((31, 31))))
+    for ranks in rank(params, "test").values():
         np.testing.assert_array_equal(ranks.greater, 0)
         np.testing.assert_array_equal(ranks.ties, ranks.others)
 
@@ -141,11 +141,11 @@ def test_a_constant_scorer_ties_everywhere_though_its_vectors_round(num_items):
     sequences = [rng.integers(1, num_items + 1, rng.integers(3, 70)).tolist() for _ in range(523)]
     dataset = make_dataset(sequences, num_items, num_negatives=99)
     vectors = rng.normal(size=(num_items + 1, 50)).astype(np.float32)
-    evaluator, params = evaluator_of(
+    rank, params = evaluator_of(
         dataset, Vectors(vectors, np.broadcast_to(vectors[:1], vectors.shape))
     )
     # Then every other candidate ties, in the last bit
-    for ranks in evaluator(params, "test").values():
+    for ranks in rank(params, "test").values():
         np.testing.assert_array_equal(ranks.greater, 0)
         np.testing.assert_array_equal(ranks.ties, ranks.others)
 
@@ -156,8 +156,8 @@ def test_ranks_do_not_depend_on_how_the_catalogue_is_cut(random_dataset, monkeyp
     found = []
     for size in (512, 64, 31, 8, 7, 1):
         in_tiles(monkeypatch, size)
-        evaluator, params = evaluator_of(random_dataset, Vectors(*vectors))
-        found.append(evaluator(params, "test"))
+        rank, params = evaluator_of(random_dataset, Vectors(*vectors))
+        found.append(rank(params, "test"))
     assert found[0]["full"].ties.any()
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, found[0])
@@ -166,7 +166,7 @@ def test_ranks_do_not_depend_on_how_the_catalogue_is_cut(random_dataset, monkeyp
 def test_counts_of_every_kind_up_to_a_tile():
     tile = ranking.TILE
     scores = jnp.stack([jnp.full(tile, x) for x in (2.0, 1.0, 0.0, jnp.nan)])
-    greater, ties, nans = ranking.compare(scores, jnp.ones(4), True)
+    greater, ties, nans = ranking.count_scores(scores, jnp.ones(4), True)
     np.testing.assert_array_equal(
         jnp.stack([greater, ties, nans], 1), [[tile, 0, 0], [0, tile, 0], [0, 0, 0], [0, 0, tile]]
     )
@@ -177,8 +177,8 @@ def test_memory_is_the_item_vectors_and_not_users_x_items():
     rng = np.random.default_rng(0)
     num_items = 20_000
     dataset = make_dataset(rng.integers(1, num_items + 1, (520, 5)).tolist(), num_items)
-    evaluator, _ = evaluator_of(dataset, Vectors(*np.zeros((2, num_items + 1, 8), np.float32)))
-    (compiled,) = evaluator.compiled.values()
+    rank, _ = evaluator_of(dataset, Vectors(*np.zeros((2, num_items + 1, 8), np.float32)))
+    (compiled,) = rank.compiled.values()
     memory = compiled.memory_analysis()
     item_vectors = 4 * 8 * num_items
     assert memory.temp_size_in_bytes < 2 * item_vectors + 8e6

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from helpers import fit, last_state, small_config, without_times
 
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.runs import items as catalogue
-from ttt4rec_jax.runs.checkpoint import DIGESTS, KEPT, Checkpoints
+from ttt4rec_jax.runs.checkpoint import DIGESTS, MAX_TO_KEEP, Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, write_text
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
@@ -80,7 +81,7 @@ DAMAGES = {
 
 
 def test_the_newest_are_kept_and_read(saved):
-    assert Checkpoints(saved).steps() == [2, 3] and KEPT == 2
+    assert Checkpoints(saved).steps() == [2, 3] and MAX_TO_KEEP == 2
     found, progress = Checkpoints(saved).load(jax.tree.map(jax.numpy.asarray, LIKE))
     assert progress == {"epoch": 3} and (found["table"] == 3).all() and found["step"] == 3
 
@@ -253,7 +254,7 @@ def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(
     shutil.copytree(folder, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     items = Catalogue(list(range(1, 31)), None, np.ones(30, np.int64))
-    catalogue.leave(run, items, random_dataset, True)
+    catalogue.save(run, items, random_dataset, True)
     three = load_run(run.path)[2]
     flip_a_bit(run.best / "3")
     two = load_run(run.path)[2]
@@ -302,12 +303,10 @@ def test_a_lock_goes_with_the_process_that_is_killed(tmp_path):
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
-    from ttt4rec_jax.runs import folder as run_folder
-
     def flock(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
     with RunFolder(tmp_path).locked():
         assert "cannot be locked (No locks available)" in caplog.text
 

@@ -13,7 +13,7 @@ def test_a_catalogue_counts_training_clicks_alone(random_dataset, tmp_path, at_o
     monkeypatch.setattr(index, "CLICKS_AT_ONCE", at_once)
     ids = [f"item {i}" for i in range(1, random_dataset.num_items + 1)]
     pl.DataFrame({"id": ids}).write_parquet(tmp_path / "items.parquet")
-    found = items.of_prepared(tmp_path, random_dataset)
+    found = items.from_prepared(tmp_path, random_dataset)
     expected = np.zeros(random_dataset.num_items + 1, int)
     for first, end in zip(random_dataset.offsets[:-1], random_dataset.train_ends, strict=True):
         for item in random_dataset.items[first:end]:
