@@ -1,4 +1,4 @@
-"""The paired test against published figures, hand calculation, permutation and simulation; and which runs it takes."""
+"""The paired test against tables, hand calculation, permutation and simulation; its refusals."""
 
 import itertools
 import json
