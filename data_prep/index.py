@@ -1,4 +1,4 @@
-"""What training and evaluation look up of each user's clicks, made once with the data: it follows from the other arrays."""
+"""Indices of each user's clicks for training and evaluation, derived once from the other arrays."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ CLICKS_AT_ONCE = 2**22  # whole users; what is sorted of them at once stays smal
 def click_index(
     items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
 ) -> dict[str, np.ndarray]:
-    """is_first [E], gaps [G], gap_starts [users + 1] of clicks in order; arguments as prepare.py's arrays.
+    """Return is_first [E], gaps [G] and gap_starts [users + 1] of clicks in order.
 
-    is_first: whether the user clicks this item for the first time. gaps: a user's distinct training
-    items in ascending order, as item - 1 - rank, from gap_starts[user] on: how many items before it
-    are not among them, to
-    draw the others by.
+    The arguments are prepare.py's arrays. is_first: whether the user clicks this item for the first
+    time. gaps: a user's distinct training items in ascending order, as item - 1 - rank, from
+    gap_starts[user] on. That is the number of items before it that are not among them, by which
+    the others are sampled.
     """
     is_first = np.zeros(len(items), bool)
     gaps = []
@@ -27,9 +27,7 @@ def click_index(
         by_pair = np.argsort(user_item, kind="stable")
         first = by_pair[np.diff(user_item[by_pair], prepend=-1) > 0]
         is_first[begin + first] = True
-        trained = (
-            first < np.repeat(train_ends[low:high] - begin, counts)[first]
-        )  # training clicks are a user's first ones
+        trained = is_training(offsets[low : high + 1], train_ends[low:high])[first]
         known_user, known_item = np.divmod(user_item[first[trained]], num_items + 1)
         gap_counts.append(np.bincount(known_user, minlength=high - low))
         rank = np.arange(len(known_item)) - np.repeat(
@@ -40,8 +38,21 @@ def click_index(
     return {"is_first": is_first, "gaps": np.concatenate(gaps), "gap_starts": gap_starts}
 
 
+def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
+    """Return which of some users' clicks are training clicks [offsets[-1] - offsets[0]].
+
+    offsets [users + 1], train_ends [users]: of consecutive users, in flat click positions. A user's
+    training clicks come first.
+    """
+    position = np.arange(offsets[0], offsets[-1])
+    return position < np.repeat(train_ends, np.diff(offsets))
+
+
 def blocks(offsets: np.ndarray, size: int = 0) -> list[tuple[int, int]]:
-    """(first user, one past the last) of blocks of about `size` clicks (CLICKS_AT_ONCE), of all users in order."""
+    """Return (first user, one past the last) of blocks of all users, in order.
+
+    A block has about `size` clicks, CLICKS_AT_ONCE by default.
+    """
     bounds = np.searchsorted(offsets, np.arange(0, offsets[-1], size or CLICKS_AT_ONCE)[1:])
     bounds = np.unique([0, *bounds, len(offsets) - 1])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_prep import negatives, readers, sources, store
+from data_prep import atomic, negatives, readers, sources, store
 from data_prep import prepare as module
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig, UserError
@@ -305,11 +305,11 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(config, tmp_pat
     ).returncode
     assert code == 9
     (left,) = cache.iterdir()
-    assert left.name.startswith(store.TEMPORARY)
+    assert atomic.is_leftover(left)
     folder = prepare(config, cache_dir=cache)
     assert store.verify(folder) == ""
     assert left.exists()  # it may be another process's that still works
-    old = time.time() - store.STALE_S - 60
+    old = time.time() - atomic.STALE_S - 60
     os.utime(left, (old, old))
     prepare(dataclasses.replace(config, data_seed=1), cache_dir=cache)
     assert not left.exists()

@@ -10,7 +10,7 @@ from helpers import compiled, fit_run
 from data_prep.settings import UserError
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig
-from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 
 COLLECTIVE = re.compile(
@@ -114,7 +114,7 @@ def test_ranks_on_a_mesh_are_those_of_one_device(random_dataset, tmp_path, mesh)
     one = jax.tree.map(lambda x: x[0], params_R)
     expected = alone(one, "test")
     (got,) = executables.evaluate.of_runs(placed.place(params_R, RUNS), "test")
-    for protocol in ranking.PROTOCOLS:
+    for protocol in PROTOCOLS:
         np.testing.assert_array_equal(got[protocol].others, expected[protocol].others)
         assert np.abs(got[protocol].greater - expected[protocol].greater).max() <= 1
 

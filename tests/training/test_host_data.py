@@ -19,7 +19,7 @@ from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.data.examples import training_examples
-from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.evaluation import evaluator, ranking
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.training import host_data, loop
 from ttt4rec_jax.training.compile import compile_runs
@@ -140,7 +140,7 @@ def test_a_part_of_a_batch_is_made_of_its_own_users_clicks_alone(kind, random_da
 
 def test_ranks_are_those_of_one_dispatch(random_dataset, monkeypatch):
     monkeypatch.setattr(ranking, "TILE", 4)  # so that there are many batches and several dispatches
-    monkeypatch.setattr(ranking, "BATCHES_AT_ONCE", 3)
+    monkeypatch.setattr(evaluator, "BATCHES_PER_DISPATCH", 3)
     asked = config("every")
     on_device = compile_runs([asked], random_dataset)
     other = compile_runs([asked], on_host(random_dataset))

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.training.compile import compile_runs
+from ttt4rec_jax.training.compile import make_evaluator
 from ttt4rec_jax.training.program import make_program
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -58,7 +58,7 @@ def test_training_and_evaluation_lower_for_every_platform(random_dataset, case, 
         return training.run_steps(state, sums, clicks, examples, bucket_S, order, key, first, stop)
 
     data = (training.first_state, training.first_sums, program.clicks, training.examples)
-    evaluate = compile_runs(configs, random_dataset).evaluate
+    evaluate = make_evaluator(program)
     one_run = jax.tree.map(lambda x: x[0], program.params_R)
     for function, arguments in (
         (epoch, (*data, bucket_S, order, jax.random.key_data(key), 0, 1)),

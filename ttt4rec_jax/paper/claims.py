@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.evaluation.paired_test import LEVEL, Difference, difference, holm, two_sided_p
-from ttt4rec_jax.metrics import per_target
+from ttt4rec_jax.metrics import p_text, per_target
 from ttt4rec_jax.paper.jobs import TITLES
+from ttt4rec_jax.runs.read import Run
 
 METRIC = "ndcg@5"
 PROTOCOL = "sampled"
@@ -57,8 +57,10 @@ def tested(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[D
 def said(name: str, one: Difference, p: float, seeds: int) -> str:
     """A comparison in one line."""
     over = f"over users and {seeds} seeds" if seeds > 1 else "over users alone, one seed"
-    p_text = "p < .0001" if p < 1e-4 else f"p = {p:.4f}"
-    return f"{name}: {one.difference:+.4f}, 95% interval [{one.low:+.4f}, {one.high:+.4f}], {p_text} (Holm), {over}"
+    return (
+        f"{name}: {one.difference:+.4f}, 95% interval [{one.low:+.4f}, {one.high:+.4f}], "
+        f"{p_text(p)} (Holm), {over}"
+    )
 
 
 def worst(verdicts: list[str]) -> str:
@@ -178,9 +180,8 @@ def comirec_slow(histories: dict[str, list[list[dict]]], dataset: str) -> Claim:
             if seconds
             else ""
         )
-        p_text = "p < .0001" if p < 1e-4 else f"p = {p:.4f}"
         evidence.append(
-            f"{TITLES[model]} after one epoch {start:.4f} ({p_text}); reaches it: {', '.join(reached)}{time}"
+            f"{TITLES[model]} after one epoch {start:.4f} ({p_text(p)}); reaches it: {', '.join(reached)}{time}"
         )
     own = statistics.fmean(run[0]["seconds"] for run in histories["ttt4rec"])
     return Claim(

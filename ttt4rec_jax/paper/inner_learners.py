@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ttt4rec_jax import plots
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.paper.document import Bullets, Heading, Picture, Text
+from ttt4rec_jax.runs.read import Run
 
 Cell = tuple[float, int]  # initializer_range, mini_batch_size
 

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from data_prep.settings import UserError
 from ttt4rec_jax import plots
-from ttt4rec_jax.evaluation.compare import Run, check_comparable, comparison, read, systems
+from ttt4rec_jax.evaluation.compare import check_comparable, comparison, systems
 from ttt4rec_jax.evaluation.paired_test import LEVEL
+from ttt4rec_jax.metrics import PAPER_METRICS as METRICS
+from ttt4rec_jax.metrics import PROTOCOLS, label, p_text
 from ttt4rec_jax.paper import claims, inner_learners
 from ttt4rec_jax.paper.document import (
     Bullets,
@@ -28,14 +30,14 @@ from ttt4rec_jax.paper.jobs import (
     RANGES,
     TITLES,
     Plan,
-    failure,
     grid,
     jobs,
     journal,
 )
-from ttt4rec_jax.runs.folder import RunFolder, write_text
+from ttt4rec_jax.paper.jobs import failure as job_failure
+from ttt4rec_jax.runs.folder import write_text
+from ttt4rec_jax.runs.read import Run, failure, history, read
 
-METRICS = ("ndcg@5", "ndcg@10", "hit@5", "hit@10")
 TITLE = "TTT4Rec: the paper's experiments"
 
 
@@ -57,26 +59,18 @@ def collect(plan: Plan) -> Found:
         for name, folder in job.folders(plan.output).items():
             key = f"{job.name}/{name}".rstrip("/")
             try:
-                found.histories[key] = [
-                    json.loads(line) for line in folder.metrics.read_text().splitlines()
-                ]
-            except (OSError, ValueError):
+                found.histories[key] = history(folder.path)
+            except UserError:
                 found.histories[key] = []
             try:
                 if folder.result.exists():
                     found.runs[key] = read(folder.path)
                 else:
-                    found.missing[key] = _why(folder) or failure(job, plan.output)
+                    why = failure(folder.path)
+                    found.missing[key] = f"failed: {why}" if why else job_failure(job, plan.output)
             except UserError as error:
                 found.missing[key] = f"failed: {error}"
     return found
-
-
-def _why(folder: RunFolder) -> str:
-    try:
-        return f"failed: {json.loads(folder.error.read_text())['error']}"
-    except (OSError, ValueError, KeyError):
-        return ""
 
 
 def by_dataset(plan: Plan, found: Found) -> dict[str, dict[str, list[Run]]]:
@@ -91,7 +85,7 @@ def by_dataset(plan: Plan, found: Found) -> dict[str, dict[str, list[Run]]]:
     }
     for dataset in of.values():
         if len(runs := [run for members in dataset.values() for run in members]) > 1:
-            check_comparable(runs, ("sampled", "full"))
+            check_comparable(runs, PROTOCOLS)
     return of
 
 
@@ -120,7 +114,7 @@ def against_best(of: dict[str, list[Run]]) -> dict[str, dict[str, tuple[str, str
     if not of.get("ttt4rec") or not baselines:
         return {}
     compared = systems([run for m in ("ttt4rec", *baselines) for run in of[m]])
-    results = comparison(compared, ("sampled", "full"), [])["results"]
+    results = comparison(compared, PROTOCOLS, [])["results"]
     marks = {}
     for protocol, result in results.items():
         marks[protocol] = {}
@@ -141,7 +135,7 @@ def _figures(runs: list[Run], protocol: str, metric: str) -> tuple[float, float 
 
 def table1(of: dict[str, list[Run]], seeds: int, missing: dict[str, str], dataset: str) -> Table:
     """Means ± std over seeds; the best of the paper's models bold, the second underlined, TTT4Rec's marks beside."""
-    columns = [(p, m) for p in ("sampled", "full") for m in METRICS]
+    columns = [(p, m) for p in PROTOCOLS for m in METRICS]
     marks = against_best(of)
     styles = {}
     for column in columns:
@@ -164,10 +158,7 @@ def table1(of: dict[str, list[Run]], seeds: int, missing: dict[str, str], datase
                 mark = marks[column[0]][column[1]][0] if model == "ttt4rec" and marks else ""
                 row.append(Cell(f"{text} {mark}".strip(), styles.get((model, column), "")))
             rows.append(row)
-    labels = [
-        f"{m.replace('ndcg', 'NDCG').replace('hit', 'Hit')}{' 1:99' if p == 'sampled' else ' full'}"
-        for p, m in columns
-    ]
+    labels = [f"{label(m)}{' 1:99' if p == 'sampled' else ' full'}" for p, m in columns]
     return Table(["model", "seeds", *labels], rows)
 
 
@@ -189,7 +180,7 @@ def table1_blocks(plan: Plan, found: Found, of: dict) -> list:
         blocks += [Heading(dataset, 3), table1(of[dataset], plan.seeds, found.missing, dataset)]
         if marks := against_best(of[dataset]):
             texts = [
-                f"{p} {m}: TTT4Rec - {TITLES[best]} {d:+.4f}, {'p < .0001' if q < 1e-4 else f'p = {q:.4f}'}"
+                f"{p} {m}: TTT4Rec - {TITLES[best]} {d:+.4f}, {p_text(q)}"
                 for p, by in marks.items()
                 for m, (_, best, d, q) in by.items()
                 if m in ("ndcg@5", "ndcg@10")

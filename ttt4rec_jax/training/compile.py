@@ -11,7 +11,7 @@ import jax
 
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
-from ttt4rec_jax.evaluation.ranking import Evaluator
+from ttt4rec_jax.evaluation.evaluator import Evaluator
 from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.parallel.sharding import SHARED, Mesh
 from ttt4rec_jax.training.host_data import HostSteps
@@ -29,6 +29,19 @@ def protocols(config: Config) -> dict[str, tuple[str, ...]]:
     is_two_tower = MODELS[config.model.model].separable
     is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
     return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
+
+
+def make_evaluator(program: Program) -> Evaluator:
+    """Return the evaluator of a program's runs, not compiled yet."""
+    return Evaluator(
+        program.graphdef,
+        program.shapes,
+        program.dataset,
+        None if program.host else program.clicks,
+        program.config.model.max_len,
+        protocols(program.config),
+        program.mesh,
+    )
 
 
 class Executables:
@@ -74,15 +87,7 @@ class Executables:
 
     def _compiled_evaluator(self) -> Evaluator:
         program = self.program
-        return Evaluator(
-            program.graphdef,
-            program.shapes,
-            program.dataset,
-            None if program.host else program.clicks,
-            program.config.model.max_len,
-            protocols(program.config),
-            program.mesh,
-        )
+        return make_evaluator(program).compile()
 
     def begin_epoch(self, epoch: int) -> Epoch:
         """Return an epoch's steps, on the devices, or on the host if the data are there."""
