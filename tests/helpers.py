@@ -186,7 +186,7 @@ def make_finished_job(job, output, good, seed_effect=0.02):
             for p in ("sampled", "full")
         }
         figures = {p: summarise(r) for p, r in ranks.items()}
-        epochs = config.train.epochs if config.model.model not in reproduce.FLOORS else 0
+        epochs = config.train.epochs if config.model.model not in reproduce.BASELINES else 0
         slow = config.model.model.startswith("comirec")
         history = []
         for epoch in range(1, epochs + 1):
