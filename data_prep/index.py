@@ -1,19 +1,30 @@
-"""What training and evaluation look up of each user's clicks, made once with the data: it follows from the other arrays."""
+"""Lookup arrays of each user's clicks, computed once with the data since they follow from it."""
 
 import numpy as np
 
-CLICKS_AT_ONCE = 2**22  # whole users; what is sorted of them at once stays small
+CLICKS_AT_ONCE = 2**22  # clicks, of whole users, that are sorted at once; bounds the memory
+
+
+def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
+    """Return [E] bool: whether each click is a training click.
+
+    offsets [users + 1], train_ends [users]: user u's clicks are offsets[u]..offsets[u+1]-1, of
+    which those before train_ends[u] are for training.
+    """
+    counts = np.stack([train_ends - offsets[:-1], offsets[1:] - train_ends], axis=1)
+    return np.repeat(np.tile([True, False], len(counts)), counts.ravel())
 
 
 def click_index(
     items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
 ) -> dict[str, np.ndarray]:
-    """is_first [E], gaps [G], gap_starts [users + 1] of clicks in order; arguments as prepare.py's arrays.
+    """Return is_first [E], gaps [G] and gap_starts [users + 1] of clicks in order.
 
-    is_first: whether the user clicks this item for the first time. gaps: a user's distinct training
-    items in ascending order, as item - 1 - rank, from gap_starts[user] on: how many items before it
-    are not among them, to
-    draw the others by.
+    items, offsets, train_ends: as in prepare.py's folder.
+    is_first: whether the user clicks this item for the first time.
+    gaps: for each of a user's distinct training items, in ascending order from gap_starts[user] on,
+    item - 1 - rank: how many smaller items are not among them. It is what sampling from the other
+    items bisects.
     """
     is_first = np.zeros(len(items), bool)
     gaps = []
@@ -21,27 +32,28 @@ def click_index(
     for low, high in blocks(offsets):
         begin = offsets[low]
         end = offsets[high]
-        counts = np.diff(offsets[low : high + 1])
-        users = np.repeat(np.arange(high - low), counts)
+        bounds = offsets[low : high + 1]
+        users = np.repeat(np.arange(high - low), np.diff(bounds))
         user_item = users * np.int64(num_items + 1) + items[begin:end]
         by_pair = np.argsort(user_item, kind="stable")
         first = by_pair[np.diff(user_item[by_pair], prepend=-1) > 0]
         is_first[begin + first] = True
-        trained = (
-            first < np.repeat(train_ends[low:high] - begin, counts)[first]
-        )  # training clicks are a user's first ones
-        known_user, known_item = np.divmod(user_item[first[trained]], num_items + 1)
-        gap_counts.append(np.bincount(known_user, minlength=high - low))
-        rank = np.arange(len(known_item)) - np.repeat(
-            np.cumsum(gap_counts[-1]) - gap_counts[-1], gap_counts[-1]
-        )
-        gaps.append((known_item - 1 - rank).astype(np.int32))
+        # a pair is trained on if its first click is, since training clicks come first
+        trained = is_training(bounds, train_ends[low:high])[first]
+        user, item = np.divmod(user_item[first[trained]], num_items + 1)
+        counts = np.bincount(user, minlength=high - low)
+        rank = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+        gaps.append((item - 1 - rank).astype(np.int32))
+        gap_counts.append(counts)
     gap_starts = np.concatenate([[0], np.cumsum(np.concatenate(gap_counts))]).astype(np.int32)
     return {"is_first": is_first, "gaps": np.concatenate(gaps), "gap_starts": gap_starts}
 
 
 def blocks(offsets: np.ndarray, size: int = 0) -> list[tuple[int, int]]:
-    """(first user, one past the last) of blocks of about `size` clicks (CLICKS_AT_ONCE), of all users in order."""
+    """Divide all users, in order, into blocks of about `size` clicks (0: CLICKS_AT_ONCE).
+
+    Return each block's first user and the one after its last.
+    """
     bounds = np.searchsorted(offsets, np.arange(0, offsets[-1], size or CLICKS_AT_ONCE)[1:])
     bounds = np.unique([0, *bounds, len(offsets) - 1])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))

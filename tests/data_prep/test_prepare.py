@@ -196,17 +196,18 @@ def test_preparing_twice_gives_the_same_bytes(config, tmp_path):
     assert contents(folders[0]) == contents(folders[1])
 
 
-@pytest.mark.parametrize("at_once", [(40, 1000), (1, 4)], ids=["of a size", "so many at most"])
-def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, at_once, monkeypatch):
+@pytest.mark.parametrize(("clicks", "most_parts"), [(40, 1000), (1, 4)])
+def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, clicks, most_parts, monkeypatch):
     whole = prepare(config, cache_dir=tmp_path / "whole")
     parts = []
     sort = module.clicks.in_order
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", clicks)
+    monkeypatch.setattr(module, "MOST_PARTS", most_parts)
     monkeypatch.setattr(
         module.clicks, "in_order", lambda clicks: [parts.append(1), sort(clicks)][1]
     )
     assert contents(prepare(config, cache_dir=tmp_path / "parts")) == contents(whole)
-    assert 2 < len(parts) <= (4 if at_once[1] == 4 else 1000)
+    assert 2 < len(parts) <= most_parts
 
 
 def damage_shorter(folder):

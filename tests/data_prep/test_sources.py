@@ -61,7 +61,7 @@ def test_settings_and_catalogue_import_neither_jax_nor_polars():
 def test_a_file_that_is_not_there(tmp_path, suffix):
     config = DataConfig(dataset=str(tmp_path / f"clicks{suffix}"))
     with pytest.raises(
-        UserError, match=r"--dataset: no file .*clicks\S*; expected your own clicks there"
+        UserError, match=r"--dataset: no file .*clicks\S*; name a file with your own clicks"
     ):
         prepare(config, cache_dir=tmp_path / "cache")
     (tmp_path / f"clicks{suffix}").mkdir()
