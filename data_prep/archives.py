@@ -12,7 +12,6 @@ from typing import BinaryIO
 from data_prep.settings import UserError, nearest
 
 MAX_RATIO = 200  # clicks reach 3 to 10
-MOST_OF_DEFLATE = 1032
 MAX_BYTES = 64 << 30
 SMALL_BYTES = 64 << 20  # below this, no ratio is absurd enough to matter
 
@@ -44,20 +43,39 @@ def open_text(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")
 
 
-def check_gzip(path: Path) -> None:
-    """Raises UserError if a gzip file would unpack to an absurd size. It says so nowhere reliably, so it is unpacked once."""
+def count_lines(path: Path) -> int:
+    """How many lines a text file has.
+
+    Raises UserError if a gzip file would unpack to an absurd size. It says so nowhere reliably.
+    """
     packed = path.stat().st_size
     size = 0
+    count = 0
+    end = b"\n"
     with readable(path), open_text(path) as stream:
-        if not isinstance(stream, gzip.GzipFile) or packed * MOST_OF_DEFLATE <= SMALL_BYTES:
-            return
+        is_packed = isinstance(stream, gzip.GzipFile)
         while part := stream.read(1 << 20):
             size += len(part)
-            if size > MAX_BYTES or (size > SMALL_BYTES and size > MAX_RATIO * packed):
+            is_absurd = size > MAX_BYTES or (size > SMALL_BYTES and size > MAX_RATIO * packed)
+            if is_packed and is_absurd:
                 raise UserError(
                     f"{path}: unpacks to more than {size} bytes from {packed}, expected at most {MAX_RATIO} times as many and "
                     f"{MAX_BYTES}; it looks like a gzip bomb, unpack it by hand if you trust it"
                 )
+            count += part.count(b"\n")
+            end = part[-1:]
+    return count + (end != b"\n")
+
+
+def check_gzip(path: Path) -> int:
+    """How many lines a gzip file has, 0 if it is none: it is unpacked once to be checked.
+
+    Raises UserError as count_lines does.
+    """
+    with readable(path), open_text(path) as stream:
+        if not isinstance(stream, gzip.GzipFile):
+            return 0
+    return count_lines(path)
 
 
 def spool(path: Path, member: str, folder: Path) -> Path:

@@ -128,6 +128,14 @@ PARSERS = {"integer": integer_time, "number": number_time, "iso": iso_time}
 UNITS = {"integer": "as in the file", "number": "microseconds", "iso": "microseconds"}
 
 
+def is_time(text: str) -> bool:
+    """Whether a text is a time of any kind."""
+    try:
+        return any(parse(text) is not None for parse in PARSERS.values())
+    except NotWhole:
+        return True
+
+
 def time_kind(sample: Sequence[str]) -> str:
     """'integer', 'number' or 'iso': the kind that most texts of a sample are, the first of equals."""
 

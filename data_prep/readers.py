@@ -41,12 +41,14 @@ def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
             pass
     if empty:
         raise UserError(f"{path}: is empty; expected clicks")
-    archives.check_gzip(path)
+    lines = archives.check_gzip(path)
     source = (
         archives.spool(path, layout.member, folder) if layout.member else _plain_path(path, folder)
     )
-    read_kind = _read_parquet if layout.kind == "parquet" else _read_text
-    clicks = read_kind(source, layout, label, on_bad_rows, folder)
+    if layout.kind == "parquet":
+        clicks = _read_parquet(source, layout, label, on_bad_rows)
+    else:
+        clicks = _read_text(source, layout, label, on_bad_rows, folder, lines)
     if clicks.bad.count:
         logger.warning(
             "%s: skipped %d bad rows: %s", label, clicks.bad.count, "; ".join(clicks.bad.first)
@@ -85,13 +87,21 @@ def is_good(clicks: pl.DataFrame) -> bool:
     return not any(clicks.lazy().select(is_empty).collect(engine="streaming").row(0))
 
 
-def _read_text(path: Path, layout: Layout, label: str, on_bad_rows: str, folder: Path) -> Clicks:
+def _read_text(
+    path: Path,
+    layout: Layout,
+    label: str,
+    on_bad_rows: str,
+    folder: Path,
+    lines: int,
+) -> Clicks:
+    """The clicks of a CSV or JSON file. lines: how many it has where that is known, else 0."""
     placed, width = _placed(path, layout, label)
     sample = rows.sample_times(path, placed, width)
     kind = columns.time_kind(sample)
     try:
         table = encode(_scan_text(path, placed, width, kind, sample))
-        if len(table) and is_good(table):
+        if len(table) and is_good(table) and _is_whole(path, placed, width, len(table), lines):
             return Clicks(table, columns.UNITS[kind], rows.BadRows())
     except POLARS_ERRORS as error:
         logger.debug("%s: %s", label, error)
@@ -106,6 +116,18 @@ def _read_text(path: Path, layout: Layout, label: str, on_bad_rows: str, folder:
             rows.text_rows(path, placed, width), kind, label, on_bad_rows, folder
         )
     return Clicks(encode(clicks), columns.UNITS[kind], bad)
+
+
+def _is_whole(path: Path, layout: Layout, width: int, count: int, lines: int) -> bool:
+    """Whether `count` rows are all that a file holds, so that no open quote has swallowed some.
+
+    They are if there is one a line. Where fields span lines, each of these has to be looked at.
+    """
+    if layout.kind == "json" or not layout.quoted:
+        return True
+    expected = count + layout.header
+    lines = lines or archives.count_lines(path)
+    return expected == lines or expected == rows.count_rows(path, layout, width)
 
 
 def _placed(path: Path, layout: Layout, label: str) -> tuple[Layout, int]:
@@ -195,8 +217,7 @@ def _scan_text(
     return clicks.select(user.alias("user"), item.alias("item"), time.alias("time"))
 
 
-def _read_parquet(path: Path, layout: Layout, label: str, on_bad_rows: str, folder: Path) -> Clicks:
-    del folder
+def _read_parquet(path: Path, layout: Layout, label: str, on_bad_rows: str) -> Clicks:
     try:
         frame = pl.scan_parquet(path, glob=False)
         schema = frame.collect_schema()

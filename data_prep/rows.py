@@ -1,5 +1,7 @@
 """Text files row by row in Python: the slow twin of readers.py, which names the line of a bad row, or skips it."""
 
+import collections
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -11,12 +13,15 @@ from typing import BinaryIO, NamedTuple
 import polars as pl
 
 from data_prep.archives import open_text, readable
-from data_prep.columns import PARSERS
+from data_prep.columns import PARSERS, is_time
 from data_prep.settings import UserError
 from data_prep.sources import Layout
 
 BATCH = 200_000
 SHOWN = 3
+MOST_LINES = 100  # of a row; titles and even reviews have fewer
+OPEN = "a quote that opens a field of this row"
+CLOSED = "expected one at the field's end too"
 EXPECTED_TIME = "a unix time or an ISO 8601 date-time, of one kind in the whole file"
 
 
@@ -57,7 +62,7 @@ def text_rows(path: Path, layout: Layout, width: int) -> Iterator[Row]:
 
 def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
     places = layout.user, layout.item, layout.time
-    for line, fields in itertools.islice(_fields(stream, layout), int(layout.header), None):
+    for line, fields in itertools.islice(_fields(stream, layout, width), int(layout.header), None):
         if isinstance(fields, str):
             yield Row(line, None, fields)
         elif not fields:
@@ -70,8 +75,16 @@ def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
             yield _checked(line, [fields[place] for place in places])
 
 
-def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
-    """(line, fields) of each row, or (line, what is wrong) if it cannot be split. Bytes that are not UTF-8 stay, escaped."""
+def _fields(
+    stream: BinaryIO,
+    layout: Layout,
+    width: int,
+) -> Iterator[tuple[int, list[str] | str]]:
+    """(line, fields) of each row, or (line, what is wrong) if it cannot be split.
+
+    Bytes that are not UTF-8 stay, escaped. A quote that is not closed, or only by a stray one,
+    costs the line of its row alone: the lines that it swallowed are read again.
+    """
     lines = (
         line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
         for n, line in enumerate(stream)
@@ -81,15 +94,92 @@ def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str] |
             text = line.rstrip("\r\n")
             yield n, text.split(layout.separator) if text else []
         return
-    reader = csv.reader(lines, delimiter=layout.separator)
+    taken: list[str] = []  # the lines of the present row
+    again: collections.deque[str] = collections.deque()
+
+    def take() -> str | None:
+        if len(taken) == MOST_LINES:
+            raise csv.Error(f"{OPEN} is not closed within {MOST_LINES} lines, {CLOSED}")
+        text = again.popleft() if again else next(lines, None)
+        if text is None and taken:
+            raise csv.Error(f"{OPEN} is never closed, {CLOSED}")
+        if text is not None:
+            taken.append(text)
+        return text
+
+    reader = csv.reader(iter(take, None), delimiter=layout.separator)
+    line = 1
     while True:
-        line = reader.line_num + 1
         try:
-            yield line, next(reader)
+            fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"not CSV ({error})"
+            fields = f"not CSV ({error})"
+        if len(taken) > 1 and not isinstance(fields, str) and _is_stray(taken, layout, width):
+            fields = f"not CSV ({OPEN} swallows the lines after it, {CLOSED})"
+        if isinstance(fields, str):
+            again.extendleft(reversed(taken[1:]))
+            del taken[1:]
+        yield line, fields
+        line += len(taken)
+        taken.clear()
+
+
+def count_rows(path: Path, layout: Layout, width: int) -> int:
+    """How many rows a CSV file has, its header counted; -1 if one of its quotes may be a stray one.
+
+    Only the lines of rows of several lines are split into fields: those from one line with an odd
+    number of quotes to the next.
+    """
+    count = 0
+    taken: list[str] = []
+    with readable(path), open_text(path) as stream:
+        for line in stream:
+            is_odd = line.count(b'"') % 2 == 1
+            if taken or is_odd:
+                taken.append(line.decode("utf-8", "surrogateescape"))
+            if not taken:
+                count += 1
+            elif is_odd and len(taken) > 1:
+                if _is_stray(taken, layout, width):
+                    return -1
+                taken.clear()
+                count += 1
+            elif len(taken) == MOST_LINES:
+                return -1
+    return -1 if taken else count
+
+
+def _is_stray(lines: list[str], layout: Layout, width: int) -> bool:
+    """Whether the quotes that make one row of several lines are stray ones.
+
+    They are if the row is not as RFC 4180 has it, or if a line within it is a row by itself, or
+    both its first and its last line are. One of these two alone may be a row in a sound file: the
+    first where the text of several lines is the last field, the last where it is the first field.
+    """
+    reader = csv.reader(lines, delimiter=layout.separator, strict=True)
+    try:
+        fields = next(reader)
+    except csv.Error:
+        return True
+    least = 1 + max(layout.user, layout.item, layout.time)
+    if reader.line_num < len(lines) or not least <= len(fields) <= width:
+        return True
+    alone = [_is_click(line, layout, width) for line in lines]
+    return any(alone[1:-1]) or (alone[0] and alone[-1])
+
+
+def _is_click(line: str, layout: Layout, width: int) -> bool:
+    """Whether a line is a whole row by itself, its quotes taken for quotes or for letters."""
+    splits = [line.rstrip("\r\n").split(layout.separator)]
+    with contextlib.suppress(csv.Error):
+        splits += csv.reader([line], delimiter=layout.separator)
+    for fields in splits:
+        has_ids = len(fields) == width and "" not in (fields[layout.user], fields[layout.item])
+        if has_ids and is_time(fields[layout.time]):
+            return True
+    return False
 
 
 def _json_rows(stream: BinaryIO, layout: Layout) -> Iterator[Row]:

@@ -232,6 +232,80 @@ def test_bad_csv_rows_are_named_by_line_or_skipped_and_counted(own, bad, line, p
     assert clicks.bad.first[0].startswith(f"line {line}: {problem}")
 
 
+def clicks_in(rows_, title):
+    return [(user, item, time, title) for user, item, time in rows_]
+
+
+MANY = [(f"u{n}", f"i{n}", n) for n in range(250)]
+TITLED = ("user", "item", "time", "title")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.csv.gz"])
+@pytest.mark.parametrize(
+    ("opening", "closing", "problem"),
+    [
+        ('"song', None, "is not closed within 100 lines"),
+        ('"song', '"Heroes" (live)', "swallows the lines after it"),
+        ('"song', '7"', "swallows the lines after it"),
+    ],
+)
+def test_an_open_quote_costs_its_own_line_alone(own, name, opening, closing, problem):
+    rows_ = clicks_in(MANY, "song")
+    rows_[100] = (*MANY[100], opening)
+    if closing:
+        rows_[110] = (*MANY[110], closing)
+    content = as_lines("\t" if name == "x.tsv" else ",", TITLED, rows_).encode()
+    content = gzip.compress(content) if name == "x.csv.gz" else content
+    message = fails(own, name, content)
+    assert f"{name}, line 102: not CSV (a quote that opens a field of this row {problem}" in message
+    assert "expected one at the field's end too" in message
+    assert "--on_bad_rows=skip" in message
+    clicks = own(name, content, "skip")
+    assert text(clicks) == MANY[:100] + MANY[101:]
+    assert clicks.bad.count == 1
+
+
+@pytest.mark.parametrize("place", range(4))  # of the title among the columns
+def test_an_open_quote_in_any_column(own, place):
+    def moved(row):
+        return (*row[:place], row[3], *row[place:3])
+
+    rows_ = [moved(row) for row in clicks_in(MANY, "song")]
+    rows_[100] = moved((*MANY[100], '"song'))
+    rows_[101] = moved((*MANY[101], '7"'))
+    content = as_lines(",", moved(TITLED), rows_)
+    assert "x.csv, line 102: not CSV (a quote" in fails(own, "x.csv", content)
+    clicks = own("x.csv", content, "skip")
+    assert text(clicks) == MANY[:100] + MANY[101:]
+    assert clicks.bad.count == 1
+
+
+def test_an_open_quote_in_the_last_row_is_told(own):
+    content = as_lines(",", TITLED, [*clicks_in(ROWS, "song"), ("u3", "d", 40, '"song')])
+    message = fails(own, "x.csv", content)
+    assert "line 5: not CSV (a quote that opens a field of this row is never closed" in message
+    assert text(own("x.csv", content, "skip")) == ROWS
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_fields_of_several_lines_are_read_at_once_unless_they_are_very_long(own, caplog, place):
+    caplog.set_level("INFO")
+
+    def table(title):
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\r\n")
+        for row in [TITLED, *clicks_in(ROWS, title), *clicks_in(ROWS, "song")]:
+            writer.writerow((*row[:place], row[3], *row[place:3]))
+        return buffer.getvalue()
+
+    for title in ("of two\nlines", 'with, "quotes"\n\nand "a, gap"\n', "line\n" * 99):
+        assert text(own("x.csv", table(title))) == ROWS * 2
+        assert text(own("x.csv", table(title) + "u,i\r\n", "skip")) == ROWS * 2
+    assert caplog.text.count("not read at once") == 3  # where a row is bad
+    message = fails(own, "x.csv", table("line\n" * 100))
+    assert "line 2: not CSV (a quote that opens a field of this row is not closed within" in message
+
+
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
