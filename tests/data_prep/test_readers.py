@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep import archives, readers, rows, sources
+from data_prep import archives, forms, readers, rows, sources
 from data_prep.settings import DataConfig, UserError
 
 ROWS = [("u1", "a", 30), ("u2", "b", 10), ("u1", "c", 20)]
@@ -176,7 +176,7 @@ def test_columns_are_named_or_found(own):
     message = fails(own, "x.csv", content, user_col="who", item_col="waht")
     assert "no column 'waht' (did you mean 'what'?)" in message
     assert "--item_col" in message
-    assert "column 'user' stands 2 times" in fails(
+    assert "column 'user' occurs 2 times" in fails(
         own, "x.csv", as_lines(",", ("user", "item", "time", "user"), [])
     )
     assert "looks like the time" in fails(own, "x.jsonl", as_json(keys=("user", "item", "when")))
@@ -301,7 +301,7 @@ def test_fields_of_several_lines_are_read_at_once_unless_they_are_very_long(own,
     for title in ("of two\nlines", 'with, "quotes"\n\nand "a, gap"\n', "line\n" * 99):
         assert text(own("x.csv", table(title))) == ROWS * 2
         assert text(own("x.csv", table(title) + "u,i\r\n", "skip")) == ROWS * 2
-    assert caplog.text.count("not read at once") == 3  # where a row is bad
+    assert caplog.text.count("reading it row by row") == 3  # where a row is bad
     message = fails(own, "x.csv", table("line\n" * 100))
     assert "line 2: not CSV (a quote that opens a field of this row is not closed within" in message
 
@@ -521,11 +521,9 @@ def test_the_fast_reader_equals_its_slow_twin(tmp_path, good, kind):
     else:
         path.write_text(as_json(good), encoding="utf-8")
     layout = sources.Layout(kind=kind)
-    placed, width = readers._placed(path, layout, "x")
-    fast = readers._scan_text(path, placed, width, "integer", []).collect().rows()
-    slow = [
-        (r.values[0], r.values[1], int(r.values[2])) for r in rows.text_rows(path, placed, width)
-    ]
+    form = forms.text_form(path, layout, "x")
+    fast = readers.scan_text(path, form, "integer", []).collect().rows()
+    slow = [(r.values[0], r.values[1], int(r.values[2])) for r in rows.text_rows(path, form)]
     assert fast == slow == good
 
 
