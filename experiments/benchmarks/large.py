@@ -16,7 +16,6 @@ what is there.
 """
 
 import argparse
-import itertools
 import os
 import platform
 import re
@@ -26,24 +25,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("generate", "prepare", "train")
-CHUNK = 2_000_000  # clicks in memory at once; changing it changes what a seed gives
-# clicks of a user: minimum, mean, and sigma of the lognormal distribution
-LEAST = 5
-MEAN = 100
-SPREAD = 1.2
-MOST_ITEMS = 1_000_000
-BEGIN = 1_600_000_000  # unix seconds
-SPAN = 3 * 365 * 86_400  # seconds
+GENERATE = Path(__file__).with_name("large_clicks.py")
 SAMPLED_S = 0.5
 SIGN = "the first dispatch is over"
 BYTES = 1 if platform.system() == "Darwin" else 1024  # of a unit of ru_maxrss
@@ -74,53 +61,6 @@ code = main.main(["experiments/main.py", *sys.argv[1:]])
 print("trained for", ends[-1] - ends[0] if ends else 0, "s")
 sys.exit(code)
 """
-
-
-def click_counts(interactions: int, rng: "np.random.Generator") -> "np.ndarray":
-    """Return how often each of interactions / MEAN users clicks: at least LEAST, long-tailed."""
-    users = max(interactions // MEAN, 1)
-    weights = rng.lognormal(0, SPREAD, users)
-    return LEAST + rng.multinomial(interactions - LEAST * users, weights / weights.sum())
-
-
-def chunks(interactions: int, seed: int) -> Iterator["pl.DataFrame"]:
-    """Yield the clicks in order of time.
-
-    A user's clicks are spread evenly over all chunks; an item's popularity is its rank ** -0.8.
-    """
-    import numpy as np
-    import polars as pl
-
-    rng = np.random.default_rng(seed)
-    counts = click_counts(interactions, rng)
-    items = min(len(counts), MOST_ITEMS)
-    popularity = np.cumsum(np.arange(1, items + 1) ** -0.8)
-    item_ids = rng.permutation(items).astype(np.uint32)
-    phase = rng.random(len(counts))
-    before = np.zeros(len(counts), np.int64)
-    cuts = np.linspace(0, 1, -(-interactions // CHUNK) + 1)
-    for first, last in itertools.pairwise(cuts):
-        after = np.floor(counts * last + phase).astype(np.int64)
-        users = np.repeat(np.arange(len(counts), dtype=np.uint32), after - before)
-        rng.shuffle(users)
-        item = item_ids[np.searchsorted(popularity, rng.random(len(users)) * popularity[-1])]
-        seconds = BEGIN + np.sort(rng.integers(int(first * SPAN), int(last * SPAN), len(users)))
-        yield pl.DataFrame({"user": users, "item": item, "timestamp": seconds})
-        before = after
-
-
-def generate(path: Path, interactions: int, seed: int) -> None:
-    """Write the clicks as Parquet, a chunk at a time."""
-    import polars as pl
-    from polars.io.plugins import register_io_source
-
-    # the arguments are hints for sources that hold more than what is needed
-    def source(with_columns, predicate, n_rows, batch_size):
-        del with_columns, predicate, n_rows, batch_size
-        return chunks(interactions, seed)
-
-    schema = {"user": pl.UInt32, "item": pl.UInt32, "timestamp": pl.Int64}
-    register_io_source(source, schema=schema).sink_parquet(path)
 
 
 class Watched(NamedTuple):
@@ -204,13 +144,7 @@ def check(stage: str, done: Watched, code: int = 0) -> None:
 
 def generated(path: Path, interactions: int, seed: int) -> dict:
     """Generate the clicks; return the stage's row."""
-    command = [
-        sys.executable,
-        __file__,
-        f"--interactions={interactions}",
-        f"--seed={seed}",
-        f"--generate={path}",
-    ]
+    command = [sys.executable, str(GENERATE), str(path), str(interactions), str(seed)]
     check("generate", done := watch(command))
     return row("generate", done)
 
@@ -280,10 +214,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="")
     parser.add_argument("flags", nargs="*", help="of main.py, after --")
-    parser.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.generate:
-        return generate(args.generate, args.interactions, args.seed)
     if not args.work:
         parser.error(
             "--work: name a folder with room for the clicks and what is made of them, about 40 "
