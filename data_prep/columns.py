@@ -83,8 +83,8 @@ def _find_column(role: str, wanted: str, names: Sequence[str], label: str) -> st
             )
     if len(matches) > 1:
         raise UserError(
-            f"{label}: column {matches[0]!r} occurs {len(matches)} times, expected once; rename the "
-            "others"
+            f"{label}: column {matches[0]!r} occurs {len(matches)} times, expected once; rename "
+            "the others"
         )
     return matches[0]
 

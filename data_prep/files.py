@@ -1,4 +1,4 @@
-"""What several modules do with a file: its digest, and making sure that it is on disk."""
+"""A file's digest, and forcing a file to disk."""
 
 import hashlib
 import os
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """The hexadecimal digest of a file."""
+    """Return the hexadecimal digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
+    """Force a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -6,10 +6,11 @@ CLICKS_AT_ONCE = 2**22  # clicks, of whole users, that are sorted at once; bound
 
 
 def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
-    """Return [E] bool: whether each click is a training click.
+    """Return [E] bool: whether each click of these users is a training click.
 
-    offsets [users + 1], train_ends [users]: user u's clicks are offsets[u]..offsets[u+1]-1, of
-    which those before train_ends[u] are for training.
+    offsets [users + 1], train_ends [users]: user u's clicks are at offsets[u]..offsets[u+1]-1, of
+    which those before train_ends[u] are for training. The users may be consecutive ones of a larger
+    set: offsets need not begin at 0.
     """
     counts = np.stack([train_ends - offsets[:-1], offsets[1:] - train_ends], axis=1)
     return np.repeat(np.tile([True, False], len(counts)), counts.ravel())

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli.parser import Parser
-from ttt4rec_jax.evaluation.compare import PROTOCOLS, compare, table
+from ttt4rec_jax.evaluation.compare import compare
+from ttt4rec_jax.evaluation.compare_table import table
+from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.runs.folder import write_json
 
 DESCRIPTION = """Compares systems by the test users of their finished runs. Runs whose settings differ in the seed alone are

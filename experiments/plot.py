@@ -7,57 +7,50 @@ Runs of --ttt_stats also have what their inner learners do drawn: inner loss, we
 learning rate.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli.parser import Parser
+from ttt4rec_jax.metrics import AT_CUTOFFS
+from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
-
-METRICS = tuple(f"{name}@{k}" for k in (5, 10, 20) for name in ("ndcg", "hit"))
 
 
 def folders(paths: list[Path]) -> list[Path]:
-    """The runs' folders, a sweep's combinations in the place of its own. Raises UserError."""
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(
-                f"{path}: {'not a folder' if path.exists() else 'not there'}; name the folder of a run or a sweep"
-            )
-        if (path / "sweep.json").exists():
-            found += sorted(p.parent for p in path.glob("*/metrics.jsonl"))
-        else:
-            found.append(path)
-    if not found:
+    """Return the runs' folders, a sweep replaced by its combinations that have finished an epoch.
+
+    Raises UserError if there is none.
+    """
+    runs = [
+        run
+        for path in paths
+        for run in read.members(path)
+        if not read.is_sweep(path) or RunFolder(run).metrics.exists()
+    ]
+    if not runs:
         raise UserError(
-            f"{', '.join(map(str, paths))}: no combination has finished an epoch; name a run that has"
+            f"{', '.join(map(str, paths))}: no combination has finished an epoch; "
+            "name a run that has"
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(runs))
 
 
-def history(path: Path) -> list[dict]:
-    """The epochs of a run. Raises UserError if it has none."""
-    file = RunFolder(path).metrics
-    try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if any(not {"epoch", "loss", "validation"} <= line.keys() for line in lines):
-            raise ValueError("a line without epoch, loss or validation")
-    except FileNotFoundError:
-        lines = []
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); train the run again") from error
+def history(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a run. Raises UserError if it has none."""
+    lines = read.history(path)
     if not lines:
         raise UserError(
-            f"{path}: no epoch in {file.name}; a model without training has none, and a run gets one an epoch"
+            f"{path}: no epoch in {RunFolder(path).metrics.name}; name a trained run "
+            "that has finished an epoch"
         )
     return lines
 
 
 def names(paths: list[Path]) -> list[str]:
-    """Each path without the folders that all share."""
+    """Return each path without the folders that all of them share."""
     if len(paths) < 2:
         return [path.name or str(path) for path in paths]
     common = os.path.commonpath([path.resolve() for path in paths])
@@ -82,7 +75,7 @@ def main(argv: list[str]) -> int:
         help="PNG to write (curves.png)",
     )
     parser.add_argument(
-        "--metric", choices=METRICS, default="ndcg@10", help="validation figure (ndcg@10)"
+        "--metric", choices=AT_CUTOFFS, default="ndcg@10", help="validation figure (ndcg@10)"
     )
     try:
         asked = parser.parse_args(argv[1:])

@@ -212,9 +212,9 @@ def converse(recommender, asked) -> None:
             if not text:
                 print()
                 return
-            if (id := recommender.items.match(text)) is not None:
+            if (id := recommender.items.get(text)) is not None:
                 break
-            titled = recommender.items.titled(text)
+            titled = recommender.items.search(text)
             if len(titled) == 1:
                 id = titled[0]
                 break

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from flax import nnx
 
+from data_prep.index import is_training
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
@@ -334,9 +335,7 @@ def split_model(config: ModelConfig, dataset):
 
 def catalogue_of(dataset, titles=None) -> Catalogue:
     """Ids are hundreds of the items' numbers, so that none is taken for the other."""
-    trained = np.arange(len(dataset.items)) < np.repeat(
-        dataset.train_ends, np.diff(dataset.offsets)
-    )
+    trained = is_training(dataset.offsets, dataset.train_ends)
     clicks = np.bincount(dataset.items[trained], minlength=dataset.num_items + 1)[1:]
     return Catalogue([100 * i for i in range(1, dataset.num_items + 1)], titles, clicks)
 

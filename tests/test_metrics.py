@@ -1,4 +1,4 @@
-"""Metrics of ranks against brute force over every way of breaking the ties, and what must hold of them in general."""
+"""Metrics of ranks against brute force over every way of breaking ties, and their properties."""
 
 import itertools
 
@@ -65,3 +65,14 @@ def test_summary_is_the_mean_and_its_interval():
     assert got["hit@10_ci95"] == pytest.approx(1.96 * np.std([1, 1, 0, 0], ddof=1) / 2)
     assert got["ndcg@10"] == pytest.approx((1 + 1 / np.log2(7)) / 4)
     assert got["tie_rate"] == 0
+
+
+def test_how_metrics_and_p_values_are_printed():
+    assert list(map(metrics.label, ("hit@10", "ndcg@5", "mrr"))) == ["HR@10", "NDCG@5", "MRR"]
+    assert metrics.p_text(0.01234) == "p = 0.0123" and metrics.p_text(9e-5) == "p < 0.0001"
+
+
+def test_every_named_metric_exists():
+    values = metrics.per_target(ranks_of((0, 0, 99)))
+    named = (metrics.METRICS, metrics.COMPARED_METRICS, metrics.HEADLINE_METRICS)
+    assert set(itertools.chain(*named, metrics.PAPER_METRICS)) <= set(values)

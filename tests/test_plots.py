@@ -10,6 +10,7 @@ import pytest
 from helpers import epoch_lines
 
 from ttt4rec_jax import plots
+from ttt4rec_jax.plots import figure
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +30,8 @@ def test_curves_are_the_runs_own_by_both_protocols():
 
 def test_lines_differ_without_their_colours():
     looks = [
-        (s["linestyle"], s["marker"]) for s in (plots._style(number, 10) for number in range(20))
+        (s["linestyle"], s["marker"])
+        for s in (figure.line_style(number, 10) for number in range(20))
     ]
     assert len(set(looks)) == 20
     assert all(
@@ -58,7 +60,7 @@ def test_a_band_spans_the_seeds_and_the_mean_is_theirs():
 def test_colours_keep_apart_in_grey():
     grey = sorted(
         sum(w * int(c[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5)))
-        for c in plots.COLOURS[:5]
+        for c in figure.COLOURS[:5]
     )
     assert min(b - a for a, b in itertools.pairwise(grey)) > 5, (
         "and dashes tell apart those that are near"
@@ -82,6 +84,7 @@ def folders(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("work")
     for name in ("one", "sweep/dropout=0.1", "sweep/dropout=0.5", "damaged", "floor"):
         (cwd / name).mkdir(parents=True)
+        (cwd / name / "config.json").write_text("{}")
         if name != "floor":
             (cwd / name / "metrics.jsonl").write_text(
                 "".join(json.dumps(line) + "\n" for line in epoch_lines(3))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.settings import DataConfig, UserError, check, option
+from ttt4rec_jax.metrics import SELECTORS
 
 
 class Abilities(NamedTuple):
@@ -250,12 +251,7 @@ class EvalConfig:
     select_by: str = option(
         "sampled/ndcg@10",
         "Validation figure that picks the epoch.",
-        choices=tuple(
-            f"{p}/{m}@{k}"
-            for p in ("sampled", "full")
-            for m in ("ndcg", "hit")
-            for k in (5, 10, 20)
-        ),
+        choices=SELECTORS,
     )
 
     def __post_init__(self):

@@ -1,60 +1,87 @@
-"""Ranking metrics as pure functions of ranks, in float64 numpy. Ties count at their expectation.
+"""Ranking metrics as pure functions of ranks, in float64 numpy. Ties count in expectation.
 
 A target with `greater` candidates above it and `ties` equal to it has, if ties are broken at
 random, a rank that is uniform over greater + 1 .. greater + ties + 1; every metric here is its
-expected value over that. A constant scorer gets exactly the chance level.
+expectation over that rank. A constant scorer gets exactly the chance level.
+
+Also the names of metrics and protocols, and how metrics and p-values are printed. Imports neither
+JAX nor polars.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+# the evaluation protocols, and what they are called
+PROTOCOLS = ("sampled", "full")
+PROTOCOL_TITLES = {"sampled": "sampled candidates", "full": "full catalogue"}
 CUTOFFS = (5, 10, 20)
+AT_CUTOFFS = tuple(f"{name}@{k}" for k in CUTOFFS for name in ("hit", "ndcg"))
+METRICS = (*AT_CUTOFFS, "mrr", "auc")  # what a run's table shows
+COMPARED_METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "mrr")  # what paired tests compare
+HEADLINE_METRICS = ("hit@10", "ndcg@10")  # what a sweep's table shows
+PAPER_METRICS = ("ndcg@5", "ndcg@10", "hit@5", "hit@10")  # the columns of the paper's Table 1
+# by which an epoch can be selected
+SELECTORS = tuple(f"{p}/{m}@{k}" for p in PROTOCOLS for m in ("ndcg", "hit") for k in CUTOFFS)
+
+
+def label(metric: str) -> str:
+    """Return a metric's name as the field prints it, "HR@10" for "hit@10"."""
+    return metric.upper().replace("HIT", "HR")
+
+
+def p_text(p: float) -> str:
+    """Return a p-value in words: "p = 0.0123", or "p < 0.0001"."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
 class Ranks(NamedTuple):
-    """Per target [T]: how many candidates score above it, how many equal it, and how many there are beside it."""
+    """Of each target [T]: how many candidates score above it, how many equal, and how many exist.
+
+    `others` counts the candidates beside the target.
+    """
 
     greater: np.ndarray
     ties: np.ndarray
     others: np.ndarray
 
 
-def _mean_over_ranks(cumulative, ranks: Ranks):
-    """Mean of a gain over a target's possible ranks; cumulative[r] is the gain summed over ranks 1..r."""
+def _mean_over_ranks(cumulative: np.ndarray, ranks: Ranks) -> np.ndarray:
+    """Return the mean gain over a target's possible ranks [T].
+
+    cumulative[r]: the gain summed over the ranks 1..r; constant beyond its end.
+    """
     last = len(cumulative) - 1
     upper = cumulative[np.minimum(ranks.greater + ranks.ties + 1, last)]
     return (upper - cumulative[np.minimum(ranks.greater, last)]) / (ranks.ties + 1)
 
 
-def hit(ranks: Ranks, k: int):
-    """Hit@k per target: 1 if it is among the first k."""
+def hit(ranks: Ranks, k: int) -> np.ndarray:
+    """Return Hit@k per target [T]: 1 if it is among the first k."""
     return _mean_over_ranks(np.arange(k + 1.0), ranks)
 
 
-def ndcg(ranks: Ranks, k: int):
-    """NDCG@k per target: 1 / log2(rank + 1) if it is among the first k."""
-    return _mean_over_ranks(
-        np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))]), ranks
-    )
+def ndcg(ranks: Ranks, k: int) -> np.ndarray:
+    """Return NDCG@k per target [T]: 1 / log2(rank + 1) if it is among the first k."""
+    gains = 1 / np.log2(np.arange(2.0, k + 2))
+    return _mean_over_ranks(np.concatenate([[0.0], np.cumsum(gains)]), ranks)
 
 
-def reciprocal_rank(ranks: Ranks):
-    """1 / rank per target."""
+def reciprocal_rank(ranks: Ranks) -> np.ndarray:
+    """Return 1 / rank per target [T]."""
     worst = int((ranks.greater + ranks.ties).max(initial=0)) + 1
-    return _mean_over_ranks(
-        np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, worst + 1))]), ranks
-    )
+    gains = 1 / np.arange(1.0, worst + 1)
+    return _mean_over_ranks(np.concatenate([[0.0], np.cumsum(gains)]), ranks)
 
 
-def auc(ranks: Ranks):
-    """Share of the other candidates that score below the target, per target; 1/2 where there are none."""
+def auc(ranks: Ranks) -> np.ndarray:
+    """Return the share of the other candidates below each target [T]; 1/2 if there are none."""
     below = ranks.others - ranks.greater - ranks.ties / 2
     return np.where(ranks.others > 0, below / np.maximum(ranks.others, 1), 0.5)
 
 
 def per_target(ranks: Ranks) -> dict[str, np.ndarray]:
-    """Every metric, per target."""
+    """Return every metric per target, {metric: values [T]}."""
     at_k = {
         f"{name}@{k}": metric(ranks, k)
         for k in CUTOFFS
@@ -68,7 +95,10 @@ def per_target(ranks: Ranks) -> dict[str, np.ndarray]:
 
 
 def summarise(ranks: Ranks) -> dict[str, float]:
-    """Means over targets, and `<metric>_ci95`, half the width of the normal 95% interval of the mean."""
+    """Return the means over targets, and half the widths of their normal 95% intervals.
+
+    The latter are named `<metric>_ci95`.
+    """
     values = per_target(ranks)
     means = {name: float(v.mean()) for name, v in values.items()}
     spread = {

@@ -26,7 +26,8 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
-from ttt4rec_jax.evaluation.ranking import PROTOCOLS, Evaluator
+from ttt4rec_jax.evaluation.evaluator import Evaluator
+from ttt4rec_jax.metrics import PROTOCOLS
 
 RANKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
 

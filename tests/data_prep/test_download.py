@@ -1,4 +1,4 @@
-"""Downloads from a server of our own: whole, resumed, refused."""
+"""Downloads from a local server: whole, resumed, refused."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,10 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; breaks off after `limit` bytes; knows Range if `ranges`; remembers the ranges asked for."""
+    """Serves `content`, up to `limit` bytes, with Range requests if `ranges`.
+
+    asked: the Range header of each request.
+    """
 
     content = CONTENT
     limit = 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import contents, random_clicks, write_csv
 
-from data_prep import negatives, readers, store
+from data_prep import atomic, negatives, readers, store
 from data_prep import prepare as module
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
@@ -160,11 +160,11 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(config, tmp_pat
     ).returncode
     assert code == 9
     (left,) = cache.iterdir()
-    assert left.name.startswith(store.TEMPORARY)
+    assert atomic.is_leftover(left)
     folder = prepare(config, cache_dir=cache)
     assert store.verify(folder) == ""
     assert left.exists()  # it may be another process's that still works
-    old = time.time() - store.STALE_S - 60
+    old = time.time() - atomic.STALE_S - 60
     os.utime(left, (old, old))
     prepare(dataclasses.replace(config, data_seed=1), cache_dir=cache)
     assert not left.exists()

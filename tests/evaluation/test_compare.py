@@ -1,4 +1,4 @@
-"""The paired test against published figures, hand calculation, permutation and simulation; and which runs it takes."""
+"""The paired test against tables, hand calculation, permutation and simulation; its refusals."""
 
 import itertools
 import json
@@ -11,8 +11,10 @@ from helpers import make_finished_run, simulated_ranks
 from data_prep import store
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig, UserError
+from ttt4rec_jax import metrics
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.evaluation import compare, paired_test
+from ttt4rec_jax.evaluation.compare_table import table
 from ttt4rec_jax.metrics import per_target
 from ttt4rec_jax.runs.folder import RunFolder
 
@@ -177,7 +179,7 @@ def test_figures_are_those_of_the_ranks(six_runs):
     assert got["reference"] == "sasrec" and list(got["systems"]) == ["sasrec", "ttt4rec"]
     assert [system["seeds"] for system in got["systems"].values()] == [[0, 1, 2]] * 2
     assert got["systems"]["ttt4rec"]["interval_over"] == "users and seeds" and got["warnings"] == []
-    for protocol, metric in itertools.product(("sampled", "full"), compare.METRICS):
+    for protocol, metric in itertools.product(("sampled", "full"), metrics.COMPARED_METRICS):
         results = [
             json.loads((path / "result.json").read_text())["test"][protocol][metric]
             for path in six_runs
@@ -207,7 +209,7 @@ def test_order_of_runs_and_rows_does_not_matter(six_runs, tmp_path):
         compare.compare(runs)["results"]["full"]["differences"]["ttt4rec"]
         for runs in (shuffled, six_runs)
     )
-    for metric in compare.METRICS:
+    for metric in metrics.COMPARED_METRICS:
         assert got[metric] == pytest.approx(expected[metric])
 
 
@@ -234,7 +236,7 @@ def test_several_comparisons_have_holms_p(six_runs, tmp_path):
         make_finished_run(tmp_path / f"gru-{seed}", "gru4rec", seed, shift=2.1) for seed in range(3)
     ]
     got = compare.compare(six_runs + third)
-    for metric in compare.METRICS:
+    for metric in metrics.COMPARED_METRICS:
         found = [
             got["results"]["full"]["differences"][name][metric] for name in ("ttt4rec", "gru4rec")
         ]
@@ -242,14 +244,14 @@ def test_several_comparisons_have_holms_p(six_runs, tmp_path):
         assert sorted(one["p_holm"] for one in found) == pytest.approx(
             [min(2 * small, 1), min(max(2 * small, large), 1)]
         )
-    assert "Holm's over the 2 comparisons" in compare.table(got)
+    assert "Holm's over the 2 comparisons" in table(got)
 
 
 def test_one_seed_speaks_of_users_alone_and_says_so(six_runs, tmp_path):
     got = compare.compare(six_runs[:4])  # three of sasrec, one of ttt4rec
     assert got["systems"]["ttt4rec"]["interval_over"] == "users alone"
     assert got["results"]["full"]["differences"]["ttt4rec"]["mrr"]["error_seeds"] == 0
-    assert "over users alone: one seed of ttt4rec" in compare.table(got)
+    assert "over users alone: one seed of ttt4rec" in table(got)
     # what is not trained has no other training that could have ended otherwise
     floor = make_finished_run(tmp_path / "floor", "popularity", shift=1)
     got = compare.compare([floor, *six_runs[3:]])
@@ -259,7 +261,7 @@ def test_one_seed_speaks_of_users_alone_and_says_so(six_runs, tmp_path):
 
 def test_table(six_runs):
     got = compare.compare(six_runs)
-    lines = compare.table(got).splitlines()
+    lines = table(got).splitlines()
     assert "sha256 abababababababab" in lines[0] and "300 users" in lines[1]
     assert any(
         "sasrec" in line
@@ -279,7 +281,7 @@ def test_table(six_runs):
         ), "aligned"
         assert title == "ttt4rec - sasrec, over users and seeds"
         assert len({len(row) for row in (columns, *rows)}) == 1
-        for metric, row in zip(compare.METRICS, rows, strict=True):
+        for metric, row in zip(metrics.COMPARED_METRICS, rows, strict=True):
             one = got["results"][protocol]["differences"]["ttt4rec"][metric]
             assert (
                 f"{one['difference']:+.4f}" in row
@@ -291,7 +293,7 @@ def test_table(six_runs):
 def test_one_protocol(six_runs):
     got = compare.compare(six_runs, "full")
     assert list(got["results"]) == ["full"] and "sampled" not in got["protocol"]
-    assert "sampled: " not in compare.table(got)
+    assert "sampled: " not in table(got)
 
 
 def test_a_sweep_is_its_finished_combinations(tmp_path):
@@ -322,10 +324,7 @@ def test_warnings_of_unlike_training(tmp_path):
     assert "select_by=sampled/ndcg@10" in got[0] and "select_by=full/ndcg@10" in got[0]
     assert "epochs=5" in got[1] and "epochs=10" in got[1]
     assert (
-        sum(
-            line.startswith("warning") for line in compare.table(compare.compare(runs)).splitlines()
-        )
-        == 2
+        sum(line.startswith("warning") for line in table(compare.compare(runs)).splitlines()) == 2
     )
     # what is not trained has no budget
     assert (

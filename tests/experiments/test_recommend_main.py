@@ -55,7 +55,7 @@ def floor(random_dataset, tmp_path_factory):
     folder.create(Config(model=serving_config("popularity")))
     clicks = make_recommender(serving_config("popularity"), random_dataset).items.clicks
     titles = [f"Film {i}, the {'first' if i < 3 else 'next'}" for i in range(1, 31)]
-    catalogue.leave(
+    catalogue.save(
         folder, catalogue.Catalogue(list(range(1, 31)), titles, clicks), random_dataset, False
     )
     write_all(cwd)

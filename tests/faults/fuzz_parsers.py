@@ -74,7 +74,7 @@ def histories(content: bytes, suffix: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"histories{suffix}"
         path.write_bytes(content)
-        return told(lambda: [ITEMS.find([items]) for _, items in files.Reader(str(path))])
+        return told(lambda: [ITEMS.encode([items]) for _, items in files.Reader(str(path))])
 
 
 def session_bytes(content: bytes) -> str:

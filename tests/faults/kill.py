@@ -93,7 +93,7 @@ class Bench:
         epochs = 4 if workload == "sweep" else 6
         reached = {
             "start": lambda: True,
-            "preparation": lambda: any(self.prepared.glob(".preparing-*")),
+            "preparation": lambda: any(self.prepared.glob(".*.part")),
             "step": lambda: "compiled in" in log.read_text(),
             "checkpoint": lambda: self.unfinished_checkpoints(run) - before,
             "results": lambda: (
@@ -127,8 +127,8 @@ class Bench:
 
     def place(self, workload: str, is_in_checkpoint: bool, said: str) -> str:
         """Where a kill fell, by what it left."""
-        if any(self.prepared.glob(".preparing-*")):
-            for left in self.prepared.glob(".preparing-*"):
+        if any(self.prepared.glob(".*.part")):
+            for left in self.prepared.glob(".*.part"):
                 shutil.rmtree(left)
             return "in preparation"
         if is_in_checkpoint:

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, cannot be written, or are cut off: found, told, and the one before them used."""
+"""Damaged, cut off or unwritable checkpoints are reported, and an earlier one is used."""
 
 import contextlib
 import dataclasses
@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from helpers import fit, last_state, small_config, without_times
 
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.runs import items as catalogue
-from ttt4rec_jax.runs.checkpoint import DIGESTS, KEPT, Checkpoints
+from ttt4rec_jax.runs.checkpoint import DIGESTS, MAX_TO_KEEP, Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, write_text
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
@@ -80,13 +81,13 @@ DAMAGES = {
 
 
 def test_the_newest_are_kept_and_read(saved):
-    assert Checkpoints(saved).steps() == [2, 3] and KEPT == 2
+    assert Checkpoints(saved).steps() == [2, 3] and MAX_TO_KEEP == 2
     found, progress = Checkpoints(saved).load(jax.tree.map(jax.numpy.asarray, LIKE))
     assert progress == {"epoch": 3} and (found["table"] == 3).all() and found["step"] == 3
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_loudly(saved, damage, caplog):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(saved, damage, caplog):
     DAMAGES[damage](saved / "3")
     found, progress = Checkpoints(saved).load(jax.tree.map(jax.numpy.asarray, LIKE))
     assert progress == {"epoch": 2} and (found["table"] == 2).all()
@@ -98,17 +99,17 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(saved, damage, caplog):
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_without_digests_is_read_and_told(saved, caplog):
+def test_a_checkpoint_without_digests_is_read_with_a_warning(saved, caplog):
     (saved / "3" / DIGESTS).unlink()
     _, progress = Checkpoints(saved).load(jax.tree.map(jax.numpy.asarray, LIKE))
     assert progress == {"epoch": 3} and "not verified" in caplog.text
-    flip_a_bit(saved / "3")  # what is not verified may still be found damaged when it is read
+    flip_a_bit(saved / "3")  # unverified damage may still be noticed by orbax
     with contextlib.suppress(UserError):
         found, progress = Checkpoints(saved).load(jax.tree.map(jax.numpy.asarray, LIKE))
         assert progress["epoch"] == found["step"]
 
 
-def test_what_a_killed_process_left_is_not_taken_for_a_checkpoint_and_goes(saved):
+def test_leftovers_of_a_killed_process_are_no_checkpoint_and_are_removed(saved):
     shutil.copytree(saved / "3", saved / "4.part")
     (saved / "4.part" / DIGESTS).unlink()
     with saving(saved) as checkpoints:
@@ -119,7 +120,7 @@ def test_what_a_killed_process_left_is_not_taken_for_a_checkpoint_and_goes(saved
 
 @contextlib.contextmanager
 def no_file_larger_than(limit):
-    """A disk that is full, as far as one process can have it: what is written beyond the limit fails."""
+    """Simulate a full disk: writing more than `limit` bytes to a file fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -155,20 +156,23 @@ def test_a_file_that_cannot_be_written_is_one_line_and_what_was_there_stays(tmp_
     assert (tmp_path / "metrics.jsonl").read_text() == "as it was"
 
 
-# A run that goes on after a fault
+# A run that resumes after a fault
 
 
 @pytest.fixture(scope="module")
 def whole(random_dataset, tmp_path_factory):
-    """(settings, trainer, outcome, folder) of a run of three epochs that nothing disturbed, each better than the one before."""
-    asked = small_config(epochs=3, batch_size=128)
+    """(settings, trainer, outcome, folder) of an undisturbed run of three epochs.
+
+    Each epoch is better than the one before.
+    """
+    config = small_config({"model": "sasrec"}, epochs=3, batch_size=128)
     folder = tmp_path_factory.mktemp("whole") / "run"
-    trainer = Trainer([asked], random_dataset)
+    trainer = Trainer([config], random_dataset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "selected", lambda line, select_by: line["epoch"])
-        outcome = fit(asked, random_dataset, folder, trainer)
+        outcome = fit(config, random_dataset, folder, trainer)
     assert outcome.best_epoch == 3
-    return asked, trainer, outcome, folder
+    return config, trainer, outcome, folder
 
 
 @pytest.fixture
@@ -194,43 +198,41 @@ def newest(folder: Path) -> Path:
 
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize("damage", ["bit flipped", "file missing"])
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     whole, tmp_path, which, damage, caplog, ever_better, random_dataset
 ):
-    asked, trainer, expected, folder = whole
+    config, trainer, expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     damaged = newest(getattr(RunFolder(tmp_path / "run"), which))
     newest_before = newest(RunFolder(tmp_path / "run").last)
     DAMAGES[damage](damaged)
-    got = fit(asked, random_dataset, tmp_path / "run", trainer)
+    got = fit(config, random_dataset, tmp_path / "run", trainer)
     assert f"{newest_before}: CHECKPOINT NOT USED" in caplog.text and str(damaged) in caplog.text
     same(trainer, got, tmp_path / "run", expected, folder)
 
 
-def test_a_lost_checkpoint_is_told(whole, tmp_path, ever_better):
+def test_a_lost_checkpoint_is_reported(whole, tmp_path, ever_better):
     _, trainer, expected, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    said = []
+    lines = []
     shutil.rmtree(newest(run.last))
-    (got,) = trainer.fit(run, [run], log=said.append)
+    (got,) = trainer.fit(run, [run], log=lines.append)
     assert (
         "no whole checkpoint of epoch 3, which metrics.jsonl tells of: going on from epoch 2"
-        in said
+        in lines
     )
     same(trainer, got, run.path, expected, folder)
 
 
-def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_path, ever_better):
-    asked, trainer, expected, folder = whole
+def test_a_full_disk_stops_a_run_which_resumes_when_there_is_room(whole, tmp_path, ever_better):
+    config, trainer, expected, folder = whole
     run = RunFolder(tmp_path / "run")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    run.create(asked)
+    run.create(config)
 
     def fill_the_disk(line):
-        if line.startswith(
-            "epoch   3/3"
-        ):  # that of epoch 1 is on disk, that of epoch 2 is under way
+        if line.startswith("epoch   3/3"):  # epoch 1 is on disk, epoch 2 is being saved
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
 
     try:
@@ -246,14 +248,14 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_pat
     same(trainer, got, run.path, expected, folder)
 
 
-def test_the_parameters_of_a_damaged_run_are_those_before_and_it_is_told(
+def test_the_parameters_of_a_damaged_run_are_those_before_with_a_warning(
     whole, random_dataset, tmp_path, caplog
 ):
     _, _, _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     items = Catalogue(list(range(1, 31)), None, np.ones(30, np.int64))
-    catalogue.leave(run, items, random_dataset, True)
+    catalogue.save(run, items, random_dataset, True)
     three = load_run(run.path)[2]
     flip_a_bit(run.best / "3")
     two = load_run(run.path)[2]
@@ -286,7 +288,8 @@ def test_a_folder_in_use_is_refused_and_says_by_whom(tmp_path):
 
 def test_a_lock_goes_with_the_process_that_is_killed(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from ttt4rec_jax.runs.folder import RunFolder\n"
+        "import sys, time; from pathlib import Path\n"
+        "from ttt4rec_jax.runs.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
@@ -301,13 +304,11 @@ def test_a_lock_goes_with_the_process_that_is_killed(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
-    from ttt4rec_jax.runs import folder as run_folder
-
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, caplog):
     def flock(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
     with RunFolder(tmp_path).locked():
         assert "cannot be locked (No locks available)" in caplog.text
 

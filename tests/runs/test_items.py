@@ -1,4 +1,4 @@
-"""The items of a run as its prepared folder has them."""
+"""The items of a run, as its prepared folder and its own folder have them."""
 
 import numpy as np
 import polars as pl
@@ -6,6 +6,15 @@ import pytest
 
 from data_prep import index
 from ttt4rec_jax.runs import items
+from ttt4rec_jax.runs.folder import RunFolder
+
+
+def training_counts(dataset) -> np.ndarray:
+    counts = np.zeros(dataset.num_items + 1, int)
+    for first, end in zip(dataset.offsets[:-1], dataset.train_ends, strict=True):
+        for item in dataset.items[first:end]:
+            counts[item] += 1
+    return counts
 
 
 @pytest.mark.parametrize("at_once", [30, 10_000], ids=["in blocks", "at once"])
@@ -13,11 +22,24 @@ def test_a_catalogue_counts_training_clicks_alone(random_dataset, tmp_path, at_o
     monkeypatch.setattr(index, "CLICKS_AT_ONCE", at_once)
     ids = [f"item {i}" for i in range(1, random_dataset.num_items + 1)]
     pl.DataFrame({"id": ids}).write_parquet(tmp_path / "items.parquet")
-    found = items.of_prepared(tmp_path, random_dataset)
-    expected = np.zeros(random_dataset.num_items + 1, int)
-    for first, end in zip(random_dataset.offsets[:-1], random_dataset.train_ends, strict=True):
-        for item in random_dataset.items[first:end]:
-            expected[item] += 1
-    assert found.ids == ids and found.titles is None
-    np.testing.assert_array_equal(found.clicks, expected[1:])
-    assert found.most_clicked[0] == 1 + np.argmax(expected[1:])
+    catalogue = items.from_prepared(tmp_path, random_dataset)
+    expected = training_counts(random_dataset)
+    assert catalogue.ids == ids and catalogue.titles is None
+    np.testing.assert_array_equal(catalogue.clicks, expected[1:])
+    assert catalogue.most_clicked[0] == 1 + np.argmax(expected[1:])
+
+
+def test_what_is_saved_is_what_is_read(random_dataset, tmp_path):
+    folder = RunFolder(tmp_path)
+    counts = training_counts(random_dataset)
+    catalogue = items.Catalogue(list(range(10, 40)), [None, *"b" * 29], counts[1:])
+    items.save(folder, catalogue, random_dataset, is_trained=True)
+    assert not folder.training_clicks.exists()
+    items.save(folder, catalogue, random_dataset, is_trained=False)
+    got = items.read(folder.catalogue)
+    assert (got.ids, got.titles) == (catalogue.ids, catalogue.titles)
+    np.testing.assert_array_equal(got.clicks, counts[1:])
+    clicks, offsets = items.training_clicks(folder.training_clicks)
+    np.testing.assert_array_equal(np.bincount(clicks, minlength=len(counts)), counts)
+    lengths = random_dataset.train_ends - random_dataset.offsets[:-1]
+    np.testing.assert_array_equal(np.diff(offsets), lengths)

@@ -350,7 +350,7 @@ def untrained(path: Path, dataset) -> RunFolder:
     """The folder of a run that needs no training."""
     folder = RunFolder(path)
     folder.create(Config(model=serving_config("popularity")))
-    catalogue.leave(folder, catalogue_of(dataset), dataset, False)
+    catalogue.save(folder, catalogue_of(dataset), dataset, False)
     return folder
 
 

@@ -22,7 +22,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import metrics
 from ttt4rec_jax.config import MODELS
 from ttt4rec_jax.data import batches
-from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.evaluation import evaluator, ranking
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.serving import recommender as recommend
 from ttt4rec_jax.serving import top_k
@@ -55,11 +55,11 @@ def ttt4rec(random_dataset) -> Recommender:
 def test_the_test_histories_give_evaluations_own_figures(
     random_dataset, name, lengths, monkeypatch
 ):
-    for module in (ranking, recommend):
+    for module in (evaluator, recommend):
         monkeypatch.setattr(module, "lengths_read", lambda max_len: lengths)
     config = serving_config(name)
     graphdef, params = split_model(config, random_dataset)
-    ranks = ranking.Evaluator(
+    ranks = evaluator.Evaluator(
         graphdef, params, random_dataset, batches.device_clicks(random_dataset), L
     )(params, "test")["full"]
     recommender = Recommender(config, graphdef, params, catalogue_of(random_dataset))
@@ -446,7 +446,7 @@ def test_a_folder_without_a_trained_run_is_refused(random_dataset, tmp_path, wha
     if what == "no checkpoint":
         config = Config(model=serving_config("sasrec"))
         folder.create(config)
-        catalogue.leave(folder, catalogue_of(random_dataset), random_dataset, True)
+        catalogue.save(folder, catalogue_of(random_dataset), random_dataset, True)
         expected = "no checkpoints/best"
     with pytest.raises(UserError, match=expected):
         Recommender.load(folder.path)
@@ -461,7 +461,7 @@ def test_a_model_without_training_is_in_its_folder(random_dataset, tmp_path, nam
     config = Config(model=serving_config(name))
     folder.create(config)
     titles = ["A", None] * (V // 2)
-    catalogue.leave(folder, catalogue_of(random_dataset, titles), random_dataset, False)
+    catalogue.save(folder, catalogue_of(random_dataset, titles), random_dataset, False)
     loaded = Recommender.load(folder.path)
     made = make_recommender(config.model, random_dataset, titles)
     (found,), (expected,) = (r.recommend([[100, 300]], k=V) for r in (loaded, made))

@@ -1,10 +1,8 @@
 """What a run found, as result.json holds it and as the closing table shows it."""
 
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.metrics import CUTOFFS, summarise
+from ttt4rec_jax.metrics import METRICS, PROTOCOLS, label, summarise
 from ttt4rec_jax.training.trainer import Outcome, selected
-
-METRICS = [f"{name}@{k}" for k in CUTOFFS for name in ("hit", "ndcg")] + ["mrr", "auc"]
 
 
 def result(config: Config, manifest: dict, outcome: Outcome, seconds: dict, platform: str) -> dict:
@@ -72,11 +70,8 @@ def table(result: dict) -> str:
         f"{'test':<10} {'sampled':>18} {'full catalogue':>20}   (do not compare the two columns)",
     ]
     for name in METRICS:
-        cells = [
-            f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}"
-            for p in ("sampled", "full")
-        ]
-        lines.append(f"{name.upper().replace('HIT', 'HR'):<10} {cells[0]:>18} {cells[1]:>20}")
+        cells = [f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in PROTOCOLS]
+        lines.append(f"{label(name):<10} {cells[0]:>18} {cells[1]:>20}")
     lines.append(
         f"{'tie rate':<10} {test['sampled']['tie_rate']:>18.4f} {test['full']['tie_rate']:>20.4f}"
     )

@@ -1,6 +1,5 @@
 """From settings to results on disk: prepare, train, judge, report. The command line's work, once its flags are right."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.parallel import processes
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.runs import items as catalogue
+from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder, write_json
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.training import host_data, tensorboard
@@ -84,7 +84,7 @@ def run(
         root.check(
             combinations, where.resume
         )  # again: another process may have begun a run here since
-        items = catalogue.of_prepared(prepared, dataset)
+        items = catalogue.from_prepared(prepared, dataset)
         train_all(
             combinations, dataset, items, root, flags, prepare_seconds, started, platform, mesh
         )
@@ -135,7 +135,7 @@ def train_all(
         results = {name: found for name, folder in folders.items() if (found := finished(folder))}
     for name, folder in folders.items():
         folder.create(combinations[name])
-        catalogue.leave(folder, items, dataset, MODELS[combinations[name].model.model].trained)
+        catalogue.save(folder, items, dataset, MODELS[combinations[name].model.model].trained)
     waiting = {name: config for name, config in combinations.items() if name not in results}
     programs = sweep.groups(waiting, sweep.begun(root.path, combinations))
     for number, group in enumerate(programs):
@@ -220,7 +220,7 @@ def train_group(
 
 def finished(folder: RunFolder) -> dict | None:
     """The result, or the error, that a combination's folder holds already."""
-    for path in (folder.result, folder.error):
-        if path.exists():
-            return json.loads(path.read_text())
-    return None
+    if folder.result.exists():
+        return read.result(folder.path)
+    error = read.failure(folder.path)
+    return {"error": error} if error else None

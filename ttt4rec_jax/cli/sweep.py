@@ -8,9 +8,9 @@ import statistics
 from pathlib import Path
 
 from ttt4rec_jax.config import Config, program
+from ttt4rec_jax.metrics import HEADLINE_METRICS, PROTOCOL_TITLES, PROTOCOLS, label
 from ttt4rec_jax.runs.folder import RunFolder, write_json, write_text
 
-METRICS = ("hit@10", "ndcg@10")
 PROGRAMS = "programs"
 MEMBERS = "combinations.json"
 BYTES = 12  # of a parameter in training: its value and Adam's two moments, float32
@@ -73,7 +73,7 @@ def rows(results: dict[str, dict], select_by: str) -> list[dict]:
             row[f"validation {select_by}"] = result["validation"][protocol][metric]
             row["best_epoch"] = result["best_epoch"]
             row |= {
-                f"test {p}/{m}": result["test"][p][m] for p in ("sampled", "full") for m in METRICS
+                f"test {p}/{m}": result["test"][p][m] for p in PROTOCOLS for m in HEADLINE_METRICS
             }
         found.append(row)
     return sorted(found, key=lambda row: -row.get(f"validation {select_by}", -1))
@@ -126,9 +126,10 @@ def table(found: list[dict], select_by: str) -> str:
         lines.append(
             f"\ntest figures of {means[0]['combination']}, chosen by validation, mean over {len(chosen)} seed(s)"
         )
-        for protocol in ("sampled", "full"):
+        for protocol in PROTOCOLS:
             figures = {
-                m: statistics.fmean(row[f"test {protocol}/{m}"] for row in chosen) for m in METRICS
+                m: statistics.fmean(row[f"test {protocol}/{m}"] for row in chosen)
+                for m in HEADLINE_METRICS
             }
             lines.append(
                 f"{protocol:<8} HR@10 {figures['hit@10']:.4f}  NDCG@10 {figures['ndcg@10']:.4f}"
@@ -223,7 +224,7 @@ def picture(flags: dict[str, list], found: list[dict], select_by: str):
 def metric_label(select_by: str) -> str:
     """ "sampled/ndcg@10" as figures name it."""
     protocol, metric = select_by.split("/")
-    return f"{metric.upper().replace('HIT', 'HR')}, {'sampled candidates' if protocol == 'sampled' else 'full catalogue'}"
+    return f"{label(metric)}, {PROTOCOL_TITLES[protocol]}"
 
 
 def draw(root: Path, flags: dict[str, list], found: list[dict], select_by: str) -> None:

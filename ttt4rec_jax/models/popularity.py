@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data_prep.index import is_training
 from ttt4rec_jax.data.dataset import Dataset
 
 
@@ -11,8 +12,7 @@ class Popularity(nnx.Module):
     """Scores an item by its number of training clicks; held-out clicks do not count, since that would leak them."""
 
     def __init__(self, dataset: Dataset):
-        counts = np.diff(dataset.offsets)
-        trained = np.arange(len(dataset.items)) < np.repeat(dataset.train_ends, counts)
+        trained = is_training(dataset.offsets, dataset.train_ends)
         clicks = np.bincount(dataset.items[trained], minlength=dataset.num_items + 1)
         self.clicks_V = nnx.Param(jnp.asarray(clicks, jnp.float32))
 

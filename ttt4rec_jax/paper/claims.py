@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.evaluation.paired_test import LEVEL, Difference, difference, holm, two_sided_p
-from ttt4rec_jax.metrics import per_target
+from ttt4rec_jax.metrics import p_text, per_target
 from ttt4rec_jax.paper.document import plural
 from ttt4rec_jax.paper.jobs import TITLES
+from ttt4rec_jax.runs.read import Run
 
 METRIC = "ndcg@5"
 PROTOCOL = "sampled"
@@ -65,16 +65,11 @@ def compare_pairs(
     }
 
 
-def format_p(p: float) -> str:
-    """Return a p-value as text."""
-    return "p < .0001" if p < 1e-4 else f"p = {p:.4f}"
-
-
 def format_comparison(name: str, result: Difference, p: float, seeds: int) -> str:
     """Return a comparison in one line."""
     over = f"over users and {seeds} seeds" if seeds > 1 else "over users alone, one seed"
     interval = f"95% interval [{result.low:+.4f}, {result.high:+.4f}]"
-    return f"{name}: {result.difference:+.4f}, {interval}, {format_p(p)} (Holm), {over}"
+    return f"{name}: {result.difference:+.4f}, {interval}, {p_text(p)} (Holm), {over}"
 
 
 def combine(verdicts: list[str]) -> str:
@@ -215,7 +210,7 @@ def _race(title: str, runs: list[list[dict]], goal: float, error: float) -> tupl
         if epochs:
             seconds.append(sum(line["seconds"] for line in run[: epochs[0]]))
     start = statistics.fmean(first[METRIC] for first in firsts)
-    evidence = f"{title} after one epoch {start:.4f} ({format_p(p)}); reaches it: "
+    evidence = f"{title} after one epoch {start:.4f} ({p_text(p)}); reaches it: "
     evidence += ", ".join(reached)
     if seconds:
         mean = statistics.fmean(seconds)

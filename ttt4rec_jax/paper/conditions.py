@@ -5,11 +5,11 @@ Protocol, data, machine, versions, time, and which runs are missing.
 
 import json
 
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.paper.document import Block, Bullets, Heading, Table, Text
 from ttt4rec_jax.paper.driver import journal
 from ttt4rec_jax.paper.jobs import Plan
 from ttt4rec_jax.paper.results import Results
+from ttt4rec_jax.runs.read import Run
 
 NAMES_SHOWN = 12  # of the runs that are missing for one reason
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.evaluation.paired_test import LEVEL, Difference
 from ttt4rec_jax.paper.claims import (
     DID_NOT_HOLD,
@@ -24,6 +23,7 @@ from ttt4rec_jax.paper.claims import (
     format_comparison,
 )
 from ttt4rec_jax.paper.results import Grid, count_runs
+from ttt4rec_jax.runs.read import Run
 
 Comparisons = dict[str, tuple[Difference, float]]
 

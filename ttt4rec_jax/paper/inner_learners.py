@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ttt4rec_jax import plots
-from ttt4rec_jax.evaluation.compare import Run
 from ttt4rec_jax.paper.document import Block, Bullets, Heading, Picture, Text
 from ttt4rec_jax.paper.results import Grid, GridPoint
+from ttt4rec_jax.runs.read import Run
 
 
 class Quantity(NamedTuple):

@@ -3,11 +3,9 @@
 Every number in it comes from a run folder.
 """
 
-import json
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax.evaluation.compare import read
 from ttt4rec_jax.paper import claims, conditions, figures, grid_claims, table1
 from ttt4rec_jax.paper.document import (
     Block,
@@ -22,7 +20,7 @@ from ttt4rec_jax.paper.document import (
     markdown,
     plural,
 )
-from ttt4rec_jax.paper.driver import failure
+from ttt4rec_jax.paper.driver import failure as job_failure
 from ttt4rec_jax.paper.jobs import Plan, jobs
 from ttt4rec_jax.paper.results import (
     Results,
@@ -31,7 +29,8 @@ from ttt4rec_jax.paper.results import (
     grid_size,
     table1_runs,
 )
-from ttt4rec_jax.runs.folder import RunFolder, write_text
+from ttt4rec_jax.runs.folder import write_text
+from ttt4rec_jax.runs.read import failure, history, read
 
 TITLE = "TTT4Rec: the paper's experiments"
 
@@ -49,27 +48,20 @@ def collect(plan: Plan) -> Results:
         for name, folder in job.folders(plan.output).items():
             key = f"{job.name}/{name}".rstrip("/")
             try:
-                results.histories[key] = [
-                    json.loads(line) for line in folder.metrics.read_text().splitlines()
-                ]
-            except (OSError, ValueError):
+                results.histories[key] = history(folder.path)
+            except UserError:
                 results.histories[key] = []
             try:
                 if folder.result.exists():
                     results.runs[key] = read(folder.path)
                 else:
-                    results.missing[key] = _why(folder) or failure(job, plan.output)
+                    reason = failure(folder.path)
+                    results.missing[key] = (
+                        f"failed: {reason}" if reason else job_failure(job, plan.output)
+                    )
             except UserError as error:
                 results.missing[key] = f"failed: {error}"
     return results
-
-
-def _why(folder: RunFolder) -> str:
-    """Return the error that a run has left, "" if there is none."""
-    try:
-        return f"failed: {json.loads(folder.error.read_text())['error']}"
-    except (OSError, ValueError, KeyError):
-        return ""
 
 
 def decide_claims(plan: Plan, results: Results, runs: claims.RunsByModel) -> list[claims.Claim]:

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-from ttt4rec_jax.evaluation.compare import Run, check_comparable
+from ttt4rec_jax.evaluation.compare import check_comparable
+from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.paper.jobs import BASELINES, BATCHES, EXTRAS, FIGURE2, PAPER, RANGES, Plan, grid
+from ttt4rec_jax.runs.read import Run
 
 GridPoint = tuple[float, int]  # initializer_range, mini_batch_size
 Grid = dict[GridPoint, dict[int, Run]]  # the runs of each point, by seed
@@ -38,7 +40,7 @@ def table1_runs(plan: Plan, results: Results) -> dict[str, dict[str, list[Run]]]
     for by_model in by_dataset.values():
         runs = [run for runs_of_model in by_model.values() for run in runs_of_model]
         if len(runs) > 1:
-            check_comparable(runs, ("sampled", "full"))
+            check_comparable(runs, PROTOCOLS)
     return by_dataset
 
 

@@ -3,15 +3,16 @@
 import statistics
 from typing import NamedTuple
 
-from ttt4rec_jax.evaluation.compare import Run, comparison, systems
+from ttt4rec_jax.evaluation.compare import comparison, systems
 from ttt4rec_jax.evaluation.paired_test import LEVEL
-from ttt4rec_jax.paper.claims import RunsByModel, format_p
+from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS, label, p_text
+from ttt4rec_jax.paper.claims import RunsByModel
 from ttt4rec_jax.paper.document import Block, Cell, Heading, Row, Table, Text
 from ttt4rec_jax.paper.jobs import BASELINES, EXTRAS, PAPER, TITLES, Plan
 from ttt4rec_jax.paper.results import Results
+from ttt4rec_jax.runs.read import Run
 
-METRICS = ("ndcg@5", "ndcg@10", "hit@5", "hit@10")
-PROTOCOLS = {"sampled": "1:99", "full": "full"}  # and what a column's header calls them
+PROTOCOL_LABELS = {"sampled": "1:99", "full": "full"}
 LONGEST_REASON = 60  # characters of a table cell
 
 
@@ -35,11 +36,11 @@ def against_best(by_model: dict[str, list[Run]]) -> dict[str, dict[str, Contrast
         return {}
     compared = systems([run for model in ("ttt4rec", *others) for run in by_model[model]])
     names = [system.name for system in compared[1:]]
-    results = comparison(compared, tuple(PROTOCOLS), [])["results"]
+    results = comparison(compared, PROTOCOLS, [])["results"]
     contrasts: dict[str, dict[str, Contrast]] = {}
     for protocol, result in results.items():
         contrasts[protocol] = {}
-        for metric in METRICS:
+        for metric in PAPER_METRICS:
             means = {name: result["means"][name][metric] for name in names}
             best = max(names, key=lambda name: means[name])
             test = result["differences"][best][metric]  # other - TTT4Rec
@@ -63,7 +64,7 @@ def table(
     The best of the paper's models is bold, the second underlined; TTT4Rec has its marks. A model
     without runs shows why.
     """
-    columns = [(protocol, metric) for protocol in PROTOCOLS for metric in METRICS]
+    columns = [(protocol, metric) for protocol in PROTOCOLS for metric in PAPER_METRICS]
     contrasts = against_best(by_model)
     styles = _styles(by_model, columns)
 
@@ -87,10 +88,7 @@ def table(
         if rows:
             rows.append(None)
         rows += [row(model) for model in models]
-    labels = [
-        f"{metric.replace('ndcg', 'NDCG').replace('hit', 'Hit')} {PROTOCOLS[protocol]}"
-        for protocol, metric in columns
-    ]
+    labels = [f"{label(metric)} {PROTOCOL_LABELS[protocol]}" for protocol, metric in columns]
     return Table(["model", "seeds", *labels], rows)
 
 
@@ -139,7 +137,7 @@ def _contrasts(contrasts: dict[str, dict[str, Contrast]]) -> Text:
         return Text("TTT4Rec is not compared: it or every other model of the paper is missing.")
     texts = [
         f"{protocol} {metric}: TTT4Rec - {TITLES[result.other]} {result.difference:+.4f}, "
-        f"{format_p(result.p)}"
+        f"{p_text(result.p)}"
         for protocol, by_metric in contrasts.items()
         for metric, result in by_metric.items()
         if metric.startswith("ndcg")

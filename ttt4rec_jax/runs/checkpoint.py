@@ -1,8 +1,10 @@
-"""Checkpoints: a tree of arrays and what else is needed to go on, verified when read. The only module that knows orbax.
+"""Checkpoints: a tree of arrays and the training progress, verified when they are read.
 
 <step>/tree/              the arrays, as orbax writes them
 <step>/progress/metadata  a JSON object
 <step>/sha256.json        {file: digest} of all the others
+
+No other module knows orbax.
 """
 
 import errno
@@ -13,66 +15,75 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from data_prep.files import file_digest, sync
+from data_prep import atomic
+from data_prep.files import file_digest
 from data_prep.settings import UserError, first_line
 
 logger = logging.getLogger(__name__)
-KEPT = 2  # the newest, and one to fall back to
-PART = ".part"  # how the name of a checkpoint that is not whole ends
-OF_EACH_ARRAY = 4096  # bytes that are written beside an array's own, at most
+PyTree: TypeAlias = Any
+MAX_TO_KEEP = 2  # the newest checkpoint, and one to fall back to
+ARRAY_OVERHEAD = 4096  # bytes written beside each array's own, at most
 TREE = "tree"
 PROGRESS = "progress/metadata"
 DIGESTS = "sha256.json"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what orbax and json raise for damaged files
+# what orbax and json raise for damaged files
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 class Checkpoints:
-    """A folder that keeps the KEPT newest of what is saved in it. writer: the thread that saves; None: another process saves.
+    """A folder with the MAX_TO_KEEP newest checkpoints that were saved into it.
 
-    A checkpoint is filled under another name, synced, and renamed when its digests are in it: what
-    bears a step's name is whole. Those that share a writer are saved in the order that they are
-    asked for.
+    writer: the thread that saves; None if another process does. Checkpoints that share a writer
+    are saved in the order of their requests. A checkpoint gets its final name, its step's number,
+    once it is on disk with its digests, so that a folder of this name is never half written.
     """
 
     def __init__(self, folder: Path, writer: Executor | None = None):
         self.folder = folder.resolve()
         self._writer = writer
-        self._pending: Future | None = None
+        self._pending: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, ascending."""
+        """Return the steps of all checkpoints, ascending."""
         names = (path.name for path in self.folder.iterdir()) if self.folder.is_dir() else ()
         return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
-    def save(self, step: int, tree, progress: dict | None = None) -> None:
-        """Saves a tree beside those before, in the background; one that is there for this step already is left alone.
+    def save(self, step: int, tree: PyTree, progress: dict[str, Any] | None = None) -> None:
+        """Save a tree in the background. An existing checkpoint of the same step is kept as it is.
 
-        Raises UserError if it cannot, or the save before it could not, be written; what was there
-        is intact.
+        Raises UserError if the save before this one failed; the checkpoints before it are intact.
         """
         self.wait()
         if self._writer is not None and step not in self.steps():
-            # copies, since the device's buffers are given to the next step
-            self._pending = self._writer.submit(self._write, step, jax.tree.map(np.array, tree), progress or {})
+            # copies, since the next training step takes over the device's buffers
+            copies = jax.tree.map(np.array, tree)
+            self._pending = self._writer.submit(self._write, step, copies, progress or {})
 
     def wait(self) -> None:
-        """Returns once everything is on disk. Raises UserError if it could not be written."""
+        """Return once everything is on disk. Raises UserError if it could not be written."""
         pending = self._pending
         self._pending = None
         if pending is not None:
             pending.result()
 
-    def load(self, like, step: int | None = None, check: Callable[[dict], str] = lambda progress: ""):
-        """(tree, progress) of the newest checkpoint that is whole, or of `step` alone; None if there are none at all.
+    def load(
+        self,
+        like: PyTree,
+        step: int | None = None,
+        check: Callable[[dict[str, Any]], str] = lambda progress: "",
+    ) -> tuple[PyTree, dict[str, Any]] | None:
+        """Return (tree, progress) of the newest usable checkpoint; None if there is none at all.
 
-        like: a tree of the same shapes, each array on the device where it is wanted. check: what
-        speaks against a checkpoint by its progress, "" if nothing. Logs a warning for each that is
-        passed over. Raises UserError if none can be used, or one is of other shapes.
+        like: a tree of the same shapes, each array on the device where it is wanted. step: the
+        only checkpoint to consider. check: returns what is wrong with a checkpoint of such a
+        progress, or "". Logs a warning for each checkpoint that is skipped. Raises UserError if
+        none can be used, or if one has other shapes.
         """
         self.wait()
         steps = self.steps() if step is None else [step]
@@ -83,7 +94,7 @@ class Checkpoints:
                 try:
                     progress = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
                     if not (problem := check(progress)):
-                        return self._restored(path, like), progress
+                        return self._restore(path, like), progress
                 except UserError:
                     raise
                 except UNREADABLE as error:
@@ -93,74 +104,92 @@ class Checkpoints:
         if not steps:
             return None
         which = "no checkpoint in it can" if step is None else f"checkpoint {step} cannot"
-        raise UserError(f"{self.folder}: {which} be used ({problem}); copy the run's folder anew, or start a new run")
+        raise UserError(
+            f"{self.folder}: {which} be used ({problem}); "
+            "copy the run's folder again, or start a new run"
+        )
 
     def problem(self, step: int) -> str:
-        """What is wrong with a step's checkpoint, "" if nothing: every file is there with the content that was written."""
+        """Return what is wrong with a checkpoint, or "" if every file is as it was written."""
         path = self.folder / str(step)
         if not path.is_dir():
             return "it is missing"
         if not (path / DIGESTS).exists():
-            logger.warning("%s: has no %s (of an earlier version?), so it is not verified", path, DIGESTS)
+            logger.warning(
+                "%s: has no %s (of an earlier version?), so it is not verified", path, DIGESTS
+            )
             return ""
         try:
             digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
             missing = [name for name in digests if not (path / name).is_file()]
-            changed = [name for name, digest in digests.items() if name not in missing and file_digest(path / name) != digest]
+            changed = [
+                name
+                for name, digest in digests.items()
+                if name not in missing and file_digest(path / name) != digest
+            ]
         except UNREADABLE as error:
             return f"{DIGESTS}: {first_line(error)}"
-        found = [f"{name} is missing" for name in missing] + [f"{name} is not as it was written" for name in changed]
-        return ", ".join(found)
+        problems = [f"{name} is missing" for name in missing]
+        problems += [f"{name} is not as it was written" for name in changed]
+        return ", ".join(problems)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of later steps than training resumes from: they will be made again."""
+        """Remove the checkpoints of later steps, which training will make again."""
         for later in self.steps() if self._writer is not None else ():
             if later > step:
                 shutil.rmtree(self.folder / str(later))
 
-    def _restored(self, path: Path, like):
+    def _restore(self, path: Path, like: PyTree) -> PyTree:
+        """Return the arrays of a checkpoint. Raises UserError if their shapes are not `like`'s."""
         with checkpointer() as reader:
             saved = shapes(reader.metadata(path / TREE).item_metadata.tree)
-            asked = shapes(like)
-            if saved == asked:
+            wanted = shapes(like)
+            if saved == wanted:
                 abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 return reader.restore(path / TREE, args=ocp.args.StandardRestore(abstract))
-        name = min(name for name in saved.keys() | asked.keys() if saved.get(name) != asked.get(name))
-        found = saved.get(name, "nothing")
-        expected = asked.get(name, "nothing")
+        names = saved.keys() | wanted.keys()
+        name = min(name for name in names if saved.get(name) != wanted.get(name))
         raise UserError(
-            f"{self.folder}: checkpoint {path.name} is of another program: found {found} for {name}, expected {expected}; "
+            f"{self.folder}: checkpoint {path.name} is of another program: found "
+            f"{saved.get(name, 'nothing')} for {name}, expected {wanted.get(name, 'nothing')}; "
             "resume with the flags of the run, or start a new run"
         )
 
-    def _write(self, step: int, tree, progress: dict) -> None:
-        part = self.folder / f"{step}{PART}"
+    def _write(self, step: int, tree: PyTree, progress: dict[str, Any]) -> None:
+        """Write a checkpoint and remove the oldest. Raises UserError if it cannot be written."""
         try:
-            for left in self.folder.glob(f"*{PART}"):  # by a process that was killed
-                shutil.rmtree(left)
-            part.mkdir(parents=True)
-            reserve(part / "room", sum(x.nbytes + OF_EACH_ARRAY for x in jax.tree.leaves(tree)))
-            with checkpointer() as writer:
-                writer.save(part / TREE, args=ocp.args.StandardSave(tree))
-            (part / PROGRESS).parent.mkdir()
-            (part / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-            files = sorted(path for path in part.rglob("*") if path.is_file())
-            digests = {path.relative_to(part).as_posix(): file_digest(path) for path in files}
-            (part / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-            for path in (*part.rglob("*"), part):
-                sync(path)
-            os.rename(part, self.folder / str(step))
-            sync(self.folder)
-            for old in self.steps()[:-KEPT]:
+            if self.folder.is_dir():
+                for leftover in filter(atomic.is_leftover, self.folder.iterdir()):
+                    shutil.rmtree(leftover)  # of a process that was killed
+            with atomic.folder(self.folder / str(step)) as new:
+                _fill(new, tree, progress)
+            for old in self.steps()[:-MAX_TO_KEEP]:
                 shutil.rmtree(self.folder / str(old))
         except (OSError, ValueError) as error:  # ValueError: tensorstore's, from below orbax
-            shutil.rmtree(part, ignore_errors=True)
-            text = f"checkpoint {step} cannot be written ({reason(error)}); those before it are intact"
-            raise UserError(f"{self.folder}: {text}; make room or make it writable, then --resume") from error
+            raise UserError(
+                f"{self.folder}: checkpoint {step} cannot be written ({reason(error)}); those "
+                "before it are intact; make room or make it writable, then --resume"
+            ) from error
+
+
+def _fill(folder: Path, tree: PyTree, progress: dict[str, Any]) -> None:
+    """Write a checkpoint's files into an empty folder."""
+    sizes = (x.nbytes + ARRAY_OVERHEAD for x in jax.tree.leaves(tree))
+    reserve(folder / "room", sum(sizes))
+    with checkpointer() as writer:
+        writer.save(folder / TREE, args=ocp.args.StandardSave(tree))
+    (folder / PROGRESS).parent.mkdir()
+    (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
 def reserve(path: Path, size: int) -> None:
-    """Asks for room on the disk. Raises OSError if there is not so much; orbax's threads would tell it in many lines."""
+    """Raise OSError if the disk has no room for `size` bytes.
+
+    Found by orbax's threads, a full disk would be reported in many lines.
+    """
     if hasattr(os, "posix_fallocate"):
         with open(path, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -168,21 +197,32 @@ def reserve(path: Path, size: int) -> None:
 
 
 def checkpointer() -> ocp.Checkpointer:
-    """Orbax's reader and writer, which asks nothing of other processes that train the same run."""
+    """Return orbax's reader and writer, without its barriers between processes of one run."""
     here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"of-{here}")
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"of-{here}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be written: the system's own words, also where tensorstore reports them at length."""
+    """Return why writing failed in the system's words, which tensorstore wraps in a long text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO))
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+    known = map(os.strerror, numbers)
     return next((text for text in known if text in str(error)), first_line(error))
 
 
-def shapes(tree) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of a tree's arrays, or of their metadata; a field, a key and an index are all just names."""
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of a tree's arrays or of their metadata.
+
+    A path does not tell a field from a key or an index of the same name.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves if hasattr(x, "shape")}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x.shape
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }

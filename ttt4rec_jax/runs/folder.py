@@ -1,4 +1,7 @@
-"""The folder a run leaves: config.json, catalogue.parquet, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json."""
+"""The folder of a run: the paths of its files, its lock, and writing each file whole or not at all.
+
+config.json, catalogue.parquet, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json.
+"""
 
 import contextlib
 import io
@@ -8,24 +11,24 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, check_resumable
+from ttt4rec_jax.metrics import Ranks
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if TYPE_CHECKING:
+    import polars as pl  # not imported at run time: --help need not wait for it
 
 logger = logging.getLogger(__name__)
-# what a process that was killed may leave in a folder that holds no run yet
 LOCK = ".lock"
-PART = ".part"
 
 
 class RunFolder:
-    """Paths of a run's files, and writing them so that none is ever half there."""
+    """The paths of a run's files, and how they are written."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -37,52 +40,60 @@ class RunFolder:
         self.error = path / "error.json"
         self.ranks = path / "test_ranks.parquet"
         self.tensorboard = path / "tensorboard"
-        # what serving needs of the data, so that the folder alone suffices: catalogue.py
+        # what serving needs of the data, so that the folder is sufficient by itself: items.py
         self.catalogue = path / "catalogue.parquet"
         self.training_clicks = path / "training_clicks.npz"
 
     def check(self, combinations: dict[str, Config], resume: bool) -> None:
-        """Raises UserError if the folder cannot take these runs, {name of a folder in it: settings}.
+        """Raise UserError if the folder cannot take these runs.
 
-        It holds another run; or, on resume, one of theirs that was set otherwise.
+        It cannot if it holds another run; or, on resume, one of them with other settings.
+        combinations: {name of a folder in this one: settings}.
         """
         if resume:
             for name, config in combinations.items():
                 if (path := RunFolder(self.path / name).config).exists():
                     check_resumable(load_config(path), config)
         elif not self.is_free():
-            raise UserError(f"--run_dir: {self.path} exists and is not empty; name another folder, or --resume the run in it")
+            raise UserError(
+                f"--run_dir: {self.path} exists and is not empty; name another folder, "
+                "or --resume the run in it"
+            )
 
     def is_free(self) -> bool:
-        """Whether the folder is not there, or holds nothing but what a process leaves that is killed before it began a run."""
+        """Return whether the folder is missing, or empty but for leftovers of a killed process."""
         if not self.path.exists():
             return True
-        return self.path.is_dir() and all(path.name == LOCK or path.suffix == PART for path in self.path.iterdir())
+        return self.path.is_dir() and all(
+            path.name == LOCK or atomic.is_leftover(path) for path in self.path.iterdir()
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder, and holds it for this process: a lock of the system's, which goes with the process however it ends.
+        """Make the folder and lock it; the system frees the lock however the process ends.
 
-        Raises UserError if another process holds it, or it cannot be written. Not locked, and said
-        so, where the file system knows no locks.
+        Raises UserError if another process has locked it, or if it cannot be written. Where the
+        file system does not support locks, logs a warning and continues without one.
         """
         self._make()
         with writing(self.path / LOCK):
-            file = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115, it is closed below
+            file = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115, closed below
         with file:
             try:
-                if fcntl is None:
-                    raise OSError("this system has no flock")
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                problem = atomic.lock(file, wait=False)
             except (BlockingIOError, PermissionError) as error:
                 holder = "another process"
                 with contextlib.suppress(OSError):  # on SMB a locked file cannot be read
                     file.seek(0)
                     holder = file.read(200).strip() or holder
-                what = f"--run_dir: {self.path} is in use by {holder}"
-                raise UserError(f"{what}; wait until it has ended, or name another folder") from error
-            except OSError as error:
-                logger.warning("%s: cannot be locked (%s); let no other process use it", self.path, error.strerror or error)
+                raise UserError(
+                    f"--run_dir: {self.path} is in use by {holder}; "
+                    "wait until it has ended, or name another folder"
+                ) from error
+            if problem:
+                logger.warning(
+                    "%s: cannot be locked (%s); let no other process use it", self.path, problem
+                )
             with writing(self.path / LOCK):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -90,7 +101,7 @@ class RunFolder:
             yield
 
     def create(self, config: Config) -> None:
-        """Makes the folder and writes config.json. Raises UserError if it cannot be written."""
+        """Make the folder and write config.json. Raises UserError if it cannot be written."""
         self._make()
         write_json(self.config, config.to_dict())
 
@@ -98,84 +109,81 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--run_dir: {self.path} cannot be written ({error.strerror}); name another folder") from error
+            raise UserError(
+                f"--run_dir: {self.path} cannot be written ({error.strerror}); name another folder"
+            ) from error
 
     def epochs_told(self) -> int:
-        """How many epochs metrics.jsonl tells of; it may know of more than there are checkpoints of."""
+        """Return how many epochs metrics.jsonl holds; checkpoints may hold fewer."""
         try:
             return len(self.metrics.read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):
             return 0
 
-    def write_metrics(self, history: list[dict]) -> None:
-        """Writes metrics.jsonl anew, a line an epoch."""
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Replace metrics.jsonl, which has a line per epoch."""
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
-    def write_result(self, result: dict, test_ranks: dict, users) -> None:
-        """Writes test_ranks.parquet, a row a test target (for paired comparisons), then result.json.
+    def write_result(
+        self, result: dict[str, Any], test_ranks: dict[str, Ranks], users: np.ndarray
+    ) -> None:
+        """Write test_ranks.parquet, a row per test target for paired tests, then result.json.
 
-        test_ranks: {protocol: metrics.Ranks}; users: the targets' users [T].
+        test_ranks: {protocol: ranks}; users: the users of the targets [T].
         """
         import polars as pl  # not at the top: --help need not wait for it
 
-        columns = {f"{protocol}_{name}": x for protocol, ranks in test_ranks.items() for name, x in ranks._asdict().items()}
+        columns = {
+            f"{protocol}_{name}": x
+            for protocol, ranks in test_ranks.items()
+            for name, x in ranks._asdict().items()
+        }
         write_table(self.ranks, pl.DataFrame({"user": users} | columns))
         write_json(self.result, result)
 
 
 def load_config(path: Path) -> Config:
-    """The settings in a config.json. Raises UserError if it holds none."""
+    """Return the settings in a config.json. Raises UserError if it holds none."""
     try:
         return Config.load(path)
     except FileNotFoundError as error:
-        raise UserError(f"--resume: {path} is not there, so its folder holds no run; name the folder of a run") from error
+        raise UserError(
+            f"--resume: {path} is not there, so its folder holds no run; name the folder of a run"
+        ) from error
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not the settings of a run of this version ({error!r}); start a new run") from error
+        raise UserError(
+            f"{path}: not the settings of a run of this version ({error!r}); start a new run"
+        ) from error
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns a file that cannot be written into a UserError."""
+    """Turn an OSError while a file is written into a UserError."""
     try:
         yield
     except OSError as error:
-        text = f"{path}: cannot be written ({error.strerror or error})"
-        raise UserError(f"{text}; make room or make its folder writable, then --resume") from error
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to fill, which takes its place when it is whole and on disk. Raises UserError if it cannot be written."""
-    beside = path.with_name(path.name + PART)
-    with writing(path):
-        try:
-            with open(beside, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "make room or make its folder writable, then --resume"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in one piece."""
-    with whole(path) as file:
+    """Write a text file, whole or not at all. Raises UserError if it cannot be written."""
+    with writing(path), atomic.file(path) as file:
         file.write(text.encode())
 
 
-def write_table(path: Path, table) -> None:
-    """Writes a polars table as Parquet, in one piece."""
-    content = io.BytesIO()  # a full disk is then told by the system; polars has errors of its own
+def write_table(path: Path, table: "pl.DataFrame") -> None:
+    """Write a table as Parquet, whole or not at all. Raises UserError if it cannot be written."""
+    content = io.BytesIO()  # so that the system reports a full disk; polars has errors of its own
     table.write_parquet(content)
-    with whole(path) as file:
+    with writing(path), atomic.file(path) as file:
         file.write(content.getbuffer())
 
 
-def write_json(path: Path, content) -> None:
-    """Writes content as indented JSON, in one piece."""
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, whole or not at all. Raises UserError if it cannot be written."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,11 @@
-"""A run's folder -> the model it chose and the items it ranks. The folder alone suffices, on any machine."""
+"""Load the model that a run chose, and the items it ranks, from the run's folder.
+
+The folder is sufficient, on any machine.
+"""
 
 import functools
-import json
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,68 +14,93 @@ from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
-from ttt4rec_jax.runs import items as catalogue
-from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax import models
-from ttt4rec_jax.runs.items import Catalogue
-from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
+from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
+from ttt4rec_jax.runs import items, read
+from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, load_config
+from ttt4rec_jax.runs.items import Catalogue
+
+Params: TypeAlias = dict[str, Any]  # a pytree of arrays
 
 
 def load_run(
     run_dir: str | Path, data_dir: str | Path = "", cache_dir: str | Path = ""
-) -> tuple[ModelConfig, nnx.GraphDef, dict, Catalogue]:
-    """(settings of the model, graphdef, parameters of the best epoch, items): Recommender's arguments. Raises UserError.
+) -> tuple[ModelConfig, nnx.GraphDef, Params, Catalogue]:
+    """Return (model settings, graphdef, parameters of the best epoch, items) of a run.
 
-    data_dir, cache_dir: where to find the data of a run of an earlier version, which left no
-    catalogue.parquet.
+    These are Recommender's arguments. data_dir, cache_dir: where to look for the data of a run of
+    an earlier version, which saved no catalogue.parquet. Raises UserError.
     """
     folder = RunFolder(Path(run_dir))
-    if (folder.path / "sweep.json").exists():
+    if read.is_sweep(folder.path):
         raise UserError(f"{folder.path}: a sweep; name the folder of one of its combinations")
     if not folder.config.exists():
-        raise UserError(f"{folder.path}: no config.json, so it holds no run; name the folder of a run")
+        raise UserError(
+            f"{folder.path}: no config.json, so it holds no run; name the folder of a run"
+        )
     config = load_config(folder.config)
-    items, dataset = _items_and_data(folder, config, data_dir, cache_dir)
+    catalogue, dataset = _items_and_data(folder, config, data_dir, cache_dir)
     build = functools.partial(models.build, config.model, dataset, config.train.seed)
     if not MODELS[config.model.model].trained:
         graphdef, params = nnx.split(build(), nnx.Param)
-        return config.model, graphdef, nnx.to_pure_dict(params), items
+        return config.model, graphdef, nnx.to_pure_dict(params), catalogue
     graphdef, params = nnx.split(nnx.eval_shape(build), nnx.Param)
-    return config.model, graphdef, _best(folder, nnx.to_pure_dict(params)), items
+    return config.model, graphdef, _best_params(folder, nnx.to_pure_dict(params)), catalogue
 
 
-def _best(folder: RunFolder, like: dict) -> dict:
-    """The parameters of the best epoch. like: a tree of their shapes."""
-    train_it = "train the run for an epoch at least, or copy its folder anew"
+def _best_params(folder: RunFolder, like: Params) -> Params:
+    """Return the parameters of the best epoch. like: a tree of their shapes. Raises UserError."""
+    advice = "train the run for an epoch at least, or copy its folder again"
     if not folder.best.is_dir():
-        raise UserError(f"{folder.path}: no checkpoints/best; {train_it}")
+        raise UserError(f"{folder.path}: no checkpoints/best; {advice}")
     # zeros on this machine's device, since the checkpoint may name another's
-    found = Checkpoints(folder.best).load(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
-    if found is None:
-        raise UserError(f"{folder.best}: holds no checkpoint; {train_it}")
-    return found[0]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    checkpoint = Checkpoints(folder.best).load(zeros)
+    if checkpoint is None:
+        raise UserError(f"{folder.best}: holds no checkpoint; {advice}")
+    params, _ = checkpoint
+    return params
 
 
-def _items_and_data(folder: RunFolder, config: Config, data_dir, cache_dir) -> tuple[Catalogue, Dataset]:
-    """A run's items, and what its model is built from: their number, and the training clicks if it is not trained."""
+def _items_and_data(
+    folder: RunFolder, config: Config, data_dir: str | Path, cache_dir: str | Path
+) -> tuple[Catalogue, Dataset]:
+    """Return a run's items, and the data that its model is built from.
+
+    Those are the number of items and, for a model that is not trained, the training clicks.
+    """
     is_trained = MODELS[config.model.model].trained
     if folder.catalogue.exists() and (is_trained or folder.training_clicks.exists()):
-        items = catalogue.read(folder.catalogue)
-        nothing = np.zeros(0, np.int32), np.zeros(1, np.int64)
-        clicks, offsets = nothing if is_trained else catalogue.training_clicks(folder.training_clicks)
-        counts = {"users": len(offsets) - 1, "items": len(items), "interactions": len(clicks)}
-        return items, Dataset({"counts": counts}, clicks, offsets, offsets[1:], None, None)
+        catalogue = items.read(folder.catalogue)
+        clicks = np.zeros(0, np.int32)
+        offsets = np.zeros(1, np.int64)
+        if not is_trained:
+            clicks, offsets = items.training_clicks(folder.training_clicks)
+        counts = {
+            "users": len(offsets) - 1,
+            "items": len(catalogue),
+            "interactions": len(clicks),
+        }
+        nothing = np.zeros(0, np.int32)
+        no_targets = Targets(nothing, nothing, nothing[:, None])
+        dataset = Dataset({"counts": counts}, clicks, offsets, offsets[1:], no_targets, no_targets)
+        return catalogue, dataset
     try:
         prepared = prepare(config.data, data_dir, cache_dir)
     except UserError as error:
-        raise UserError(f"{folder.path}: has no {folder.catalogue.name} (a run of an earlier version?), and {error}") from error
+        raise UserError(
+            f"{folder.path}: has no {folder.catalogue.name} (a run of an earlier version?), "
+            f"and {error}"
+        ) from error
     dataset = load_dataset(prepared)
     if folder.result.exists():
-        expected = json.loads(folder.result.read_text())["dataset"]["sha256"]
-        found = dataset.manifest["sha256"]
-        if found != expected:
-            what = f"its data had sha256 {expected[:16]}, {prepared} has {found[:16]}"
-            raise UserError(f"{folder.path}: {what}; give the data that it was trained on")
-    return catalogue.of_prepared(prepared, dataset), dataset
+        expected = read.result(folder.path)["dataset"]["sha256"]
+        actual = dataset.manifest["sha256"]
+        if actual != expected:
+            raise UserError(
+                f"{folder.path}: its data had sha256 {expected[:16]}, {prepared} has "
+                f"{actual[:16]}; give the data that it was trained on"
+            )
+    return items.from_prepared(prepared, dataset), dataset

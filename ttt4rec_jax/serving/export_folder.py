@@ -1,12 +1,14 @@
-"""The folder an export is written to: whole or not at all, in place of nothing but an older export. Imports no JAX."""
+"""The folder of an export: written whole or not at all, and replacing only an older export.
+
+Imports no JAX.
+"""
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.serving.load_export import FORMAT
 
@@ -39,33 +41,15 @@ def is_export(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder to fill, which then takes the place of `output`; if filling it fails, `output` stays as it was.
+    """Yield a new folder to fill, which takes the place of `output` when the context ends.
 
-    Raises UserError if it cannot be written. A process that is killed leaves a folder whose name
-    begins with ".exporting-".
+    If filling it fails, `output` stays as it was. Raises UserError if it cannot be written.
     """
     check(output, overwrite)
-    staging = None
     try:
-        place = output.resolve()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".exporting-", dir=place.parent))
-        new = staging / "new"
-        old = staging / "old"
-        new.mkdir()
-        yield new
-        if place.exists():
-            place.rename(old)
-        try:
-            new.rename(place)
-        except BaseException:
-            if old.exists():
-                old.rename(place)
-            raise
+        with atomic.folder(output.resolve(), replace=True) as new:
+            yield new
     except OSError as error:
         raise UserError(
             f"--output: {output} cannot be written ({error.strerror}); name another folder"
         ) from error
-    finally:
-        if staging:
-            shutil.rmtree(staging, ignore_errors=True)

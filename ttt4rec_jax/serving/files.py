@@ -13,12 +13,11 @@ import csv
 import itertools
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep import atomic
 from data_prep.settings import UserError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -183,7 +182,8 @@ class Writer:
         if self.is_stdout:
             self._file = sys.stdout
             return self
-        self._scratch = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+        self._cleanup = contextlib.ExitStack()
+        self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
         self._whole = self._scratch / f"whole{self.kind}"
         self._file = (
             None
@@ -235,19 +235,18 @@ class Writer:
         if self.is_stdout:
             sys.stdout.flush()
             return
-        try:
-            if self._file:
-                self._file.close()
-            if kind is None:
-                if self._parts and self.kind == ".parquet":
-                    self._join()
-                os.replace(self._whole, self.path)
-        except OSError as error:
-            raise UserError(
-                f"--output: {self.path} cannot be written ({error.strerror})"
-            ) from error
-        finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        with self._cleanup:
+            try:
+                if self._file:
+                    self._file.close()
+                if kind is None:
+                    if self._parts and self.kind == ".parquet":
+                        self._join()
+                    atomic.move(self._whole, self.path)
+            except OSError as error:
+                raise UserError(
+                    f"--output: {self.path} cannot be written ({error.strerror})"
+                ) from error
 
     def _join(self) -> None:
         import polars as pl

@@ -148,7 +148,7 @@ class Recommender:
             what = f"{self.config.model} {why} and reads the last {self.config.max_len} clicks"
             raise UserError(f"whole_history: {what}; leave it out")
         rule = self._rule(k, unknown, **filters)
-        found = self.items.find(histories, unknown)
+        found = self.items.encode(histories, unknown)
         windows = self._windows(found)
         users = None
         if self.is_separable:
@@ -207,7 +207,7 @@ class Recommender:
         then nothing has changed.
         """
         rule = self._rule(1 if k is None else k, unknown, **filters)
-        found = self.items.find(
+        found = self.items.encode(
             [[c] if isinstance(c, (str, int, np.integer)) else c for c in clicks], unknown, "clicks"
         )
         if len(found) != len(sessions):
@@ -309,10 +309,10 @@ class Recommender:
             raise UserError(f"k: found {k!r}, expected a whole number of at least 1")
         blocked_V = np.zeros(len(self.items), bool)
         if include_only is not None:
-            (included,) = self.items.find([include_only], unknown, "include_only")
+            (included,) = self.items.encode([include_only], unknown, "include_only")
             blocked_V[:] = True
             blocked_V[included - 1] = False
-        (excluded,) = self.items.find([exclude], unknown, "exclude")
+        (excluded,) = self.items.encode([exclude], unknown, "exclude")
         blocked_V[excluded - 1] = True
         return Rule(int(k), exclude_seen, blocked_V)
 

@@ -23,8 +23,8 @@ from ttt4rec_jax import metrics, models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import Dataset
-from ttt4rec_jax.evaluation.ranking import PROTOCOLS, Evaluator, NonFiniteScoresError
-from ttt4rec_jax.metrics import Ranks
+from ttt4rec_jax.evaluation.evaluator import Evaluator, NonFiniteScoresError
+from ttt4rec_jax.metrics import PROTOCOLS, Ranks
 from ttt4rec_jax.parallel import processes
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh, RunMesh
 from ttt4rec_jax.runs.checkpoint import Checkpoints
@@ -172,7 +172,7 @@ class Trainer:
             protocols(config),
             self.mesh,
         )
-        self._make_evaluator = functools.partial(Evaluator, *arguments)
+        self._make_evaluator = lambda: Evaluator(*arguments).compile()
         self.compile_seconds = time.perf_counter() - started
 
     @property

@@ -1,0 +1,136 @@
+"""Files and folders that are written whole or not at all, and a lock between processes.
+
+What is written is filled under a temporary name beside its destination, forced to disk, and then
+renamed. A process that is killed leaves the temporary name behind; whoever writes beside it a day
+later removes it.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from data_prep.files import sync
+
+if sys.platform != "win32":
+    import fcntl
+
+PART = ".part"  # how every temporary name ends
+TEMPORARY = f".*.????????{PART}"  # the temporary names of `temporary_path`
+STALE_S = 24 * 3600
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a new temporary name beside `path`."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{PART}")
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether a name is one that a killed process may have left behind."""
+    return path.name.endswith(PART)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders that are older than a day: their processes are gone."""
+    for left in folder.glob(TEMPORARY):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_S:
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
+
+
+@contextlib.contextmanager
+def file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file to write, which becomes `path` when the context ends without an error.
+
+    Raises OSError if it cannot be written; what was at `path` then stays as it was.
+    """
+    remove_stale(path.parent)
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "xb") as new:
+            yield new
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def move(source: Path, path: Path) -> None:
+    """Force a file to disk and rename it to `path`, in the same file system."""
+    sync(source)
+    os.replace(source, path)
+
+
+@contextlib.contextmanager
+def folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a new folder to fill, which becomes `path` when the context ends without an error.
+
+    replace: whether it takes the place of a folder that holds something; otherwise OSError is
+    raised. Raises OSError if it cannot be written; what was at `path` then stays as it was.
+    """
+    with staging(path) as scratch:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        sync_tree(new)
+        old = scratch / "old"
+        if replace and path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`, and remove it with all it holds at the end.
+
+    Makes the folders above `path`. Raises OSError if it cannot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    scratch = temporary_path(path)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force a folder and all that it holds to disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def lock(file: IO, wait: bool) -> str:
+    """Lock an open file for this process. The system frees the lock however the process ends.
+
+    wait: whether to wait while another process holds the lock; otherwise BlockingIOError (on some
+    file systems PermissionError) is raised. Returns "" if the file is locked, and otherwise why
+    this system or file system cannot lock it.
+    """
+    if sys.platform == "win32":
+        return "this system has no flock"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -1,0 +1,20 @@
+"""Figures of runs and sweeps: plain numbers in, a matplotlib Figure out.
+
+No other package knows matplotlib. Imports no JAX.
+"""
+
+from ttt4rec_jax.plots.epochs import INNER, curves, epochs_and_line, inner_means
+from ttt4rec_jax.plots.figure import png, save
+from ttt4rec_jax.plots.sweeps import heat_map, line_over_seeds, lines_by_range
+
+__all__ = [
+    "INNER",
+    "curves",
+    "epochs_and_line",
+    "heat_map",
+    "inner_means",
+    "line_over_seeds",
+    "lines_by_range",
+    "png",
+    "save",
+]

@@ -1,0 +1,193 @@
+"""Read back what a run left: its result and ranks, its epochs, or why it failed. Imports no JAX.
+
+result.json's dataset.sha256 is the digest of all prepared arrays, evaluation targets and negatives
+included (data_prep.store.content_digest): runs of equal digests have equal evaluation sets.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_prep.settings import UserError
+from ttt4rec_jax.config import Config
+from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, Ranks, per_target
+from ttt4rec_jax.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# what two runs' evaluations have in common if they can be compared: of result.json's "protocol"
+EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties")
+COUNTS = ("users", "items", "interactions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    config: Config
+    result: dict[str, Any]  # the content of result.json
+    users: np.ndarray  # of the test targets, ascending [T]
+    ranks: dict[str, Ranks]  # of the test targets, by protocol
+
+
+def is_sweep(path: Path) -> bool:
+    """Return whether a folder is a sweep's, with a folder for each of its combinations."""
+    return (path / "sweep.json").exists()
+
+
+def members(path: Path) -> list[Path]:
+    """Return the folders of a sweep's combinations, by name; for a single run its own folder.
+
+    Raises UserError if there is no such folder.
+    """
+    if not path.is_dir():
+        problem = "not a folder" if path.exists() else "not there"
+        raise UserError(f"{path}: {problem}; name the folder of a run or a sweep")
+    if not is_sweep(path):
+        return [path]
+    return sorted(config.parent for config in path.glob("*/config.json"))
+
+
+def read(path: Path) -> Run:
+    """Return the run in a folder, verified.
+
+    Raises UserError if it is unfinished, damaged, or of another version.
+    """
+    folder = RunFolder(path)
+    content = result(path)
+    try:
+        config = Config.from_dict(content["config"])
+        metrics = _check_content(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _other_version(folder.result, error) from error
+    users, ranks = _read_ranks(folder.ranks)
+    for protocol, ranks_T in ranks.items():
+        values = per_target(ranks_T)
+        for metric in COMPARED_METRICS:
+            written = metrics.get(protocol, {}).get(metric, math.nan)
+            computed = float(values[metric].mean())
+            if not math.isclose(written, computed, rel_tol=1e-6, abs_tol=1e-9):
+                raise UserError(
+                    f"{folder.result}: test {protocol}/{metric} is {written}, by "
+                    f"{folder.ranks.name} it is {computed}; "
+                    "the files are damaged, or not of one run"
+                )
+    return Run(path, config, content, users, ranks)
+
+
+def result(path: Path) -> dict[str, Any]:
+    """Return the content of a run's result.json. Raises UserError if there is none."""
+    folder = RunFolder(path)
+    if not folder.result.exists():
+        state = "its run has not finished" if folder.config.exists() else "it holds no run"
+        raise UserError(
+            f"{path}: no {folder.result.name}, {state}; name the folder of a finished run"
+        )
+    try:
+        content = json.loads(folder.result.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("no JSON object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _other_version(folder.result, error) from error
+    return content
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a run, finished or not: the lines of metrics.jsonl, [] if it has none.
+
+    Raises UserError if they cannot be read.
+    """
+    file = RunFolder(path).metrics
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if any(not {"epoch", "loss", "validation"} <= line.keys() for line in lines):
+            raise ValueError("a line without epoch, loss or validation")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); train the run again") from error
+    return lines
+
+
+def failure(path: Path) -> str:
+    """Return why a run failed, as its error.json says; "" if it has none."""
+    try:
+        return str(json.loads(RunFolder(path).error.read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _other_version(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not the result of a run of this version ({error!r}); train it again")
+
+
+def _check_content(content: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return a result's test metrics {protocol: {metric: value}}.
+
+    Raises KeyError, TypeError, ValueError or AttributeError if something is missing from it.
+    """
+    data = content["dataset"]
+    texts = [content["protocol"][name] for name in EVALUATION_TEXTS]
+    if not (isinstance(data["sha256"], str) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("a hash or a protocol that is no text")
+    if not all(isinstance(data[name], int) for name in COUNTS):
+        raise TypeError("counts that are no whole numbers")
+    return {
+        protocol: {metric: float(test[metric]) for metric in COMPARED_METRICS}
+        for protocol, test in content["test"].items()
+        if protocol in PROTOCOLS
+    }
+
+
+def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
+    """Return (users [T] ascending, {protocol: ranks}) of a test_ranks.parquet. Raises UserError."""
+    again = "train the run again"
+    table = _read_table(path)
+    fields = {p: [f"{p}_{field}" for field in Ranks._fields] for p in PROTOCOLS}
+    columns = {p: names for p, names in fields.items() if set(names) <= set(table.columns)}
+    if "user" not in table.columns or not columns:
+        listed = ", ".join(table.columns)
+        raise UserError(f"{path}: columns {listed}, expected user, sampled_greater, ...; {again}")
+    table = table.select("user", *itertools.chain.from_iterable(columns.values())).sort("user")
+    not_whole = [name for name, kind in table.schema.items() if not kind.is_integer()]
+    if not_whole or sum(table.null_count().row(0)):
+        raise UserError(f"{path}: {', '.join(not_whole) or 'a value'} is no whole number; {again}")
+    ranks = {
+        p: Ranks(*(table[name].to_numpy().astype(np.int64) for name in names))
+        for p, names in columns.items()
+    }
+    if not all(map(_are_possible, ranks.values())):
+        raise UserError(
+            f"{path}: ranks that cannot be (below 0, or beyond the number of candidates); {again}"
+        )
+    users = table["user"].n_unique()
+    if len(table) < 2 or users < len(table):
+        raise UserError(
+            f"{path}: {len(table)} rows of {users} users, expected at least 2, one row each"
+        )
+    return table["user"].to_numpy(), ranks
+
+
+def _read_table(path: Path) -> "pl.DataFrame":
+    import polars as pl  # not at the top: --help need not wait for it
+
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = f"cannot be read ({' '.join(str(error).split())[:100]})"
+        if not path.exists():
+            reason = "not there"
+        raise UserError(f"{path}: {reason}; train the run again") from error
+
+
+def _are_possible(ranks: Ranks) -> bool:
+    negative = np.minimum(ranks.greater, ranks.ties) < 0
+    beyond = ranks.greater + ranks.ties > ranks.others
+    return not (negative | beyond).any()
