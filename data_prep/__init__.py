@@ -1,1 +1,4 @@
-"""Raw interactions to a prepared folder: download, parsing, filters, ids, split and evaluation sets. Knows nothing of JAX."""
+"""Turns raw interactions into a prepared folder. Knows nothing of JAX.
+
+Download, parsing, filters, ids, split and evaluation sets; prepare.py lists the folder's files.
+"""

@@ -1,13 +1,17 @@
-"""From parsed clicks to numbered ones in order: k-core, ids, sorting. LazyFrame to LazyFrame; columns user, item, time."""
+"""From parsed clicks to numbered clicks in order: k-core, ids, sorting.
+
+Each function maps a LazyFrame with columns user, item and time to another.
+"""
 
 import numpy as np
 import polars as pl
 
 
 def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame:
-    """Keeps users with at least user_core clicks and items with at least item_core, until both hold; input order stays.
+    """Keep users with at least user_core clicks and items with at least item_core.
 
-    A repeated click of a user on an item counts each time. 0 and 1 filter nothing.
+    Filters alternate until both conditions hold; the input order is kept. A user's repeated clicks
+    on an item count each time. A core of 0 or 1 filters nothing.
     """
     cores = [
         (column, least) for column, least in (("item", item_core), ("user", user_core)) if least > 1
@@ -17,7 +21,7 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
         column, least = cores[0]
         counts = clicks.group_by(column).len().collect(engine="streaming")
         settled += 1
-        if counts["len"].min() is not None and counts["len"].min() < least:
+        if (counts["len"] < least).any():
             frequent = counts.lazy().filter(pl.col("len") >= least).select(column)
             clicks = (
                 clicks.join(frequent, on=column, how="semi", maintain_order="left")
@@ -30,10 +34,10 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
 
 
 def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
-    """The distinct values of a Categorical column, as `id`, in order, beside the column itself.
+    """Return the distinct values of a Categorical column in order, and as `id` beside them.
 
-    Ids that are all integers, written without leading zeros, become Int64 and are in numerical
-    order; others are text, in the order of their UTF-8 bytes.
+    If all ids are integers without leading zeros, `id` is Int64 and in numerical order; otherwise
+    it is text in the order of UTF-8 bytes.
     """
     ids = (
         clicks.select(pl.col(column).unique())
@@ -46,7 +50,10 @@ def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
 
 
 def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.LazyFrame:
-    """Users become 0, 1, ... and items 1, 2, ... in the order of their tables; 0 is left for padding. Input order stays."""
+    """Replace users by 0, 1, ... and items by 1, 2, ... in the order of their tables.
+
+    Item 0 is left for padding. The input order is kept.
+    """
     for column, table, first in (("user", users, 0), ("item", items, 1)):
         codes = table[column].to_physical().to_numpy()
         numbers = np.zeros(codes.max(initial=0) + 1, np.uint32)
@@ -58,9 +65,10 @@ def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> 
 
 
 def in_order(clicks: pl.LazyFrame) -> pl.LazyFrame:
-    """Sorts numbered clicks by user, then time, then input order: half of MovieLens shares its second with another click.
+    """Sort numbered clicks by user, then time, then input order.
 
-    One stable sort by a packed key is several times as fast as a sort by two columns.
+    The input order matters: half of MovieLens's clicks share their second with another. One stable
+    sort by a packed key is several times as fast as a sort by two columns.
     """
     ends = clicks.select(
         low=pl.col("time").min(), high=pl.col("time").max(), users=pl.col("user").max() + 1

@@ -1,5 +1,6 @@
-"""Which columns of a user's own file hold the user, the item and the time, and what kind of time it is."""
+"""Finds the columns of user, item and time in a user's own file, and the kind of its times."""
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,13 +10,14 @@ import polars as pl
 from data_prep.settings import UserError, nearest
 from data_prep.sources import Layout
 
-# in the order they are tried; compared without case, spaces, underscores and hyphens
+# in the order in which they are tried; compared without case, spaces, underscores and hyphens
 KNOWN = {
-    "user": "user userid reviewerid uid customerid customer visitorid visitor memberid accountid playerid sessionid session",
-    "item": "item itemid asin parentasin iid movieid movie productid product sku goodsid articleid newsid trackid songid "
-    "artistid bookid videoid gameid businessid recipeid listingid",
-    "time": "time timestamp ts unixreviewtime unixtime unixtimestamp datetime date createdat created eventtime clicktime "
-    "timestampms reviewtime ratingtime",
+    "user": "user userid reviewerid uid customerid customer visitorid visitor memberid accountid "
+    "playerid sessionid session",
+    "item": "item itemid asin parentasin iid movieid movie productid product sku goodsid articleid "
+    "newsid trackid songid artistid bookid videoid gameid businessid recipeid listingid",
+    "time": "time timestamp ts unixreviewtime unixtime unixtimestamp datetime date createdat "
+    "created eventtime clicktime timestampms reviewtime ratingtime",
 }
 ISO_FORMATS = tuple(
     f"%Y-%m-%d{rest}"
@@ -33,61 +35,68 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotWhole(Exception):
-    """A number with a fraction among times that were taken for integers."""
+    """A number with a fraction occurs among times that were assumed to be integers."""
 
 
 def plain(name: str) -> str:
-    """A column's name without case, spaces, underscores, hyphens and RecBole's ':type' suffix."""
+    """Return a column's name without case, spaces, "_", "-" and RecBole's ":type" suffix."""
     return re.sub(r"[\s_\-]", "", name.split(":")[0]).lower()
 
 
 def find_columns(layout: Layout, names: Sequence[str], label: str) -> tuple[str, str, str]:
-    """The names of the user, item and time columns among those of a file. Raises UserError."""
+    """Return the names of the user, item and time columns among those of a file.
+
+    layout: with the names that the user has set. Raise UserError if a column is not found, or not
+    unique.
+    """
     if not any(map(plain, names)):
         raise UserError(f"{label}: the first line names no columns; expected a header")
-    found = tuple(
+    user, item, time = (
         _find_column(role, getattr(layout, role), names, label) for role in ("user", "item", "time")
     )
-    if len(set(found)) < len(found):
+    if len({user, item, time}) < 3:
         raise UserError(
-            f"{label}: user, item and time are the columns {', '.join(found)}; expected three different ones"
+            f"{label}: user, item and time are the columns {user}, {item}, {time}; expected three "
+            "different ones"
         )
-    return found
+    return user, item, time
 
 
 def _find_column(role: str, wanted: str, names: Sequence[str], label: str) -> str:
+    """Return the one column of a role: the wanted one, or, if that is "", one of a known name."""
     listed = ", ".join(names[:20]) or "none"
     if wanted:
-        found = [n for n in names if n == wanted] or [n for n in names if plain(n) == plain(wanted)]
-        if not found:
-            near = nearest(wanted, names)
+        matches = [n for n in names if n == wanted] or _named(plain(wanted), names)
+        if not matches:
+            near = nearest(wanted, list(names))
             raise UserError(
-                f"{label}: no column {wanted!r}{near}; its columns are {listed}; name the {role} with --{role}_col"
+                f"{label}: no column {wanted!r}{near}; its columns are {listed}; name the {role} "
+                f"with --{role}_col"
             )
     else:
-        found = next(
-            (
-                same
-                for known in KNOWN[role].split()
-                if (same := [n for n in names if plain(n) == known])
-            ),
-            [],
-        )
-        if not found:
+        candidates = (_named(known, names) for known in KNOWN[role].split())
+        matches = next((same for same in candidates if same), [])
+        if not matches:
             raise UserError(
-                f"{label}: none of its columns looks like the {role}; they are {listed}; name it with --{role}_col"
+                f"{label}: none of its columns looks like the {role}; they are {listed}; name it "
+                f"with --{role}_col"
             )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise UserError(
-            f"{label}: column {found[0]!r} stands {len(found)} times; expected one, rename the others"
+            f"{label}: column {matches[0]!r} occurs {len(matches)} times, expected once; rename "
+            "the others"
         )
-    return found[0]
+    return matches[0]
+
+
+def _named(plain_name: str, names: Sequence[str]) -> list[str]:
+    return [name for name in names if plain(name) == plain_name]
 
 
 def integer_time(text: str) -> int | None:
-    """The whole number that a text holds ('978300760', '978300760.0'), None if it is no 64-bit number.
+    """Return the integer in a text ('97830', '97830.0'), None if it is no 64-bit number.
 
-    Raises NotWhole if it has a fraction.
+    Raise NotWhole if it has a fraction.
     """
     if re.fullmatch(r"[+-]?[0-9]+", text):
         value = int(text)
@@ -102,13 +111,16 @@ def integer_time(text: str) -> int | None:
 
 
 def number_time(text: str) -> int | None:
-    """Millionths of the number that a text holds: seconds become microseconds."""
+    """Return the number of seconds in a text in microseconds, None if it is no number."""
     number = _finite(text)
     return round(number * 1e6) if number is not None and abs(number) < 9e12 else None
 
 
 def iso_time(text: str) -> int | None:
-    """Microseconds since 1970 of an ISO 8601 date or date-time, UTC where it names no zone."""
+    """Return an ISO 8601 date or date-time in microseconds since 1970, None if it is none.
+
+    It is in UTC if it names no zone.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -118,18 +130,27 @@ def iso_time(text: str) -> int | None:
 
 
 def _finite(text: str) -> float | None:
+    """Return the number in a text, None if it is none or overflows."""
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
         return None  # float() also takes 'nan', '1_0' and spaces
     number = float(text)
-    return number if abs(number) != float("inf") else None
+    return number if math.isfinite(number) else None
 
 
 PARSERS = {"integer": integer_time, "number": number_time, "iso": iso_time}
 UNITS = {"integer": "as in the file", "number": "microseconds", "iso": "microseconds"}
 
 
+def is_time(text: str) -> bool:
+    """Return whether a text is a time of any kind."""
+    try:
+        return any(parse(text) is not None for parse in PARSERS.values())
+    except NotWhole:
+        return True
+
+
 def time_kind(sample: Sequence[str]) -> str:
-    """'integer', 'number' or 'iso': the kind that most texts of a sample are, the first of equals."""
+    """Return the kind that most texts of a sample are: integer, number or iso, in that order."""
 
     def matches(kind: str) -> int:
         count = 0
@@ -144,7 +165,10 @@ def time_kind(sample: Sequence[str]) -> str:
 
 
 def time_expression(column: pl.Expr, kind: str, sample: Sequence[str]) -> pl.Expr:
-    """Text -> Int64, null where it is not of the kind. What it refuses the parsers above may still take, never otherwise."""
+    """Return an expression that maps texts to Int64, null where a text is not of the kind.
+
+    It is never more lenient than PARSERS, which may accept a text that it refuses.
+    """
     if kind == "integer":
         return column.cast(pl.Int64, strict=False)
     if kind == "number":

@@ -1,8 +1,19 @@
-"""Indices of each user's clicks for training and evaluation, derived once from the other arrays."""
+"""Lookup arrays of each user's clicks, computed once with the data since they follow from it."""
 
 import numpy as np
 
-CLICKS_AT_ONCE = 2**22  # whole users; what is sorted of them at once stays small
+CLICKS_AT_ONCE = 2**22  # clicks, of whole users, that are sorted at once; bounds the memory
+
+
+def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
+    """Return [E] bool: whether each click of these users is a training click.
+
+    offsets [users + 1], train_ends [users]: user u's clicks are at offsets[u]..offsets[u+1]-1, of
+    which those before train_ends[u] are for training. The users may be consecutive ones of a larger
+    set: offsets need not begin at 0.
+    """
+    counts = np.stack([train_ends - offsets[:-1], offsets[1:] - train_ends], axis=1)
+    return np.repeat(np.tile([True, False], len(counts)), counts.ravel())
 
 
 def click_index(
@@ -10,10 +21,11 @@ def click_index(
 ) -> dict[str, np.ndarray]:
     """Return is_first [E], gaps [G] and gap_starts [users + 1] of clicks in order.
 
-    The arguments are prepare.py's arrays. is_first: whether the user clicks this item for the first
-    time. gaps: a user's distinct training items in ascending order, as item - 1 - rank, from
-    gap_starts[user] on. That is the number of items before it that are not among them, by which
-    the others are sampled.
+    items, offsets, train_ends: as in prepare.py's folder.
+    is_first: whether the user clicks this item for the first time.
+    gaps: for each of a user's distinct training items, in ascending order from gap_starts[user] on,
+    item - 1 - rank: how many smaller items are not among them. It is what sampling from the other
+    items bisects.
     """
     is_first = np.zeros(len(items), bool)
     gaps = []
@@ -21,37 +33,27 @@ def click_index(
     for low, high in blocks(offsets):
         begin = offsets[low]
         end = offsets[high]
-        counts = np.diff(offsets[low : high + 1])
-        users = np.repeat(np.arange(high - low), counts)
+        bounds = offsets[low : high + 1]
+        users = np.repeat(np.arange(high - low), np.diff(bounds))
         user_item = users * np.int64(num_items + 1) + items[begin:end]
         by_pair = np.argsort(user_item, kind="stable")
         first = by_pair[np.diff(user_item[by_pair], prepend=-1) > 0]
         is_first[begin + first] = True
-        trained = is_training(offsets[low : high + 1], train_ends[low:high])[first]
-        known_user, known_item = np.divmod(user_item[first[trained]], num_items + 1)
-        gap_counts.append(np.bincount(known_user, minlength=high - low))
-        rank = np.arange(len(known_item)) - np.repeat(
-            np.cumsum(gap_counts[-1]) - gap_counts[-1], gap_counts[-1]
-        )
-        gaps.append((known_item - 1 - rank).astype(np.int32))
+        # a pair is trained on if its first click is, since training clicks come first
+        trained = is_training(bounds, train_ends[low:high])[first]
+        user, item = np.divmod(user_item[first[trained]], num_items + 1)
+        counts = np.bincount(user, minlength=high - low)
+        rank = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+        gaps.append((item - 1 - rank).astype(np.int32))
+        gap_counts.append(counts)
     gap_starts = np.concatenate([[0], np.cumsum(np.concatenate(gap_counts))]).astype(np.int32)
     return {"is_first": is_first, "gaps": np.concatenate(gaps), "gap_starts": gap_starts}
 
 
-def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
-    """Return which of some users' clicks are training clicks [offsets[-1] - offsets[0]].
-
-    offsets [users + 1], train_ends [users]: of consecutive users, in flat click positions. A user's
-    training clicks come first.
-    """
-    position = np.arange(offsets[0], offsets[-1])
-    return position < np.repeat(train_ends, np.diff(offsets))
-
-
 def blocks(offsets: np.ndarray, size: int = 0) -> list[tuple[int, int]]:
-    """Return (first user, one past the last) of blocks of all users, in order.
+    """Divide all users, in order, into blocks of about `size` clicks (0: CLICKS_AT_ONCE).
 
-    A block has about `size` clicks, CLICKS_AT_ONCE by default.
+    Return each block's first user and the one after its last.
     """
     bounds = np.searchsorted(offsets, np.arange(0, offsets[-1], size or CLICKS_AT_ONCE)[1:])
     bounds = np.unique([0, *bounds, len(offsets) - 1])

@@ -1,7 +1,7 @@
-"""The sampled evaluation sets: for each target, items that its user never clicks, drawn once and stored.
+"""The sampled evaluation sets: for each target, items that its user never clicks.
 
-From raw bits of PCG64, which NumPy promises not to change, and integer arithmetic: one seed gives
-one set everywhere.
+They are drawn once and stored. Integer arithmetic on raw bits of PCG64, which NumPy promises not to
+change, makes a seed give the same set on every machine.
 """
 
 from typing import NamedTuple
@@ -11,42 +11,43 @@ import numpy as np
 from data_prep.index import blocks
 from data_prep.settings import UserError
 
-BLOCK = 2**18  # negatives drawn at once; part of what a seed means
-ROUNDS = (1, 4, 16)  # draws of a row, in multiples of the first, before its rest is drawn exactly
-TAKEN = np.int64(2**62)
+BLOCK = 2**18  # negatives drawn at once; changing it changes what a seed gives
+# Draws of a row in each round of rejection sampling, in multiples of the first; what is missing
+# after the last round is drawn exactly.
+ROUNDS = (1, 4, 16)
+INVALID = np.int64(2**62)  # marks a rejected draw; larger than any code
 
 
 class Clicked(NamedTuple):
-    """What each user clicks: user * base + item, ascending and distinct."""
+    """What each user clicks: the distinct values of user * base + item, ascending."""
 
     keys: np.ndarray
     base: int
 
 
 def clicked(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Clicked:
-    """The distinct (user, item) pairs of the clicks `items` [E], of users that begin at offsets [users + 1]."""
+    """Return the distinct (user, item) pairs of clicks: items [E], offsets [users + 1]."""
     base = num_items + 1
     keys = np.empty(len(items), np.int64)
     count = 0
-    for low, high in blocks(
-        offsets
-    ):  # a small sort is faster, and nothing else is as large as the clicks
+    # in blocks: small sorts are faster, and no temporary array is as large as the clicks
+    for low, high in blocks(offsets):
         users = np.repeat(np.arange(low, high, dtype=np.int64), np.diff(offsets[low : high + 1]))
-        found = np.sort(users * base + items[offsets[low] : offsets[high]])
-        found = found[np.diff(found, prepend=-1) > 0]
-        keys[count : count + len(found)] = found
-        count += len(found)
+        pairs = np.sort(users * base + items[offsets[low] : offsets[high]])
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        keys[count : count + len(pairs)] = pairs
+        count += len(pairs)
     return Clicked(keys[:count], base)
 
 
 def draw(
     users: np.ndarray, history: Clicked, pool: np.ndarray, count: int, seed: tuple[int, ...]
 ) -> np.ndarray:
-    """[T, count] int32: per user (ascending, [T]) `count` distinct items that it never clicks.
+    """Return [T, count] int32: for each of users [T] (ascending) `count` distinct unclicked items.
 
-    One after another, each in proportion to how often an item stands in `pool`: 1..V for uniform
-    ones, the training clicks for popularity. Raises UserError if a user leaves too few items to
-    draw from.
+    They are drawn one after another, each item in proportion to how often it occurs in `pool`:
+    1..V for uniform sampling, the training clicks for sampling by popularity. Raise UserError if a
+    user has clicked so many items that too few are left.
     """
     weights = np.bincount(pool, minlength=history.base)
     _check_enough(users, history, weights, count)
@@ -60,14 +61,12 @@ def draw(
 
 
 def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, count: int) -> None:
-    """Raises UserError if for some user fewer than `count` items are in the pool and not in the history."""
-    first, stop = (
-        np.searchsorted(history.keys, (users + behind) * history.base) for behind in (0, 1)
-    )
+    """Raise UserError if some user has fewer than `count` items of the pool unclicked."""
+    first = np.searchsorted(history.keys, users * history.base)
+    stop = np.searchsorted(history.keys, (users + 1) * history.base)
     most = np.count_nonzero(weights)
-    doubtful = np.flatnonzero(
-        most - (stop - first) < count
-    )  # the pool need not hold all that they clicked
+    # counted exactly only where necessary: the pool need not hold all that a user clicked
+    doubtful = np.flatnonzero(most - (stop - first) < count)
     lost = [
         np.count_nonzero(weights[history.keys[first[row] : stop[row]] % history.base])
         for row in doubtful
@@ -75,8 +74,8 @@ def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, coun
     if lost and (fewest := most - max(lost)) < count:
         remedy = f"set it to at most {fewest}, or use more data" if fewest else "use more data"
         raise UserError(
-            f"--eval_negatives={count}: the catalogue is too small; of {most} items that may be drawn, "
-            f"a user leaves only {fewest} unclicked; {remedy} or a lower --item_core"
+            f"--eval_negatives={count}: the catalogue is too small; of {most} items that may be "
+            f"drawn, a user leaves only {fewest} unclicked; {remedy} or a lower --item_core"
         )
 
 
@@ -88,7 +87,7 @@ def _draw_block(
     count: int,
     bits: np.random.PCG64,
 ) -> np.ndarray:
-    """[R, count]: the first `count` draws of each row that are neither in the history nor drawn before."""
+    """Return [R, count]: each row's first `count` draws that are unclicked and distinct."""
     low, high = np.searchsorted(
         history.keys, [users[0] * history.base, (users[-1] + 1) * history.base]
     )
@@ -96,7 +95,7 @@ def _draw_block(
     result = np.zeros((len(users), count), np.int64)
     open_rows = np.arange(len(users))
     draws = np.zeros((len(users), 0), np.int64)
-    found = np.zeros(0, np.int64)
+    counts = np.zeros(0, np.int64)
     for times in ROUNDS:
         width = times * (count + count // 4 + 8)
         more = (
@@ -105,17 +104,17 @@ def _draw_block(
             .astype(np.int64)
         )
         draws = np.concatenate([draws, more], axis=1)
-        kept, found = _first_distinct(users[open_rows], draws, history, count)
+        kept, counts = _first_distinct(users[open_rows], draws, history, count)
         result[open_rows] = kept
-        unfinished = found < count
+        unfinished = counts < count
         open_rows = open_rows[unfinished]
         draws = draws[unfinished]
-        found = found[unfinished]
+        counts = counts[unfinished]
         if not len(open_rows):
             return result
-    for row, got in zip(open_rows, found, strict=True):
-        result[row, got:] = _draw_rest(
-            users[row], result[row, :got], history, weights, count - got, bits
+    for row, done in zip(open_rows.tolist(), counts.tolist(), strict=True):
+        result[row, done:] = _draw_rest(
+            int(users[row]), result[row, :done], history, weights, count - done, bits
         )
     return result
 
@@ -123,19 +122,20 @@ def _draw_block(
 def _first_distinct(
     users: np.ndarray, draws: np.ndarray, history: Clicked, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """([R, count], [R]): the first valid draws [R, M] of each row in the order they were drawn, 0 behind; how many."""
-    places = np.arange(draws.shape[1])
-    codes = np.sort(draws << 20 | places, axis=1)  # by item, then by when it was drawn
+    """Return the first `count` valid ones of each row's draws [R, M], and how many there are [R].
+
+    They keep the order in which they were drawn; zeros follow if there are fewer.
+    """
+    # an item and its turn in one integer: sorted by item, then by when it was drawn
+    codes = np.sort(draws << 20 | np.arange(draws.shape[1]), axis=1)
     items = codes >> 20
-    places = codes & (2**20 - 1)
+    turns = codes & (2**20 - 1)
     keys = users[:, None] * history.base + items
-    near = np.minimum(np.searchsorted(history.keys, keys.ravel()), len(history.keys) - 1).reshape(
-        keys.shape
-    )
-    invalid = history.keys[near] == keys
+    nearest = np.searchsorted(history.keys, keys.ravel()).reshape(keys.shape)
+    invalid = history.keys[np.minimum(nearest, len(history.keys) - 1)] == keys
     invalid[:, 1:] |= items[:, 1:] == items[:, :-1]
-    codes = np.sort(np.where(invalid, TAKEN, places << 32 | items), axis=1)[:, :count]
-    return np.where(codes == TAKEN, 0, codes & (2**32 - 1)), (codes != TAKEN).sum(axis=1)
+    codes = np.sort(np.where(invalid, INVALID, turns << 32 | items), axis=1)[:, :count]
+    return np.where(codes == INVALID, 0, codes & (2**32 - 1)), (codes != INVALID).sum(axis=1)
 
 
 def _draw_rest(
@@ -146,7 +146,11 @@ def _draw_rest(
     count: int,
     bits: np.random.PCG64,
 ) -> np.ndarray:
-    """`count` further items of one row: the smallest of exponential variables of rates `weights`, which is the same law."""
+    """Return `count` further items of one row, drawn exactly.
+
+    They are those with the smallest of independent exponential variables whose rates are the
+    weights, which follow the same law as draws without replacement.
+    """
     low, high = np.searchsorted(history.keys, [user * history.base, (user + 1) * history.base])
     rates = weights.astype(np.float64)
     rates[history.keys[low:high] - user * history.base] = 0
@@ -157,7 +161,7 @@ def _draw_rest(
 
 
 def below(bits: np.random.PCG64, bound: int, count: int) -> np.ndarray:
-    """`count` integers in 0..bound-1, bound up to 2**32; uneven by less than bound / 2**32."""
+    """Return `count` integers in 0..bound-1, bound <= 2**32; biased by less than bound / 2**32."""
     return ((bits.random_raw(count) >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(
         np.int64
     )

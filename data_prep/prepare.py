@@ -1,15 +1,18 @@
-"""A data set's name, or your file -> a prepared folder, which ttt4rec_jax.data reads.
+"""A data set's name, or your own file -> a prepared folder, which ttt4rec_jax.data reads.
 
-items.npy               int32 [E]       clicks of user 0, then user 1, ..., each in order; items are 1..V, 0 is padding
-timestamps.npy          int64 [E]       in manifest["time_unit"]: seconds for the catalogue's data sets
-offsets.npy             int64 [users+1] user u's clicks are offsets[u]..offsets[u+1]-1
-train_ends.npy          int64 [users]   one past a user's last training click
-{validation,test}_targets.npy    int64 [T]     flat positions of the targets, ascending
-{validation,test}_negatives.npy  int32 [T, N]  items that the target's user never clicks
-is_first.npy  gaps.npy  gap_starts.npy    index.click_index of the above
-users.parquet           row u: the original id of user u
-items.parquet           row r: the original id of item r+1, and its title where known
-manifest.json           counts, settings, source, licence, digests
+items.npy                        int32 [E]        items of user 0's clicks, then of user 1's, ...,
+                                                  in order; items are 1..V, 0 is padding
+timestamps.npy                   int64 [E]        in manifest["time_unit"]: seconds for the
+                                                  catalogue's data sets
+offsets.npy                      int64 [users+1]  user u's clicks are offsets[u]..offsets[u+1]-1
+train_ends.npy                   int64 [users]    one past a user's last training click
+{validation,test}_targets.npy    int64 [T]        flat positions of the targets, ascending
+{validation,test}_negatives.npy  int32 [T, N]     items that the target's user never clicks
+is_first.npy gaps.npy gap_starts.npy              index.click_index of the above
+users.parquet                                     row u: the original id of user u
+items.parquet                                     row r: the original id of item r+1, and its title
+                                                  if known
+manifest.json                                     counts, settings, source, licence, digests
 """
 
 import dataclasses
@@ -43,47 +46,26 @@ from data_prep.settings import DataConfig, UserError
 logger = logging.getLogger(__name__)
 HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is remembered
 RACY_NS = 2_000_000_000
-SORTED_AT_ONCE = (
-    2**22,
-    16,
-)  # clicks, of whole users, but in so many parts at most: a sort takes several times their memory
+# Clicks are sorted in parts of whole users, since a sort takes several times their memory: about
+# SORTED_AT_ONCE clicks each, but more if that would make more than MOST_PARTS parts.
+SORTED_AT_ONCE = 2**22
+MOST_PARTS = 16
 MOST_CLICKS = 2**31  # positions of clicks are int32 in training and evaluation
 
 
 def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path = "") -> Path:
-    """The folder of the prepared data, made unless it is there for this source and these settings.
+    """Return the folder of the prepared data; make it unless it exists for source and settings.
 
-    data_dir: where raw archives lie or are downloaded to; else $TTT4REC_DATA_DIR, else the user's
-    cache folder.
-    cache_dir: where prepared folders lie; else $TTT4REC_CACHE_DIR, else the user's cache folder.
-    Raises UserError for whatever a user can set right.
+    data_dir: where raw archives are, or are downloaded to; else $TTT4REC_DATA_DIR, else the user's
+    cache folder. cache_dir: where prepared folders are; else $TTT4REC_CACHE_DIR, else the user's
+    cache folder. Raise UserError for whatever a user can correct.
     """
     cache = sources.user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
     source = sources.find(config)
-    filters = {
-        "user_core": source.user_core if config.user_core < 0 else config.user_core,
-        "item_core": source.item_core if config.item_core < 0 else config.item_core,
-    }
-    if source.name == "synthetic" and not source.file:
-        path = None
-        layout = None
-        origin = {"file": "", "bytes": 0, "sha256": f"generated, version {synthetic.VERSION}"}
-    else:
-        path, layout = _file(source, sources.user_folder(data_dir, "TTT4REC_DATA_DIR", "data"))
-        with archives.readable(path):
-            origin = {
-                "file": path.name,
-                "bytes": path.stat().st_size,
-                "sha256": source_digest(path, cache),
-            }
-    settings = {
-        "filters": filters,
-        "split": _split_settings(config),
-        "negatives": {"kind": config.negatives, "number": config.eval_negatives},
-        "data_seed": config.data_seed,
-        "on_bad_rows": config.on_bad_rows,
-    }
-    layout_settings = dataclasses.asdict(layout) if layout else {}
+    path, layout = _file(source, sources.user_folder(data_dir, "TTT4REC_DATA_DIR", "data"))
+    origin = _origin(path, cache)
+    settings = _settings(config, source)
+    layout_settings = dataclasses.asdict(layout) if path else {}
     key = json.dumps(
         [store.FORMAT_VERSION, origin["sha256"], layout_settings, settings], sort_keys=True
     )
@@ -92,17 +74,20 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
 
     def make(new: Path, scratch: Path) -> None:
         begin = time.perf_counter()
+        filters = settings["filters"]
+        titles = None
         if path:
             download.check_local(source, path)
-            found = readers.read(path, layout, config.on_bad_rows, scratch)
+            parsed = readers.read(path, layout, config.on_bad_rows, scratch)
+            if source.titles:
+                titles = readers.read_titles(path, source.titles)
         else:
-            found = _from_memory(synthetic.generate(config.data_seed))
-        titles = readers.read_titles(path, source.titles) if path and source.titles else None
-        kept = clicks.k_core(found.table.lazy(), filters["user_core"], filters["item_core"])
-        found = found._replace(table=found.table.clear())  # what follows has the memory to itself
-        clicked = in_sequence(kept, filters)
+            parsed = _from_memory(synthetic.generate(config.data_seed))
+        kept = clicks.k_core(parsed.table.lazy(), filters["user_core"], filters["item_core"])
+        parsed = parsed._replace(table=parsed.table.clear())  # frees the memory for what follows
+        sequences = in_sequence(kept, filters)
         del kept
-        arrays, tables = prepared(clicked, titles, config)
+        arrays, tables = prepared(sequences, titles, config)
         manifest = {
             "name": source.name,
             "source": origin,
@@ -114,8 +99,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
                 "test": len(arrays["test_targets"]),
             },
             **settings,
-            "skipped_rows": dataclasses.asdict(found.bad),
-            "time_unit": source.time_unit or found.time_unit,
+            "skipped_rows": dataclasses.asdict(parsed.bad),
+            "time_unit": source.time_unit or parsed.time_unit,
             "licence": source.licence,
             "citation": source.citation,
         }
@@ -128,8 +113,45 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
     return store.reuse_or_make(folder, make)
 
 
+def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.Layout]:
+    """Return a source's file, downloaded if necessary, and its layout; None for generated data."""
+    if not source.file:
+        return None, source.layout
+    existing = sources.existing_file(source, data_dir)
+    return existing or (download.fetch(source, data_dir), source.layout)
+
+
+def _origin(path: Path | None, cache: Path) -> dict:
+    """Return what the manifest says about the raw file: name, size and digest."""
+    if path is None:
+        return {"file": "", "bytes": 0, "sha256": f"generated, version {synthetic.VERSION}"}
+    with archives.readable(path):
+        return {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": source_digest(path, cache),
+        }
+
+
+def _settings(config: DataConfig, source: sources.Source) -> dict:
+    """Return the settings that determine the prepared data, as the manifest names them."""
+    parts: dict = {"kind": config.split}
+    if config.split == "temporal":
+        parts |= {"validation_time": config.validation_time, "test_time": config.test_time}
+    return {
+        "filters": {
+            "user_core": source.user_core if config.user_core < 0 else config.user_core,
+            "item_core": source.item_core if config.item_core < 0 else config.item_core,
+        },
+        "split": parts,
+        "negatives": {"kind": config.negatives, "number": config.eval_negatives},
+        "data_seed": config.data_seed,
+        "on_bad_rows": config.on_bad_rows,
+    }
+
+
 class Sequences(NamedTuple):
-    """Clicks in order: items [E], times [E], offsets [users + 1] of prepare.py's arrays; the ids, by kind."""
+    """Clicks in order, as the folder's arrays, and the tables of ids: users and items."""
 
     items: np.ndarray
     times: np.ndarray
@@ -138,22 +160,23 @@ class Sequences(NamedTuple):
 
 
 def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
-    """Filtered clicks -> numbered ones in order. Raises UserError if there are none, or too many."""
+    """Number filtered clicks and sort them. Raise UserError if there are none, or too many."""
     tables = {"users": clicks.id_table(kept, "user"), "items": clicks.id_table(kept, "item")}
     if not len(tables["users"]):
         cores = " ".join(f"--{name}={least}" for name, least in filters.items())
-        raise UserError(f"{cores}: no clicks are left; lower them or use more data")
+        raise UserError(f"{cores}: no clicks are left; lower the filters or use more data")
     numbered = clicks.numbered(kept, tables["users"], tables["items"])
     counts = numbered.group_by("user").len().sort("user").collect(engine="streaming")["len"]
     offsets = np.concatenate([[0], np.cumsum(counts.to_numpy(), dtype=np.int64)])
     if offsets[-1] >= MOST_CLICKS:
         raise UserError(
-            f"--dataset: {offsets[-1]:,} clicks are left, expected fewer than {MOST_CLICKS:,}; use fewer"
+            f"--dataset: {offsets[-1]:,} clicks are left, expected fewer than {MOST_CLICKS:,}; "
+            "use fewer"
         )
     items = np.empty(offsets[-1], np.int32)
     times = np.empty(offsets[-1], np.int64)
-    least, parts = SORTED_AT_ONCE
-    for low, high in index.blocks(offsets, max(least, -(-offsets[-1] // parts))):
+    size = max(SORTED_AT_ONCE, -(-offsets[-1] // MOST_PARTS))
+    for low, high in index.blocks(offsets, size):
         part = clicks.in_order(numbered.filter(pl.col("user").is_between(low, high - 1))).collect(
             engine="streaming"
         )
@@ -163,10 +186,13 @@ def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
 
 
 def prepared(
-    clicked: Sequences, titles: pl.DataFrame | None, config: DataConfig
+    sequences: Sequences, titles: pl.DataFrame | None, config: DataConfig
 ) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame]]:
-    """Clicks in order -> the arrays and the tables of the prepared folder. Raises UserError if nothing is left to evaluate."""
-    items, times, offsets, tables = clicked
+    """Return the arrays and the tables of the prepared folder.
+
+    Raise UserError if there is nothing to evaluate.
+    """
+    items, times, offsets, tables = sequences
     parts = (
         split.leave_one_out(offsets)
         if config.split == "leave_one_out"
@@ -203,31 +229,13 @@ def prepared(
 def _pool(
     kind: str, items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
 ) -> np.ndarray:
-    """The items that negatives are drawn from, each as often as its weight: all once, or the training clicks."""
+    """Return the items that negatives are drawn from, each as often as its weight.
+
+    All items once if `kind` is uniform, the items of the training clicks if it is popularity.
+    """
     if kind == "uniform":
         return np.arange(1, num_items + 1)
-    spans = np.stack(
-        [train_ends - offsets[:-1], offsets[1:] - train_ends], axis=1
-    )  # of a user: trained, held out
-    return items[np.repeat(np.tile([True, False], len(spans)), spans.ravel())]
-
-
-def _split_settings(config: DataConfig) -> dict:
-    if config.split == "leave_one_out":
-        return {"kind": config.split}
-    return {
-        "kind": config.split,
-        "validation_time": config.validation_time,
-        "test_time": config.test_time,
-    }
-
-
-def _file(source: sources.Source, data_dir: Path) -> tuple[Path, sources.Layout]:
-    """The file of a source, downloaded if it is not there, and its layout."""
-    found = sources.existing_file(source, data_dir)
-    if found is None:
-        return download.fetch(source, data_dir), source.layout
-    return found
+    return items[index.is_training(offsets, train_ends)]
 
 
 def _from_memory(table: pl.DataFrame) -> readers.Clicks:
@@ -236,10 +244,11 @@ def _from_memory(table: pl.DataFrame) -> readers.Clicks:
 
 
 def source_digest(path: Path, cache_dir: Path) -> str:
-    """sha256 of a file. That of a large one is remembered in cache_dir while its size and time of change stay.
+    """Return a file's sha256.
 
-    A file changed within two seconds before it was hashed is hashed again: it may change within one
-    tick of the clock.
+    That of a large file is remembered in cache_dir until its size or modification time changes. A
+    file modified within two seconds before it was hashed is hashed again next time, since another
+    modification may have the same time.
     """
     stat = path.stat()
     if stat.st_size < HASHED_AT_ONCE:

@@ -1,27 +1,32 @@
-"""Text files row by row in Python: the slow twin of readers.py, which names the line of a bad row, or skips it."""
+"""Reads text files row by row in Python.
 
-import csv
+It is the slow counterpart of readers.py: it names the line of a bad row, or skips it.
+"""
+
 import dataclasses
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from data_prep.archives import open_text, readable
 from data_prep.columns import PARSERS
+from data_prep.csv_rows import split_rows
+from data_prep.forms import CsvForm, JsonForm, TextForm
 from data_prep.settings import UserError
-from data_prep.sources import Layout
 
-BATCH = 200_000
+BATCH = 200_000  # rows in memory at once
 SHOWN = 3
 EXPECTED_TIME = "a unix time or an ISO 8601 date-time, of one kind in the whole file"
+CLICK_SCHEMA = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
 class Row(NamedTuple):
-    """A row of a file: the line it begins at, (user, item, time) as text, or what is wrong with it."""
+    """A row of a file: its first line, and (user, item, time) as text or what is wrong with it."""
 
     line: int
     values: tuple[str, str, str] | None
@@ -36,83 +41,57 @@ class BadRows:
     first: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, message: str) -> None:
+        """Count a row, and keep the message about it if it is among the first."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(message)
 
 
-def text_rows(path: Path, layout: Layout, width: int) -> Iterator[Row]:
-    """The rows of a text file, blank lines left out. width: how many columns it has.
-
-    layout: with positions of the columns, or keys where the file is JSON. Raises UserError where
-    the file is damaged.
-    """
+def text_rows(path: Path, form: TextForm) -> Iterator[Row]:
+    """Yield the rows of a text file without blank lines. Raise UserError if it is damaged."""
     with readable(path), open_text(path) as stream:
-        yield from (
-            _json_rows(stream, layout)
-            if layout.kind == "json"
-            else _csv_rows(stream, layout, width)
-        )
+        if isinstance(form, JsonForm):
+            yield from _json_rows(stream, form)
+        else:
+            yield from _csv_rows(stream, form)
 
 
-def _csv_rows(stream: BinaryIO, layout: Layout, width: int) -> Iterator[Row]:
-    places = layout.user, layout.item, layout.time
-    for line, fields in itertools.islice(_fields(stream, layout), int(layout.header), None):
+def _csv_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[Row]:
+    positions = form.user, form.item, form.time
+    for line, fields in itertools.islice(split_rows(stream, form), int(form.header), None):
         if isinstance(fields, str):
             yield Row(line, None, fields)
         elif not fields:
             continue
-        elif len(fields) > width or len(fields) <= max(places):
-            yield Row(line, None, f"{len(fields)} fields, expected {width}")
+        elif len(fields) > form.width or len(fields) <= max(positions):
+            yield Row(line, None, f"{len(fields)} fields, expected {form.width}")
         elif any(map(_undecodable, fields)):
             yield Row(line, None, "not UTF-8 text")
         else:
-            yield _checked(line, [fields[place] for place in places])
+            yield _checked(line, fields[form.user], fields[form.item], fields[form.time])
 
 
-def _fields(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
-    """(line, fields) of each row, or (line, what is wrong) if it cannot be split. Bytes that are not UTF-8 stay, escaped."""
-    lines = (
-        line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
-        for n, line in enumerate(stream)
-    )
-    if not layout.quoted:
-        for n, line in enumerate(lines, 1):
-            text = line.rstrip("\r\n")
-            yield n, text.split(layout.separator) if text else []
-        return
-    reader = csv.reader(lines, delimiter=layout.separator)
-    while True:
-        line = reader.line_num + 1
-        try:
-            yield line, next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, f"not CSV ({error})"
-
-
-def _json_rows(stream: BinaryIO, layout: Layout) -> Iterator[Row]:
+def _json_rows(stream: io.BufferedIOBase, form: JsonForm) -> Iterator[Row]:
     for line, text in enumerate(stream, 1):
         if not text.strip():
             continue
         try:
-            found = json.loads(text.decode("utf-8-sig" if line == 1 else "utf-8"))
+            content = json.loads(text.decode("utf-8-sig" if line == 1 else "utf-8"))
         except UnicodeDecodeError:
             yield Row(line, None, "not UTF-8 text")
             continue
         except (ValueError, RecursionError) as error:
             yield Row(line, None, f"not JSON ({error})")
             continue
-        if not isinstance(found, dict):
-            yield Row(line, None, f"a {type(found).__name__}, expected a JSON object")
+        if not isinstance(content, dict):
+            yield Row(line, None, f"a {type(content).__name__}, expected a JSON object")
             continue
-        values = [found.get(key) for key in (layout.user, layout.item, layout.time)]
-        yield _checked(line, [_json_text(value) for value in values])
+        user, item, time = (_json_text(content.get(key)) for key in form)
+        yield _checked(line, user, item, time)
 
 
 def _json_text(value: object) -> str:
-    """A value as polars writes it in a text column."""
+    """Return a value as polars writes it in a text column."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, float) and value.is_integer():
@@ -120,29 +99,33 @@ def _json_text(value: object) -> str:
     return json.dumps(value)
 
 
-def _checked(line: int, values: list[str]) -> Row:
-    for role, value in zip(("user", "item", "timestamp"), values, strict=True):
+def _checked(line: int, user: str, item: str, time: str) -> Row:
+    """Return a row of these values, or one that says which is missing."""
+    for role, value in (("user", user), ("item", item), ("timestamp", time)):
         if value == "":
             return Row(line, None, f"no {role}")
-    return Row(line, tuple(values))
+    return Row(line, (user, item, time))
 
 
 def _undecodable(text: str) -> bool:
+    """Return whether a text holds bytes that were not UTF-8."""
     return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
-def sample_times(path: Path, layout: Layout, width: int, count: int = 1000) -> list[str]:
-    """The times of a text file's first good rows, as text."""
-    good = (row.values[2] for row in text_rows(path, layout, width) if row.values)
+def sample_times(path: Path, form: TextForm, count: int = 1000) -> list[str]:
+    """Return the times of a text file's first good rows, as text."""
+    good = (row.values[2] for row in text_rows(path, form) if row.values)
     return list(itertools.islice(good, count))
 
 
 def parse_rows(
     rows: Iterable[Row], kind: str, label: str, on_bad_rows: str, folder: Path
 ) -> tuple[pl.LazyFrame, BadRows]:
-    """Good rows -> parquet files in `folder`, scanned as columns user, item, time; memory holds one batch of them.
+    """Write the good rows to Parquet files in `folder`; return a scan of them, and the bad rows.
 
-    Raises UserError at the first bad row if on_bad_rows is 'error', and NotWhole (see columns.py).
+    The scan has the columns user, item and time. Memory holds one batch of rows. kind: of the
+    times, see columns.py. Raise UserError at the first bad row if on_bad_rows is 'error', and
+    NotWhole (see columns.py).
     """
     bad = BadRows()
     parse = PARSERS[kind]
@@ -151,9 +134,6 @@ def parse_rows(
         files.append(folder / f"part-{number}.parquet")
         pl.DataFrame(batch, schema=CLICK_SCHEMA, orient="row").write_parquet(files[-1])
     return (pl.scan_parquet(files, glob=False) if files else pl.LazyFrame(schema=CLICK_SCHEMA)), bad
-
-
-CLICK_SCHEMA = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
 def _batches(rows: Iterator[tuple]) -> Iterator[list[tuple]]:
@@ -168,6 +148,7 @@ def _times(
     on_bad_rows: str,
     bad: BadRows,
 ) -> Iterator[tuple[str, str, int]]:
+    """Yield the good rows with their times parsed; add the others to `bad`, or raise UserError."""
     for row in rows:
         problem = row.problem
         if row.values:
@@ -180,6 +161,6 @@ def _times(
         message = f"line {row.line}: {problem}"
         if on_bad_rows == "error":
             raise UserError(
-                f"{label}, {message}; mend the file or skip such rows with --on_bad_rows=skip"
+                f"{label}, {message}; correct the file or skip such rows with --on_bad_rows=skip"
             )
         bad.add(message)

@@ -1,4 +1,4 @@
-"""The catalogue: where each data set comes from, how its file is read, how it is filtered, how it is cited."""
+"""The catalogue of data sets: source, file layout, default filters, licence and citation."""
 
 import dataclasses
 import os
@@ -12,9 +12,11 @@ AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a file holds clicks. `user`, `item`, `time`: column names, or positions where there is no header.
+    """How a file holds clicks.
 
-    kind: csv, json (one object a line) or parquet. member: the file inside a zip archive.
+    kind: csv, json (one object a line) or parquet; "" where there is no file.
+    user, item, time: column names, or positions if there is no header.
+    columns: the number of columns of a file without header. member: the file in a zip archive.
     """
 
     kind: str
@@ -24,13 +26,16 @@ class Layout:
     separator: str = ","
     header: bool = True
     quoted: bool = True
-    columns: int = 0  # how many columns a file without header has
+    columns: int = 0
     member: str = ""
+
+
+NO_FILE = Layout(kind="")  # of generated data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Titles:
-    """Where an archive holds the titles of its items: id first, title second, in a member of the zip."""
+    """Where a zip archive holds the titles of its items: a member with lines of id and title."""
 
     member: str
     separator: str
@@ -39,39 +44,49 @@ class Titles:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """One data set: its file, its licence, its default filters (0 or 1: none)."""
+    """A data set: its file, its licence, its default filters (a core of 0 or 1 filters nothing).
+
+    md5: the official checksum, where one is published. other_file, other_layout: another file that
+    is used if it is in data_dir and `file` is not.
+    """
 
     name: str
     file: str = ""
     url: str = ""
-    md5: str = ""  # official, where one is published
+    md5: str = ""
     megabytes: int = 0
-    layout: Layout | None = None
+    layout: Layout = NO_FILE
     user_core: int = 1
     item_core: int = 1
     titles: Titles | None = None
-    other_file: str = ""  # used when it lies in data_dir and `file` does not
-    other_layout: Layout | None = None
+    other_file: str = ""
+    other_layout: Layout = NO_FILE
     licence: str = ""
     citation: str = ""
     time_unit: str = "seconds"
 
 
 # user, item, rating, time
-_RATINGS = {
-    "kind": "csv",
-    "user": 0,
-    "item": 1,
-    "time": 3,
-    "header": False,
-    "quoted": False,
-    "columns": 4,
-}
-_MOVIELENS = {
-    "licence": "For research; no redistribution without permission, no commercial use (GroupLens, see the archive's README).",
-    "citation": "F. M. Harper, J. A. Konstan. The MovieLens Datasets: History and Context. ACM TiiS 5(4), 2015.",
-    "item_core": 5,
-}
+_RATINGS = Layout(kind="csv", user=0, item=1, time=3, header=False, quoted=False, columns=4)
+
+
+def _movielens(
+    name: str, file: str, md5: str, megabytes: int, layout: Layout, titles: Titles
+) -> Source:
+    return Source(
+        name=name,
+        file=file,
+        url=f"{GROUPLENS}/{file}",
+        md5=md5,
+        megabytes=megabytes,
+        layout=layout,
+        titles=titles,
+        item_core=5,
+        licence="For research; no redistribution without permission, no commercial use "
+        "(GroupLens, see the archive's README).",
+        citation="F. M. Harper, J. A. Konstan. The MovieLens Datasets: History and Context. "
+        "ACM TiiS 5(4), 2015.",
+    )
 
 
 def _amazon(name: str, category: str, megabytes: int) -> Source:
@@ -84,34 +99,31 @@ def _amazon(name: str, category: str, megabytes: int) -> Source:
         user_core=5,
         item_core=5,
         other_file=f"ratings_{category}.csv",
-        other_layout=Layout(**_RATINGS),
+        other_layout=_RATINGS,
         licence="None stated by its publisher (J. McAuley, UCSD); for research.",
-        citation="R. He, J. McAuley. Ups and Downs: Modeling the Visual Evolution of Fashion Trends. WWW 2016.",
+        citation="R. He, J. McAuley. Ups and Downs: Modeling the Visual Evolution of Fashion "
+        "Trends. WWW 2016.",
     )
 
 
 CATALOGUE = {
     source.name: source
     for source in (
-        Source(
-            name="ml1m",
-            file="ml-1m.zip",
-            url=f"{GROUPLENS}/ml-1m.zip",
-            md5="c4d9eecfca2ab87c1945afe126590906",
-            megabytes=6,
-            layout=Layout(separator="::", member="ml-1m/ratings.dat", **_RATINGS),
-            titles=Titles(member="ml-1m/movies.dat", separator="::"),
-            **_MOVIELENS,
+        _movielens(
+            "ml1m",
+            "ml-1m.zip",
+            "c4d9eecfca2ab87c1945afe126590906",
+            6,
+            dataclasses.replace(_RATINGS, separator="::", member="ml-1m/ratings.dat"),
+            Titles(member="ml-1m/movies.dat", separator="::"),
         ),
-        Source(
-            name="ml100k",
-            file="ml-100k.zip",
-            url=f"{GROUPLENS}/ml-100k.zip",
-            md5="0e33842e24a9c977be4e0107933c0723",
-            megabytes=5,
-            layout=Layout(separator="\t", member="ml-100k/u.data", **_RATINGS),
-            titles=Titles(member="ml-100k/u.item", separator="|"),
-            **_MOVIELENS,
+        _movielens(
+            "ml100k",
+            "ml-100k.zip",
+            "0e33842e24a9c977be4e0107933c0723",
+            5,
+            dataclasses.replace(_RATINGS, separator="\t", member="ml-100k/u.data"),
+            Titles(member="ml-100k/u.item", separator="|"),
         ),
         _amazon("beauty", "Beauty", 44),
         _amazon("electronics", "Electronics", 496),
@@ -124,7 +136,10 @@ assert tuple(CATALOGUE) == DATASETS
 
 
 def find(config: DataConfig) -> Source:
-    """The catalogue's entry, or one made for a user's own file: its columns as set, and 5-core users and items."""
+    """Return the catalogue's entry, or one made for a user's own file.
+
+    The latter has the columns that the settings name, and 5-core users and items.
+    """
     suffix = file_suffix(config.dataset)
     if not suffix:
         return CATALOGUE[config.dataset]
@@ -151,7 +166,7 @@ def find(config: DataConfig) -> Source:
 
 
 def user_folder(flag: str | os.PathLike, variable: str, name: str) -> Path:
-    """The folder a flag names, else an environment variable, else one in the user's cache."""
+    """Return the folder of the flag, else of the environment variable, else one in the cache."""
     chosen = str(flag) or os.environ.get(variable, "")
     if chosen:
         return Path(chosen).expanduser()
@@ -160,16 +175,20 @@ def user_folder(flag: str | os.PathLike, variable: str, name: str) -> Path:
 
 
 def existing_file(source: Source, data_dir: Path) -> tuple[Path, Layout] | None:
-    """The file that holds a source and its layout, if it is there. Raises UserError if an own file is not."""
+    """Return a source's file and its layout, None if it has to be downloaded.
+
+    Raise UserError if a user's own file does not exist.
+    """
     if not source.url:
         path = Path(source.file)
         if not path.exists():
             known = ", ".join(DATASETS)
             raise UserError(
-                f"--dataset: no file {path.absolute()}; expected your own clicks there, or one of {known}"
+                f"--dataset: no file {path.absolute()}; name a file with your own clicks, or one "
+                f"of {known}"
             )
         if not path.is_file():
-            raise UserError(f"--dataset: {path} is not a file; expected one that holds your clicks")
+            raise UserError(f"--dataset: {path} is not a file; name a file with your own clicks")
         return path, source.layout
     if (data_dir / source.file).exists():
         return data_dir / source.file, source.layout

@@ -1,4 +1,7 @@
-"""Which clicks are for training and which are targets. Positions are flat: user 0's clicks, then user 1's, ..."""
+"""Which clicks are for training and which are targets.
+
+Positions are flat: user 0's clicks come first, then user 1's, and so on.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +9,7 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """train_ends [users]: one past a user's last training click. validation, test [T]: positions of the targets."""
+    """The position after each user's last training click [users], and targets' positions [T]."""
 
     train_ends: np.ndarray
     validation: np.ndarray
@@ -14,9 +17,9 @@ class Split(NamedTuple):
 
 
 def leave_one_out(offsets: np.ndarray) -> Split:
-    """A user's last click is a test target, the one before a validation target, if at least one more is left to train on.
+    """Make each user's last click a test target and the one before it a validation target.
 
-    Users with fewer than three clicks are wholly training. offsets: [users + 1].
+    Users with fewer than three clicks only train. offsets: [users + 1].
     """
     ends = offsets[1:]
     evaluated = np.diff(offsets) >= 3
@@ -27,15 +30,13 @@ def leave_one_out(offsets: np.ndarray) -> Split:
 def temporal(
     offsets: np.ndarray, times: np.ndarray, validation_time: float, test_time: float
 ) -> Split:
-    """Two cuts through all clicks, at the times before which lie about these shares of them.
+    """Cut all clicks at two times, before which lie these shares of them.
 
-    Training: clicks before the first cut. Validation target: a user's first click between the cuts.
-    Test target: a user's first click at the second cut or later. Clicks that share the second of a
-    cut lie all behind it. Only users with a training click have targets; a target's item may be new
-    to training. Nothing after a cut is used before it, but that the k-core is one of all clicks.
-    offsets: [users + 1]; times: [E],
-    ascending within a
-    user.
+    Training clicks are those before the first cut. The validation target is a user's first click
+    between the cuts, the test target the first at the second cut or later. Clicks at the very time
+    of a cut all lie after it. Only users with a training click have targets; a target's item may be
+    new to training. Nothing after a cut is used before it, except that the k-core is computed from
+    all clicks. offsets: [users + 1]; times: [E], ascending for each user.
     """
     cuts = [_cut(times, share) for share in (validation_time, test_time)]
     first, second = (_first_at(offsets, times, cut) for cut in cuts)
@@ -44,12 +45,12 @@ def temporal(
 
 
 def _cut(times: np.ndarray, share: float) -> int:
-    """The time of the click at a share of all clicks; behind the last click for the share 1."""
-    place = int(share * len(times))
-    return int(np.partition(times, place)[place]) if place < len(times) else int(times.max()) + 1
+    """Return the time before which a share of all clicks lies; for 1, after the last click."""
+    index = int(share * len(times))
+    return int(np.partition(times, index)[index]) if index < len(times) else int(times.max()) + 1
 
 
 def _first_at(offsets: np.ndarray, times: np.ndarray, cut: int) -> np.ndarray:
-    """[users]: the position of a user's first click at `cut` or later; one past the last if there is none."""
+    """Return [users]: each user's first click at `cut` or later; the end if there is none."""
     before = np.concatenate([[0], np.cumsum(times < cut)])
     return offsets[:-1] + np.diff(before[offsets])

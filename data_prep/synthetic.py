@@ -1,11 +1,11 @@
-"""The built-in data set: a walk over items in which the next click depends on the last two and on the user's taste."""
+"""The built-in data set: each click depends on the user's last two and on the user's taste."""
 
 import numpy as np
 import polars as pl
 
 from data_prep.negatives import below
 
-VERSION = 1  # of what a seed gives
+VERSION = 1  # to be raised whenever a seed gives other data
 USERS = 1500
 ITEMS = 300
 GROUPS = 4
@@ -15,14 +15,13 @@ HOUR = 3600
 
 
 def generate(seed: int) -> pl.DataFrame:
-    """About 30,000 clicks of 1500 users on 300 items: columns user, item, time (unix seconds), integers.
+    """Return about 30,000 clicks of 1500 users on 300 items.
 
-    Each item has one successor per group of users. A click is, in 8 of 10 cases, a successor: of
-    the last click in 3 of 4 of them, else of the one before; the own group's in 3 of 4, else any
-    group's. Otherwise it is drawn by popularity (weight 1/rank). No user clicks an item twice.
-    Integer arithmetic on
-    raw bits: the
-    same everywhere.
+    The columns user, item and time (unix seconds) are integers. Each item has one successor per
+    group of users. With probability 8/10 a click is a successor: of the last click with probability
+    3/4, else of the one before; in the user's own group with probability 3/4, else in any group.
+    Otherwise it is drawn by popularity (weight 1/rank). No user clicks an item twice. Integer
+    arithmetic on raw random bits makes it the same on every machine.
     """
     bits = np.random.PCG64(np.random.SeedSequence((seed, VERSION)))
     users = np.arange(USERS)

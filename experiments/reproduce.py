@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli.parser import Parser
+from ttt4rec_jax.paper import driver
 from ttt4rec_jax.paper import jobs as reproduce
 from ttt4rec_jax.training.interrupt import Interrupted
 
@@ -109,9 +110,7 @@ def main(argv: list[str]) -> int:
                 for name in ("data_dir", "cache_dir")
                 if (value := getattr(asked, name))
             ]
-            reproduce.run_all(
-                plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True)
-            )
+            driver.run_all(plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True))
         elif not plan.output.is_dir():
             raise UserError(
                 f"--report_only: {plan.output} is not there; name the folder of a reproduction with --output"

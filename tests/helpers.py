@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+import pytest
 from flax import nnx
 
 from data_prep.index import is_training
-from data_prep.settings import DataConfig
+from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig, program
@@ -224,7 +226,7 @@ def make_finished_job(job, output, good, seed_effect=0.02):
             for p in ("sampled", "full")
         }
         figures = {p: summarise(r) for p, r in ranks.items()}
-        epochs = config.train.epochs if config.model.model not in reproduce.FLOORS else 0
+        epochs = config.train.epochs if config.model.model not in reproduce.BASELINES else 0
         slow = config.model.model.startswith("comirec")
         history = []
         for epoch in range(1, epochs + 1):
@@ -388,3 +390,64 @@ def assert_same_lists(a, b, rtol=2e-4):
         assert x == y or np.isclose(
             score, dict(zip(b.ids, b.scores, strict=True))[x], rtol=rtol, atol=rtol
         )
+
+
+# --- data_prep/test_readers.py
+
+
+CLICK_ROWS = [("u1", "a", 30), ("u2", "b", 10), ("u1", "c", 20)]
+
+
+def as_lines(separator, header, rows=CLICK_ROWS):
+    """Return a header and rows as the text of a CSV file without quotes."""
+    return "".join(separator.join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def as_json(rows=CLICK_ROWS, keys=("user", "item", "time")):
+    """Return rows as the text of a file of JSON lines."""
+    return "".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows)
+
+
+def as_parquet(frame):
+    """Return a table as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def rows_of(clicks):
+    """Return clicks that were read as rows (user, item, time), with ids as text."""
+    return clicks.table.with_columns(pl.col("user", "item").cast(pl.String)).rows()
+
+
+def error_of(function, *args, **kwargs):
+    """Return the message, of one line, of the UserError that a call must raise."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- data_prep/test_prepare.py
+
+
+def random_clicks(seed=0, users=30, items=25, clicks=600):
+    """Return unsorted clicks (user, item, time) with integer ids and many equal times."""
+    rng = np.random.default_rng(seed)
+    columns = (
+        rng.integers(1, users, clicks),
+        rng.integers(1, items, clicks) * 7,
+        rng.integers(0, 40, clicks),
+    )
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def write_csv(path, rows):
+    """Write clicks with a header; return the path."""
+    path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    return path
+
+
+def contents(folder):
+    """Return the bytes of each file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,12 +1,12 @@
-"""Training step time as the catalogue grows, with dense Adam and with --sparse_embeddings.
+"""Measures a training step as the catalogue grows, with dense Adam and --sparse_embeddings.
 
-python experiments/benchmarks/catalogue.py --items 10000 100000 1000000 [--targets=every
---max_len=50] [--json=FILE]
+    python experiments/benchmarks/catalogue.py --items 10000 100000 1000000 \
+        [--targets=every --max_len=50] [--json=FILE]
 
-Clicks are generated in memory and drawn uniformly, so that hardly a row of a batch repeats: the
-worst case. A measurement is a dispatch of some steps, buffers donated, as a run does it. Temporary
-memory is beside
-parameters and their two moments: a copy of the item table would show there.
+Clicks are generated in memory and drawn uniformly, so that hardly any row of a batch repeats, which
+is the worst case. A measurement is a dispatch of several steps with donated buffers, as in a run.
+Temporary memory does not include parameters and their two moments: a copy of the item table would
+show there.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ttt4rec_jax.training.step import EpochSums
 
 
 def generated(num_items: int, num_users: int = 20_000) -> Dataset:
-    """Users of 3 to 60 clicks on items drawn uniformly; a token evaluation set."""
+    """Return users of 3 to 60 clicks on items drawn uniformly, and a token evaluation set."""
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
     items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)

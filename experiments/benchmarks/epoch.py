@@ -1,10 +1,9 @@
-"""Seconds of a training epoch, after compilation, for the models and protocols that peers are measured in.
+"""Measures a training epoch after compilation, in the settings in which peers are measured.
 
-python experiments/benchmarks/epoch.py --data_dir=... [--cases=beauty-sasrec,ml1m-paper]
-[--json=FILE]
+    python experiments/benchmarks/epoch.py --data_dir=DIR \
+        [--cases=beauty-sasrec,ml1m-paper] [--json=FILE]
 
-Epochs of the cases of one data set take turns, so that a drift of the machine's speed reaches all
-of them.
+The cases of one data set take turns, so that a drift of the machine's speed affects all of them.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from ttt4rec_jax.training.loop import copied
 
 EVERY = {"targets": "every", "num_negatives": 1}
 SHAPE = {"max_len": 50, "num_blocks": 2, "dropout": 0.2}
-CASES = {
+CASES: dict[str, tuple[str, dict, dict]] = {  # data set, model and training settings
     "beauty-sasrec": ("beauty", {"model": "sasrec"} | SHAPE, EVERY),
     "beauty-sasrec-padded": ("beauty", {"model": "sasrec"} | SHAPE, EVERY | {"length_buckets": 1}),
     "beauty-ttt-b1": ("beauty", {"mini_batch_size": 1} | SHAPE, EVERY),
@@ -37,13 +36,13 @@ CASES = {
 
 
 class Case:
-    """One case's trainer and state, between epochs."""
+    """A case's trainer and state between epochs."""
 
-    def __init__(self, name: str, dataset: Dataset):
+    def __init__(self, name: str, dataset: Dataset) -> None:
         _, model, train = CASES[name]
         self.name = name
         self.epochs = 0
-        self.seconds = []
+        self.seconds: list[float] = []
         config = Config(model=ModelConfig(**model), train=TrainConfig(**train))
         self.executables = compile_runs([config], dataset)
         self.training = self.executables.program.training
@@ -63,19 +62,18 @@ class Case:
         self.epochs += 1
 
     def row(self) -> dict:
+        """Return the case's row of the table."""
         median = sorted(self.seconds)[len(self.seconds) // 2]
         targets = int(self.training.examples.counts.sum())
-        lengths = "/".join(str(bucket.length) for bucket in self.training.buckets)
-        figures = {
+        return {
+            "case": self.name,
+            "lengths": "/".join(str(bucket.length) for bucket in self.training.buckets),
+            "steps": self.training.num_steps,
             "s_per_epoch": median,
             "fastest": min(self.seconds),
             "slowest": max(self.seconds),
+            "targets_per_s": targets / median,
         }
-        return (
-            {"case": self.name, "lengths": lengths, "steps": self.training.num_steps}
-            | figures
-            | {"targets_per_s": targets / median}
-        )
 
 
 def main() -> None:
@@ -86,18 +84,18 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
-    flags = parser.parse_args()
-    asked = flags.cases.split(",")
+    args = parser.parse_args()
+    names = args.cases.split(",")
     rows = []
     before = machine()
-    for name in dict.fromkeys(CASES[case][0] for case in asked):
-        dataset = load_dataset(prepare(DataConfig(dataset=name), flags.data_dir))
-        cases = [Case(case, dataset) for case in asked if CASES[case][0] == name]
-        for _ in range(flags.repeats):
+    for data in dict.fromkeys(CASES[name][0] for name in names):
+        dataset = load_dataset(prepare(DataConfig(dataset=data), args.data_dir))
+        cases = [Case(name, dataset) for name in names if CASES[name][0] == data]
+        for _ in range(args.repeats):
             for case in cases:
                 case.epoch()
         rows += [case.row() for case in cases]
-    show(rows, before, flags.json)
+    show(rows, before, args.json)
 
 
 if __name__ == "__main__":

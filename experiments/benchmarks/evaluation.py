@@ -1,20 +1,20 @@
-"""Seconds to rank an evaluation set, after compilation: 1:99, over the full catalogue, and both.
+"""Measures ranking an evaluation set after compilation: 1:99, the full catalogue, and both.
 
-python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=... [--items=1000000
---users=2048] [--json=FILE]
+    python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=DIR \
+        [--items=1000000 --users=2048] [--json=FILE]
 
---dataset is any that main.py takes; "" leaves it out. --items adds a catalogue generated in memory,
-in a process of its own,
-so that the peak is its own: process_mb is what that process ever held, parameters, program and all;
-temporary_mb is what ranking needs beside its arguments, the vectors of all items included. users x
-items never exists:
-see float32_scores_mb.
+--dataset is any that main.py accepts; "" skips it. --items adds a catalogue generated in memory, in
+a process of its own, so that its peak memory is its own. process_mb is that process's peak, with
+parameters and program; temporary_mb is what ranking needs in addition to its arguments, with the
+vectors of all items. A matrix of users x items, of float32_scores_mb, never exists.
 """
 
 import argparse
 import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,11 +29,14 @@ from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
 from ttt4rec_jax.metrics import PROTOCOLS
 
-ASKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
+RANKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
 
 
 def generated(num_items: int, num_users: int, num_negatives: int = 99) -> Dataset:
-    """Users of 3 to 60 clicks on items drawn uniformly; negatives may hit a click, which costs the same."""
+    """Return users of 3 to 60 clicks on items drawn uniformly.
+
+    Negatives may be clicked items, which makes no difference to the cost.
+    """
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
     items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)
@@ -46,7 +49,7 @@ def generated(num_items: int, num_users: int, num_negatives: int = 99) -> Datase
 
 
 def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
-    """A row for each way to rank the data set's test users."""
+    """Return a row for each way to rank the data set's test users."""
     clicks = batches.device_clicks(dataset)
     graphdef, stacked = models.split(
         model, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32)
@@ -60,12 +63,12 @@ def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
             dataset,
             clicks,
             model.max_len,
-            dict.fromkeys(("validation", "test"), asked),
+            dict.fromkeys(("validation", "test"), protocols),
         )
-        for name, asked in ASKED.items()
+        for name, protocols in RANKED.items()
     }
 
-    def ranks(evaluator):
+    def ranks(evaluator: Evaluator) -> Callable[[], Any]:
         return lambda: evaluator(params, "test")
 
     medians = interleaved(
@@ -94,7 +97,7 @@ def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
 
 
 def measure_generated(items: int, users: int, model: ModelConfig, repeats: int) -> list[dict]:
-    """`measure` of a generated catalogue."""
+    """Measure a generated catalogue."""
     return measure(generated(items, users), model, repeats)
 
 

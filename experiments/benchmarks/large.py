@@ -1,22 +1,21 @@
-"""Seconds and peak memory of a large data set's way: generated, prepared, trained for a slice of an epoch.
+"""Measures time and peak memory with a large data set: generate, prepare, train part of an epoch.
 
-python experiments/benchmarks/large.py --interactions=100000000 --work=DIR [--seconds=60]
-[--json=FILE] [-- flags of main.py]
+    python experiments/benchmarks/large.py --interactions=100000000 --work=DIR \
+        [--seconds=60] [--json=FILE] [-- flags of main.py]
 
-Each stage is a process of its own, so that its peak is its own. peak_mb is the kernel's high-water
-mark of what was resident, pages of mapped files among it, which the kernel drops when memory is
-short; anonymous_mb is what it cannot drop, the largest of samples half a second apart, which may
-miss a shorter peak. Training is interrupted --seconds after its first dispatch of steps, as by
-Ctrl-C: it saves its state and ends. first_step_s counts from the process's start to the end of that
-dispatch, and examples_per_s from there to the end of the last; the evaluation's program is compiled
-meanwhile, as in any run.
+Each stage is a process of its own, so that its peak memory is its own. peak_mb is the kernel's
+high-water mark of resident memory, including pages of mapped files, which the kernel drops when
+memory is short. anonymous_mb is what it cannot drop: the largest of samples half a second apart,
+which may miss a shorter peak. Training is interrupted --seconds after its first dispatch of steps,
+as by Ctrl-C: it saves its state and ends. first_step_s is the time from the process's start to the
+end of that dispatch; examples_per_s is the rate from there to the end of the last dispatch, while
+the evaluation's program is compiled, as in any run.
 
-What the stages leave in --work (clicks, prepared folder, run) is for you to delete; --stages=train
-uses what is there.
+The stages leave clicks, prepared folder and run in --work, for you to delete; --stages=train uses
+what is there.
 """
 
 import argparse
-import itertools
 import os
 import platform
 import re
@@ -26,21 +25,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("generate", "prepare", "train")
-CHUNK = 2_000_000  # clicks in memory at once; part of what a seed means
-# clicks of a user: the least, the mean, sigma of a lognormal law
-LEAST = 5
-MEAN = 100
-SPREAD = 1.2
-MOST_ITEMS = 1_000_000
-# seconds
-BEGIN = 1_600_000_000
-SPAN = 3 * 365 * 86_400
+GENERATE = Path(__file__).with_name("large_clicks.py")
 SAMPLED_S = 0.5
 SIGN = "the first dispatch is over"
 BYTES = 1 if platform.system() == "Darwin" else 1024  # of a unit of ru_maxrss
@@ -71,56 +61,11 @@ sys.exit(code)
 """
 
 
-def click_counts(interactions: int, rng):
-    """How often each of interactions / 100 users clicks: 5 times, and a long tail above."""
-    users = max(interactions // MEAN, 1)
-    weights = rng.lognormal(0, SPREAD, users)
-    return LEAST + rng.multinomial(interactions - LEAST * users, weights / weights.sum())
-
-
-def chunks(interactions: int, seed: int) -> Iterator:
-    """The clicks in order of time. A user's lie evenly over all chunks, an item's popularity falls as its rank ** -0.8."""
-    import numpy as np
-    import polars as pl
-
-    rng = np.random.default_rng(seed)
-    counts = click_counts(interactions, rng)
-    items = min(len(counts), MOST_ITEMS)
-    popularity = np.cumsum(np.arange(1, items + 1) ** -0.8)
-    item_ids = rng.permutation(items).astype(np.uint32)
-    phase = rng.random(len(counts))
-    before = np.zeros(len(counts), np.int64)
-    cuts = np.linspace(0, 1, -(-interactions // CHUNK) + 1)
-    for first, last in itertools.pairwise(cuts):
-        after = np.floor(counts * last + phase).astype(np.int64)
-        users = np.repeat(np.arange(len(counts), dtype=np.uint32), after - before)
-        rng.shuffle(users)
-        item = item_ids[np.searchsorted(popularity, rng.random(len(users)) * popularity[-1])]
-        seconds = BEGIN + np.sort(rng.integers(int(first * SPAN), int(last * SPAN), len(users)))
-        yield pl.DataFrame({"user": users, "item": item, "timestamp": seconds})
-        before = after
-
-
-def generate(path: Path, interactions: int, seed: int) -> None:
-    """Writes the clicks as Parquet, a chunk at a time."""
-    import polars as pl
-    from polars.io.plugins import register_io_source
-
-    def source(with_columns, predicate, n_rows, batch_size):
-        del (
-            with_columns,
-            predicate,
-            n_rows,
-            batch_size,
-        )  # hints for sources that hold more than is asked for
-        return chunks(interactions, seed)
-
-    schema = {"user": pl.UInt32, "item": pl.UInt32, "timestamp": pl.Int64}
-    register_io_source(source, schema=schema).sink_parquet(path)
-
-
 class Watched(NamedTuple):
-    """A process that has ended: what it wrote, its exit code, seconds, and megabytes; seconds until SIGN came, or None."""
+    """A process that has ended: its output, exit code, times and memory.
+
+    sign_seconds: the time until it wrote SIGN, None if it did not.
+    """
 
     output: str
     code: int
@@ -132,13 +77,14 @@ class Watched(NamedTuple):
 
 
 def watch(command: list[str], seconds_more: float = 0) -> Watched:
-    """Runs a command to its end. If it writes SIGN, it is interrupted (SIGINT) so many seconds later."""
+    """Run a command to its end; interrupt it (SIGINT) `seconds_more` after it writes SIGN."""
     began = time.perf_counter()
     output = b""
     anonymous = 0.0
     sign_seconds = None
     is_asked = False
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout
     pipe = process.stdout.fileno()
     while True:
         is_ready = select.select([pipe], [], [], SAMPLED_S)[0]
@@ -171,17 +117,17 @@ def watch(command: list[str], seconds_more: float = 0) -> Watched:
 
 
 def anonymous_mb(pid: int) -> float:
-    """A process's resident memory that no file stands behind; 0 where the system does not tell."""
+    """Return a process's resident memory that is not backed by files; 0 if it is unknown."""
     try:
-        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return 0.0
-    return int(found[1]) * 1024 / 1e6 if found else 0.0
+    return int(match[1]) * 1024 / 1e6 if match else 0.0
 
 
-def row(stage: str, done: Watched, **figures) -> dict:
-    """A stage's line of the table, with what only training has."""
-    trained = {"first_step_s": "", "steps": "", "examples_per_s": ""} | figures
+def row(stage: str, done: Watched, **measured: float) -> dict:
+    """Return a stage's row of the table; `measured` is what only training measures."""
+    trained = {"first_step_s": "", "steps": "", "examples_per_s": ""} | measured
     memory = {"peak_mb": round(done.peak_mb), "anonymous_mb": round(done.anonymous_mb)}
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else ""
     seconds = {"seconds": round(done.seconds, 1), "cpu_seconds": round(done.cpu_seconds, 1)}
@@ -189,25 +135,20 @@ def row(stage: str, done: Watched, **figures) -> dict:
 
 
 def check(stage: str, done: Watched, code: int = 0) -> None:
-    """Ends the benchmark if a stage did not end as it should."""
+    """Exit if a stage did not end with the expected exit code."""
     if done.code != code:
         raise SystemExit(f"{stage}: ended with {done.code}, expected {code}\n{done.output[-4000:]}")
 
 
 def generated(path: Path, interactions: int, seed: int) -> dict:
-    command = [
-        sys.executable,
-        __file__,
-        f"--interactions={interactions}",
-        f"--seed={seed}",
-        f"--generate={path}",
-    ]
+    """Generate the clicks; return the stage's row."""
+    command = [sys.executable, str(GENERATE), str(path), str(interactions), str(seed)]
     check("generate", done := watch(command))
     return row("generate", done)
 
 
 def prepared(path: Path, cache: Path) -> dict:
-    """Prepared from scratch: what an earlier preparation left of this file is removed."""
+    """Prepare from scratch, without the results of earlier preparations; return the stage's row."""
     for folder in cache.glob(f"{path.stem}-*"):
         shutil.rmtree(folder)
     check("prepare", done := watch([sys.executable, "-c", PREPARE, str(path), str(cache)]))
@@ -215,7 +156,7 @@ def prepared(path: Path, cache: Path) -> dict:
 
 
 def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[str]) -> dict:
-    """The first steps of an epoch."""
+    """Train the first steps of an epoch; return the stage's row."""
     shutil.rmtree(run_dir, ignore_errors=True)
     command = [
         sys.executable,
@@ -227,29 +168,32 @@ def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[
     ]
     done = watch([*command, *flags], seconds)
     check("train", done, 130)
-    examples = int(
-        re.search(r"([\d,]+) training examples an epoch", done.output)[1].replace(",", "")
-    )
-    epoch, step, steps = map(
-        int, re.search(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output).groups()
-    )
+    (examples,) = numbers(r"([\d,]+) training examples an epoch", done.output)
+    epoch, step, steps = numbers(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output)
     if epoch > 1:
         raise SystemExit(
-            f"train: an epoch of {steps} steps was over before {seconds:g} s were; give --seconds less"
+            f"train: an epoch of {steps:g} steps took less than {seconds:g} s; lower --seconds"
         )
-    from ttt4rec_jax.training.loop import (
-        FIRST_DISPATCH,  # imports JAX: not before, since a child's peak begins at its parent's
-    )
+    # imports JAX: not at the top, since a child's peak memory starts at its parent's
+    from ttt4rec_jax.training.loop import FIRST_DISPATCH
 
-    trained_s = float(re.search(r"trained for (\S+) s", done.output)[1])
+    (trained_s,) = numbers(r"trained for (\S+) s", done.output)
     rate = (step - FIRST_DISPATCH) * examples / steps / max(trained_s, 1e-9)
     return row(
         "train",
         done,
-        first_step_s=round(done.sign_seconds, 1),
-        steps=step,
+        first_step_s=round(done.sign_seconds or 0.0, 1),
+        steps=int(step),
         examples_per_s=round(rate),
     )
+
+
+def numbers(pattern: str, output: str) -> list[float]:
+    """Return the numbers in the groups of a pattern that a stage's output must contain."""
+    match = re.search(pattern, output)
+    if match is None:
+        raise SystemExit(f"no {pattern!r} in the output:\n{output[-4000:]}")
+    return [float(group.replace(",", "")) for group in match.groups()]
 
 
 def main() -> None:
@@ -257,9 +201,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--interactions", type=int, default=100_000_000)
-    parser.add_argument("--work", type=Path, help="folder of all that is written; made if need be")
+    parser.add_argument("--work", type=Path, help="folder for everything that is written")
     parser.add_argument(
-        "--stages", default=",".join(STAGES), help="to run; what the others make must be there"
+        "--stages", default=",".join(STAGES), help="stages to run; the others' results must exist"
     )
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="of training, after its first dispatch of steps"
@@ -268,13 +212,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="")
     parser.add_argument("flags", nargs="*", help="of main.py, after --")
-    parser.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.generate:
-        return generate(args.generate, args.interactions, args.seed)
     if not args.work:
         parser.error(
-            "--work: name a folder with room for the clicks and what is made of them, some 40 bytes a click"
+            "--work: name a folder with room for the clicks and what is made of them, about 40 "
+            "bytes a click"
         )
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

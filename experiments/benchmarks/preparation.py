@@ -1,14 +1,12 @@
-"""Wall time and peak memory of data preparation, raw archive to prepared folder with its evaluation sets.
+"""Measures wall time and peak memory of data preparation, from raw archive to prepared folder.
 
-    python experiments/benchmarks/preparation.py --data_dir ../shared/data --electronics --csv_rows
-    20000000 --json prepare.json
+    python experiments/benchmarks/preparation.py --data_dir ../shared/data \
+        --electronics --csv_rows 20000000 --json prepare.json
 
 Each run is a process of its own with an empty cache folder, so that imports, parsing, filters,
-negatives and the syncing of files all count; the raw file is likely in the page cache. The
-generated sets are as
-large as the real ones: Electronics with review texts (its k-core removes next to nothing), and
-ratings like MovieLens-20M's
-as plain CSV.
+negatives and the syncing of files all count; the raw file is probably in the page cache. The
+generated sets have the size of real ones: Electronics with review texts (its k-core removes next to
+nothing), and a CSV file of ratings like MovieLens-20M's.
 """
 
 import argparse
@@ -25,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REAL = {"ml1m": "ml-1m.zip", "beauty": "reviews_Beauty_5.json.gz"}
+WORDS = "the of and good product cable works great price bought this very well sound"
 PREPARE = """
 import json, sys
 from data_prep.prepare import prepare
@@ -35,7 +34,7 @@ print(json.dumps(json.loads((folder / "manifest.json").read_text())["counts"]))
 
 
 def generate_electronics(path: Path) -> None:
-    """192,403 users, 63,001 items and 1,689,188 reviews of 60 words, five or more of each user and item."""
+    """Write 1,689,188 reviews of 60 words by 192,403 users of 63,001 items, at least 5 of each."""
     import numpy as np
 
     users = 192_403
@@ -48,22 +47,7 @@ def generate_electronics(path: Path) -> None:
     item = rng.choice(items, reviews, p=popularity / popularity.sum())
     item[rng.permutation(reviews)[: 5 * items]] = np.repeat(np.arange(items), 5)
     seconds = rng.integers(900_000_000, 1_400_000_000, reviews) // 86_400 * 86_400
-    words = [
-        "the",
-        "of",
-        "and",
-        "good",
-        "product",
-        "cable",
-        "works",
-        "great",
-        "price",
-        "bought",
-        "this",
-        "very",
-        "well",
-        "sound",
-    ]
+    words = WORDS.split()
     texts = [" ".join(rng.choice(words, 60)) for _ in range(500)]
     rows = zip(
         np.repeat(np.arange(users), counts).tolist(), item.tolist(), seconds.tolist(), strict=True
@@ -71,14 +55,14 @@ def generate_electronics(path: Path) -> None:
     with gzip.open(path, "wt", compresslevel=3) as file:
         for n, (u, i, t) in enumerate(rows):
             file.write(
-                f'{{"reviewerID": "A{u:010d}", "asin": "B{i:08d}", "reviewerName": "someone", "helpful": [0, 0], '
-                f'"reviewText": "{texts[n % 500]}", "overall": 5.0, "summary": "Great", "unixReviewTime": {t}, '
-                '"reviewTime": "06 2, 2013"}\n'
+                f'{{"reviewerID": "A{u:010d}", "asin": "B{i:08d}", "reviewerName": "someone", '
+                f'"helpful": [0, 0], "reviewText": "{texts[n % 500]}", "overall": 5.0, '
+                f'"summary": "Great", "unixReviewTime": {t}, "reviewTime": "06 2, 2013"}}\n'
             )
 
 
 def generate_csv(path: Path, rows: int) -> None:
-    """Ratings of up to 138,000 users and 27,000 items, in no order."""
+    """Write unsorted ratings by up to 138,000 users of 27,000 items."""
     import numpy as np
     import polars as pl
 
@@ -93,13 +77,15 @@ def generate_csv(path: Path, rows: int) -> None:
 
 
 def measure(dataset: str, data_dir: Path, scratch: Path) -> dict:
-    """One preparation: seconds from start to end of its process, its peak memory, its counts."""
+    """Prepare once; return the seconds, peak memory and counts of the process."""
     with tempfile.TemporaryDirectory(dir=scratch) as cache:
         begin = time.perf_counter()
         command = [sys.executable, "-c", PREPARE, dataset, str(data_dir), cache]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        assert process.stdout
+        assert process.stderr
         output = process.stdout.read()
         errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -117,7 +103,7 @@ def measure(dataset: str, data_dir: Path, scratch: Path) -> dict:
 
 
 def report(name: str, dataset: str, data_dir: Path, repeats: int, scratch: Path) -> dict:
-    """Medians over some preparations, printed and returned."""
+    """Prepare `repeats` times; print and return the medians."""
     runs = [measure(dataset, data_dir, scratch) for _ in range(repeats)]
     result = {
         "name": name,
@@ -130,8 +116,9 @@ def report(name: str, dataset: str, data_dir: Path, repeats: int, scratch: Path)
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
     print(
-        f"{name:>12}: {result['seconds']:6.2f} s (fastest {result['fastest_seconds']:.2f}, cpu {result['cpu_seconds']:.2f}), "
-        f"peak {result['peak_rss_mb']} MB, {result['counts']['interactions']:,} clicks, load {result['load_average'][0]}",
+        f"{name:>12}: {result['seconds']:6.2f} s (fastest {result['fastest_seconds']:.2f}, "
+        f"cpu {result['cpu_seconds']:.2f}), peak {result['peak_rss_mb']} MB, "
+        f"{result['counts']['interactions']:,} clicks, load {result['load_average'][0]}",
         flush=True,
     )
     return result
@@ -144,24 +131,23 @@ def main() -> None:
     parser.add_argument(
         "--data_dir",
         default=os.environ.get("TTT4REC_DATA_DIR", ""),
-        help="where the real archives lie",
+        help="folder of the real archives",
     )
     parser.add_argument(
         "--electronics",
         action="store_true",
-        help="generate Electronics in full size and prepare it, too",
+        help="generate and prepare Electronics in full size as well",
     )
     parser.add_argument(
         "--csv_rows",
         type=int,
         default=0,
-        help="generate a CSV file of so many rows and prepare it, too",
+        help="generate and prepare a CSV file of this many rows as well",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write the results to")
-    parser.add_argument(
-        "--generate", help=argparse.SUPPRESS
-    )  # in a process of its own: a child's peak begins at its parent's
+    # in a process of its own: a child's peak memory starts at its parent's
+    parser.add_argument("--generate", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.generate:
         path = Path(args.generate)
@@ -194,7 +180,7 @@ def main() -> None:
 
 
 def generate(path: Path, *arguments: str) -> None:
-    """Has a process of its own write a generated file."""
+    """Write a generated file in a process of its own."""
     subprocess.run(
         [sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True
     )

@@ -1,10 +1,10 @@
-"""What one training step takes on each device of a mesh: memory and collectives, from the compiled program. Nothing is run.
+"""Reports a training step's memory and collectives on each device of a mesh; nothing is run.
 
-    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py --items 10000000 --mesh
-    data:4,model:2
+    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py \
+        --items 10000000 --mesh data:4,model:2
 
-The devices may be virtual: XLA partitions for them as for real ones, so that the figures need no
-cluster. Docs: docs/scaling.md.
+The numbers come from the compiled program. The devices may be virtual: XLA partitions for them as
+for real ones, so that no cluster is needed. See docs/scaling.md.
 """
 
 import argparse
@@ -31,12 +31,10 @@ from ttt4rec_jax.training.step import TrainState, make_run_steps, make_train_ste
 COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
 )
-LISTED_GROUPS = re.compile(
-    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})"
-)  # [4,2]<=[8] or {{0,1},{2,3}}
-MESH_GROUPS = re.compile(
-    r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}"
-)  # ['axis_0'=4,'axis_1'=2] {'axis_0'}
+# [4,2]<=[8] or {{0,1},{2,3}}
+LISTED_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
+# ['axis_0'=4,'axis_1'=2] {'axis_0'}
+MESH_GROUPS = re.compile(r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}")
 SHAPE = re.compile(r"(pred|[sufb]+\d+)\[([\d,]*)\]")
 BYTES = {
     "pred": 1,
@@ -52,8 +50,10 @@ BYTES = {
 }
 
 
-def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000):
-    """The program of training steps for a catalogue, compiled from shapes alone."""
+def compiled_step(
+    config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000
+) -> jax.stages.Compiled:
+    """Compile the program of training steps for a catalogue from shapes alone."""
     dataset = Dataset({"counts": {"items": num_items}}, *[None] * 5)
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: models.build(config.model, dataset, 0)), nnx.Param
@@ -93,17 +93,20 @@ def compiled_step(config: Config, num_items: int, mesh: DeviceMesh, clicks: int 
 
 
 def members(line: str) -> int:
-    """How many devices take part together in a collective."""
+    """Return how many devices take part together in the collective of a line of HLO."""
     if match := MESH_GROUPS.search(line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         return int(np.prod([int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2])]))
-    counted, listed = LISTED_GROUPS.search(line).groups()
-    return int(counted) if counted else listed.count(",") + 1
+    match = LISTED_GROUPS.search(line)
+    if match is None:
+        raise ValueError(f"no groups of devices in {line!r}")
+    size, listed = match.groups()
+    return int(size) if size else listed.count(",") + 1
 
 
-def collectives(hlo: str) -> Counter:
-    """{(kind, how many devices take part, shapes, bytes of each device): how often} of a program's text."""
-    found = Counter()
+def collectives(hlo: str) -> Counter[tuple[str, int, str, int]]:
+    """Count a program's collectives by (kind, participating devices, shapes, bytes a device)."""
+    counts: Counter[tuple[str, int, str, int]] = Counter()
     for line in hlo.splitlines():
         if match := COLLECTIVE.search(line):
             shapes = SHAPE.findall(match[1])
@@ -111,13 +114,12 @@ def collectives(hlo: str) -> Counter:
                 BYTES[kind] * int(np.prod([int(n) for n in axes.split(",") if n]))
                 for kind, axes in shapes
             )
-            found[
-                match[2], members(line), " ".join(f"{kind}[{axes}]" for kind, axes in shapes), size
-            ] += 1
-    return found
+            text = " ".join(f"{kind}[{axes}]" for kind, axes in shapes)
+            counts[match[2], members(line), text, size] += 1
+    return counts
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -149,12 +151,16 @@ def main():
     program = compiled_step(config, args.items, mesh)
     memory = program.memory_analysis()
     hlo = program.as_text()
+    if memory is None or hlo is None:
+        raise SystemExit("this platform's compiler reports neither memory nor the program's text")
     table = args.items * args.dim * 4
     print(
-        f"{args.model}, {args.items:,} items x {args.dim}, {args.mesh}, {args.batch_size} x {args.max_len} clicks, {args.loss}"
+        f"{args.model}, {args.items:,} items x {args.dim}, {args.mesh}, "
+        f"{args.batch_size} x {args.max_len} clicks, {args.loss}"
     )
     print(
-        f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, and twice that for Adam"
+        f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, "
+        "and twice that for Adam"
     )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
@@ -163,14 +169,14 @@ def main():
     }
     for name, size in sizes.items():
         print(f"{name:22}{size / 1e6:12,.1f} MB a device")
-    found = collectives(hlo)
-    print("collectives of a step (in the loop's body, once each):" if found else "no collectives")
-    for (kind, members, shapes, size), count in sorted(found.items(), key=lambda item: -item[0][3]):
-        print(f"  {count} x {kind} over {members:<4}{size / 1e6:12,.3f} MB  {shapes[:100]}")
+    counts = collectives(hlo)
+    print("collectives of a step (in the loop's body, once each):" if counts else "no collectives")
+    for (kind, size, shapes, volume), count in sorted(counts.items(), key=lambda x: -x[0][3]):
+        print(f"  {count} x {kind} over {size:<4}{volume / 1e6:12,.3f} MB  {shapes[:100]}")
     if args.json:
         rows = [
             {"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n}
-            for (k, d, s, b), n in found.items()
+            for (k, d, s, b), n in counts.items()
         ]
         args.json.write_text(
             json.dumps(

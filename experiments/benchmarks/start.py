@@ -1,10 +1,11 @@
-"""Wall seconds from the shell to the first training step of main.py, with an empty program cache and with a filled one.
+"""Measures wall time from the shell to main.py's first training step.
 
-python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR [--repeats=3] [--json=FILE] [--
-more flags of main.py]
+    python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR \
+        [--repeats=3] [--json=FILE] [-- more flags of main.py]
 
-The data are prepared once before. Each start is a process of its own, which ends when its first
-dispatch of steps is done.
+The compilation cache is empty in one half of the starts and filled in the other. The data are
+prepared once before. Each start is a process of its own, which ends after its first dispatch of
+steps.
 """
 
 import argparse
@@ -23,7 +24,7 @@ EXPERIMENTS = Path(__file__).parents[1]
 
 
 def child(began: float, argv: list[str]) -> None:
-    """main.py up to its first step; prints how long that took since `began`, and leaves."""
+    """Run main.py until its first step, print the seconds since `began` (time.time), and exit."""
     sys.path.insert(0, str(EXPERIMENTS))
     import main
 
@@ -39,7 +40,7 @@ def child(began: float, argv: list[str]) -> None:
 
 
 def start(work: Path, cache: str, flags: list[str]) -> float:
-    """Wall seconds of one start."""
+    """Return the wall seconds of one start."""
     run_dir = tempfile.mkdtemp(dir=work)
     argv = [f"--run_dir={run_dir}", f"--program_cache={work / cache}", *flags]
     command = [sys.executable, __file__, "--child", str(time.time()), *argv]

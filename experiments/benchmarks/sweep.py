@@ -1,10 +1,11 @@
-"""Wall time of a sweep over initializer_range as one program, against its runs one by one.
+"""Measures a sweep over initializer_range as one program, against separate runs.
 
-python experiments/benchmarks/sweep.py --dataset=beauty --data_dir=... [--epochs=10] [--json=FILE]
+    python experiments/benchmarks/sweep.py --dataset=beauty --data_dir=DIR \
+        [--epochs=10] [--json=FILE]
 
-Every run is a process of its own, start and compilation included, on prepared data. The separate
-runs are measured twice: each with an empty program cache, and one after another with the cache that
-the first one fills.
+Wall times are those of whole processes on prepared data, with start and compilation. The separate
+runs are measured twice: each with an empty compilation cache, and one after the other with the
+cache that the first one fills.
 """
 
 import argparse
@@ -21,7 +22,7 @@ RANGES = "0.001,0.002,0.005,0.01,0.02,0.05,0.1,0.2"
 
 
 def run(folder: Path, *flags: str) -> float:
-    """Wall seconds of main.py with these flags."""
+    """Return the wall seconds of main.py with these flags."""
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, str(MAIN), f"--run_dir={folder}", *flags],
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--ranges", default=RANGES)
     parser.add_argument(
-        "--separate", type=int, default=8, help="measure so many of the separate runs, and scale up"
+        "--separate",
+        type=int,
+        default=8,
+        help="measure this many of the separate runs, and scale up",
     )
     parser.add_argument("--json", default="")
     args = parser.parse_args()
@@ -54,13 +58,14 @@ def main() -> None:
             f"--epochs={args.epochs}",
             f"--data_dir={args.data_dir}",
         ]
+        # prepares the data
         run(
             work / "warm",
-            *shared[:1],
+            f"--dataset={args.dataset}",
             "--model=popularity",
-            *shared[2:],
+            f"--data_dir={args.data_dir}",
             f"--program_cache={work / 'c'}",
-        )  # prepares the data
+        )
         times = {
             "together": run(
                 work / "all",

@@ -1,25 +1,33 @@
-"""Timing shared by the benchmarks: compiled programs run in turns, so that whatever else the machine does hits all alike."""
+"""Timing shared by the benchmarks.
+
+Compiled programs take turns, so that other work on the machine affects all of them alike.
+"""
 
 import json
 import os
 import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 
-def interleaved(programs: dict, repeats: int, warmup: int = 2) -> dict[str, float]:
-    """Median milliseconds of each `name -> function of no arguments`, run one after the other, `repeats` times over.
 
-    Each timed call follows an untimed one of the same program: whoever comes after a program that
-    used much memory otherwise pays for it (half as much again at 10 ms), and ratios would depend on
-    the order of the
-    rows.
+def interleaved(
+    programs: Mapping[Name, Callable[[], Any]], repeats: int, warmup: int = 2
+) -> dict[Name, float]:
+    """Return the median milliseconds of each function of no arguments, by name.
+
+    They run in turns, `repeats` times each. An untimed call of the same program precedes each timed
+    one: a call that follows a memory-heavy program is otherwise slower (by half at 10 ms), so that
+    ratios would depend on the order of the rows.
     """
     for program in programs.values():
         for _ in range(warmup):
             jax.block_until_ready(program())
-    seconds = {name: [] for name in programs}
+    seconds: dict[Name, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
             jax.block_until_ready(program())
@@ -30,20 +38,22 @@ def interleaved(programs: dict, repeats: int, warmup: int = 2) -> dict[str, floa
 
 
 def machine() -> dict:
-    """What the numbers were measured on, and how busy it was."""
+    """Return what the numbers are measured on, and its load."""
+    has_affinity = hasattr(os, "sched_getaffinity")
     return {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
         "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
 
 
 def show(rows: list[dict], before: dict, json_file: str = "") -> None:
-    """Prints the machine and a table of rows that share their keys; writes both as JSON if a file is named."""
+    """Print the machine and a table of rows with the same keys; write both as JSON to json_file.
+
+    before: `machine()` at the start. json_file: "" for none.
+    """
     print(before)
     cells = [
         list(rows[0]),

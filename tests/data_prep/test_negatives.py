@@ -19,7 +19,7 @@ def history_of(sequences, num_items):
 
 @st.composite
 def problems(draw):
-    """Sequences over a small catalogue, and how many negatives each user leaves room for at most."""
+    """Draw sequences over a small catalogue, and how many negatives every user has room for."""
     num_items = draw(st.integers(2, 40))
     sequence = st.lists(st.integers(1, num_items), min_size=1, max_size=num_items + 5).filter(
         lambda s: len(set(s)) < num_items
@@ -52,24 +52,31 @@ def chi_square(observed, expected):
     ("count", "rounds"), [(3, negatives.ROUNDS), (24, negatives.ROUNDS), (24, (1,))]
 )
 def test_uniform_negatives_are_uniform(count, rounds, monkeypatch):
-    monkeypatch.setattr(
-        negatives, "ROUNDS", rounds
-    )  # after one round alone, many rows of 24 end in the exact draw
+    # after one round alone, many rows of 24 end in the exact draw
+    monkeypatch.setattr(negatives, "ROUNDS", rounds)
     users = 20_000
     free = 26
     history, _ = history_of([[1, 2, 3, 4]] * users, free + 4)
     drawn = negatives.draw(np.arange(users), history, np.arange(1, free + 5), count, (1, 0))
     observed = np.bincount(drawn.ravel(), minlength=free + 5)[5:]
-    assert (
-        chi_square(observed, users * count / free) < 60
-    )  # 25 degrees of freedom: passed once in 10^4 at most
+    # 25 degrees of freedom: exceeded by chance less than once in 10^4
+    assert chi_square(observed, users * count / free) < 60
     firsts = np.bincount(drawn[:, 0], minlength=free + 5)[5:]
     assert chi_square(firsts, users / free) < 60
 
 
-@pytest.mark.parametrize("pool", [[2, 2, 2, 2, 2, 2, 3, 3, 3, 4], [2] * 60_000 + [3] * 3 + [4]])
-def test_popular_negatives_come_one_after_another_in_proportion_to_clicks(pool):
-    """Two of three without replacement: P(a, b) = w_a / W * w_b / (W - w_a). The steep pool ends in the exact draw."""
+@pytest.mark.parametrize(
+    ("pool", "rounds"),
+    [
+        ([2, 2, 2, 2, 2, 2, 3, 3, 3, 4], negatives.ROUNDS),
+        ([2] * 60_000 + [3] * 3 + [4], (1,)),  # nearly every row ends in the exact draw
+    ],
+)
+def test_popular_negatives_come_one_after_another_in_proportion_to_clicks(
+    pool, rounds, monkeypatch
+):
+    """Two of three without replacement: P(a, b) = w_a / W * w_b / (W - w_a)."""
+    monkeypatch.setattr(negatives, "ROUNDS", rounds)
     users = 20_000
     history, _ = history_of([[1]] * users, 4)
     drawn = negatives.draw(np.arange(users), history, np.array(pool), 2, (2, 0))
@@ -89,16 +96,14 @@ def test_popular_negatives_are_only_items_that_are_trained_on():
         negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 4, (0, 0))
 
 
-def test_too_small_a_catalogue_is_an_error_that_says_what_would_do():
+def test_too_small_a_catalogue_is_an_error_that_names_a_remedy():
     history, _ = history_of([[1, 2], [1, 2, 3, 3]], 5)
     with pytest.raises(
         UserError, match=r"--eval_negatives=3.*leaves only 2 unclicked; set it to at most 2"
     ):
         negatives.draw(np.array([0, 1]), history, np.arange(1, 6), 3, (0, 0))
-    assert negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0)).shape == (
-        1,
-        3,
-    )  # user 0 leaves enough
+    enough = negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0))
+    assert enough.shape == (1, 3)
 
 
 def test_clicks_on_items_that_are_not_drawn_from_take_nothing_away():

@@ -1,46 +1,23 @@
-"""The prepared folder: its content against a brute-force twin, reuse, damage, kills and races."""
+"""The prepared folder holds what a brute-force preparation gives."""
 
 import dataclasses
 import json
 import os
-import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import polars as pl
 import pytest
+from helpers import contents, random_clicks, write_csv
 
-from data_prep import atomic, negatives, readers, sources, store
 from data_prep import prepare as module
+from data_prep import sources, store
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax.data.dataset import load_dataset
-
-
-def random_rows(seed=0, users=30, items=25, clicks=600):
-    """Clicks with many shared seconds, in no order; ids that are numbers, so that 10 comes after 9."""
-    rng = np.random.default_rng(seed)
-    columns = (
-        rng.integers(1, users, clicks),
-        rng.integers(1, items, clicks) * 7,
-        rng.integers(0, 40, clicks),
-    )
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def write_csv(path, rows):
-    path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
-    return path
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = write_csv(tmp_path / "clicks.csv", random_rows())
-    return DataConfig(dataset=str(path), eval_negatives=3, user_core=15, item_core=18)
 
 
 def brute(rows, user_core, item_core):
@@ -58,15 +35,11 @@ def brute(rows, user_core, item_core):
     }
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
-def test_folder_holds_what_the_brute_force_twin_says(config, tmp_path, split):
+def test_the_folder_equals_a_brute_force_preparation(config, tmp_path, split):
     config = dataclasses.replace(config, split=split, validation_time=0.5, test_time=0.8)
     folder = prepare(config, cache_dir=tmp_path / "cache")
-    expected = brute(random_rows(), 15, 18)
+    expected = brute(random_clicks(), 15, 18)
     assert 5 < len(expected) < 29
     dataset = load_dataset(folder)
     user_ids = pl.read_parquet(folder / "users.parquet")["id"].to_list()
@@ -110,7 +83,7 @@ def test_manifest_says_where_the_data_comes_from(config, tmp_path):
         cache_dir=tmp_path / "cache",
     )
     manifest = json.loads((folder / "manifest.json").read_text())
-    users = len(brute(random_rows(), 15, 18))
+    users = len(brute(random_clicks(), 15, 18))
     assert manifest["name"] == "clicks"
     assert manifest["source"]["file"] == "clicks.csv"
     assert manifest["source"]["bytes"] == Path(config.dataset).stat().st_size
@@ -135,12 +108,11 @@ def test_manifest_says_where_the_data_comes_from(config, tmp_path):
     assert manifest["sha256"] != store.content_digest(arrays)
 
 
-def test_own_files_are_five_core_unless_told_otherwise(tmp_path):
+def test_own_files_are_five_core_by_default(tmp_path):
     rows = [(u, i, 0) for u in range(1, 7) for i in range(1, 7)] + [(99, i, 0) for i in range(1, 5)]
     config = DataConfig(dataset=str(write_csv(tmp_path / "x.csv", rows)), eval_negatives=1)
-    with pytest.raises(
-        UserError, match="catalogue is too small"
-    ):  # all six users click all six items
+    # all six users click all six items
+    with pytest.raises(UserError, match="catalogue is too small"):
         prepare(config, cache_dir=tmp_path / "cache")
     rows += [(u, 100 + u * 10 + k, 0) for u in range(1, 7) for k in range(3)]
     write_csv(tmp_path / "x.csv", rows)
@@ -152,208 +124,23 @@ def test_own_files_are_five_core_unless_told_otherwise(tmp_path):
     assert json.loads((folder / "manifest.json").read_text())["counts"]["users"] == 7
 
 
-@pytest.fixture
-def makings(monkeypatch):
-    """How often a source was read."""
-    calls = []
-    read = readers.read
-    monkeypatch.setattr(readers, "read", lambda *args: calls.append(1) or read(*args))
-    return calls
-
-
-def test_same_source_and_settings_are_reused_and_others_are_not(config, tmp_path, makings):
-    cache = tmp_path / "cache"
-    first = prepare(config, cache_dir=cache)
-    before = contents(first)
-    path = Path(config.dataset)
-    os.utime(path, (1, 1))  # the content counts, not the time
-    assert prepare(config, cache_dir=cache) == first
-    assert len(makings) == 1
-    others = {
-        prepare(dataclasses.replace(config, **change), cache_dir=cache)
-        for change in (
-            {"user_core": 14},
-            {"item_core": 17},
-            {"split": "temporal"},
-            {"split": "temporal", "test_time": 0.95},
-            {"eval_negatives": 2},
-            {"negatives": "popularity"},
-            {"data_seed": 1},
-            {"on_bad_rows": "skip"},
-            {"user_col": "item", "item_col": "user", "user_core": 18, "item_core": 15},
-        )
-    }
-    assert len(others) == 9
-    assert first not in others
-    write_csv(path, random_rows(seed=1))
-    assert prepare(config, cache_dir=cache) not in {first, *others}
-    assert contents(first) == before
-
-
-def test_preparing_twice_gives_the_same_bytes(config, tmp_path):
-    folders = [prepare(config, cache_dir=tmp_path / name) for name in ("a", "b")]
-    assert folders[0].name == folders[1].name
-    assert contents(folders[0]) == contents(folders[1])
-
-
-@pytest.mark.parametrize("at_once", [(40, 1000), (1, 4)], ids=["of a size", "so many at most"])
-def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, at_once, monkeypatch):
+@pytest.mark.parametrize(("clicks", "most_parts"), [(40, 1000), (1, 4)])
+def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, clicks, most_parts, monkeypatch):
     whole = prepare(config, cache_dir=tmp_path / "whole")
     parts = []
     sort = module.clicks.in_order
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", clicks)
+    monkeypatch.setattr(module, "MOST_PARTS", most_parts)
     monkeypatch.setattr(
         module.clicks, "in_order", lambda clicks: [parts.append(1), sort(clicks)][1]
     )
     assert contents(prepare(config, cache_dir=tmp_path / "parts")) == contents(whole)
-    assert 2 < len(parts) <= (4 if at_once[1] == 4 else 1000)
-
-
-def damage_shorter(folder):
-    path = folder / "items.npy"
-    path.write_bytes(path.read_bytes()[:-4])
-
-
-def damage_bit(folder):
-    path = folder / "test_negatives.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def damage_missing(folder):
-    (folder / "users.parquet").unlink()
-
-
-def damage_manifest(folder):
-    (folder / "manifest.json").write_text("{")
-
-
-def damage_all(folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def damage_version(folder):
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 0'))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [damage_shorter, damage_bit, damage_missing, damage_manifest, damage_all, damage_version],
-    ids=lambda d: d.__name__,
-)
-def test_a_damaged_folder_is_made_again(config, tmp_path, damage, caplog):
-    cache = tmp_path / "cache"
-    folder = prepare(config, cache_dir=cache)
-    before = contents(folder)
-    assert store.verify(folder) == ""
-    damage(folder)
-    assert store.verify(folder) != ""
-    assert prepare(config, cache_dir=cache) == folder
-    assert contents(folder) == before
-    assert "is damaged" in caplog.text
-    assert os.listdir(cache) == [folder.name]
-
-
-@pytest.mark.parametrize("step", ["k_core", "draw", "write", "rename", "manifest"])
-def test_an_interrupted_preparation_leaves_nothing(config, tmp_path, monkeypatch, step):
-    class Killed(BaseException):
-        pass
-
-    def stop(*args, **kwargs):
-        raise Killed
-
-    cache = tmp_path / "cache"
-    with monkeypatch.context() as patch:
-        target, name = {
-            "k_core": (module.clicks, "k_core"),
-            "draw": (negatives, "draw"),
-            "write": (np, "save"),
-            "rename": (os, "rename"),
-            "manifest": (store, "content_digest"),
-        }[step]
-        patch.setattr(target, name, stop)
-        with pytest.raises(Killed):
-            prepare(config, cache_dir=cache)
-    assert os.listdir(cache) == []
-    assert store.verify(prepare(config, cache_dir=cache)) == ""
-
-
-KILLED = """
-import os, sys
-import numpy as np
-from data_prep.prepare import prepare
-from data_prep.settings import DataConfig
-saved, save = [], np.save
-def save_then_die(*args, **kwargs):
-    save(*args, **kwargs)
-    saved.append(1)
-    if len(saved) == 4:
-        os._exit(9)
-np.save = save_then_die
-prepare(DataConfig(dataset=sys.argv[1], eval_negatives=3, user_core=15, item_core=18), cache_dir=sys.argv[2])
-"""
-
-
-def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(config, tmp_path):
-    cache = tmp_path / "cache"
-    root = Path(module.__file__).parents[1]
-    code = subprocess.run(
-        [sys.executable, "-c", KILLED, config.dataset, str(cache)], cwd=root
-    ).returncode
-    assert code == 9
-    (left,) = cache.iterdir()
-    assert atomic.is_leftover(left)
-    folder = prepare(config, cache_dir=cache)
-    assert store.verify(folder) == ""
-    assert left.exists()  # it may be another process's that still works
-    old = time.time() - atomic.STALE_S - 60
-    os.utime(left, (old, old))
-    prepare(dataclasses.replace(config, data_seed=1), cache_dir=cache)
-    assert not left.exists()
-
-
-RACER = """
-import sys
-from pathlib import Path
-from data_prep import store
-from data_prep.prepare import prepare
-from data_prep.settings import DataConfig
-import time
-write = store.write
-def write_when_both_are_there(*args):
-    (Path(sys.argv[2]) / f"ready-{sys.argv[3]}").touch()
-    while len(list(Path(sys.argv[2]).glob("ready-*"))) < 2:
-        time.sleep(0.01)
-    write(*args)
-store.write = write_when_both_are_there
-print(prepare(DataConfig(dataset=sys.argv[1], eval_negatives=3, user_core=15, item_core=18), cache_dir=sys.argv[2]))
-"""
-
-
-def test_two_processes_that_prepare_at_once_are_both_fine(config, tmp_path):
-    cache = tmp_path / "cache"
-    root = Path(module.__file__).parents[1]
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, config.dataset, str(cache), str(n)],
-            cwd=root,
-            stdout=subprocess.PIPE,
-        )
-        for n in range(2)
-    ]
-    folders = {racer.communicate(timeout=60)[0].decode().strip() for racer in racers}
-    assert [racer.returncode for racer in racers] == [0, 0]
-    (folder,) = map(Path, folders)
-    assert store.verify(folder) == ""
-    assert sorted(p.name for p in cache.iterdir()) == [folder.name, "ready-0", "ready-1"]
+    assert 2 < len(parts) <= most_parts
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "HASHED_AT_ONCE", 0)
-    path = write_csv(tmp_path / "x.csv", random_rows())
+    path = write_csv(tmp_path / "x.csv", random_clicks())
     cache = tmp_path / "cache"
     old = time.time_ns() - 10 * module.RACY_NS
     os.utime(path, ns=(old, old))
@@ -370,9 +157,7 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, mon
 
 
 def test_titles_stand_beside_the_items(tmp_path):
-    from zipfile import ZipFile
-
-    rows = random_rows()
+    rows = random_clicks()
     with ZipFile(tmp_path / "ml-1m.zip", "w") as file:
         file.writestr("ml-1m/ratings.dat", "".join(f"{u}::{i}::5::{t}\n" for u, i, t in rows))
         file.writestr(
@@ -438,12 +223,6 @@ def test_settings_that_leave_nothing_to_do_are_errors(config, tmp_path, change, 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path / "cache") == []
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(config, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--cache_dir: cannot write to .*file"):
-        prepare(config, cache_dir=tmp_path / "file")
 
 
 def test_folders_come_from_the_flag_else_the_environment_else_the_cache(monkeypatch, tmp_path):

@@ -1,14 +1,18 @@
-"""The real archives: the counts that the literature gives. They are never committed; see the marker `realdata`."""
+"""The real archives give the counts of the literature.
+
+They are never committed; see the marker `realdata`.
+"""
 
 import json
 import os
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import polars as pl
 import pytest
 
-from data_prep import sources
+from data_prep import index, sources
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
 from ttt4rec_jax.data.dataset import load_dataset
@@ -45,9 +49,8 @@ def test_counts(name, users, items, interactions, cache):
         "validation": users,
         "test": users,
     }
-    if (
-        name == "electronics" and dataset.manifest["counts"]["users"] == 192_403
-    ):  # the whole set, not the sample
+    # the whole set instead of the sample
+    if name == "electronics" and dataset.manifest["counts"]["users"] == 192_403:
         counts = {
             "users": 192_403,
             "items": 63_001,
@@ -69,18 +72,16 @@ def test_counts(name, users, items, interactions, cache):
 
 
 def test_movielens_keeps_the_archive_s_order_within_a_second(cache):
-    from zipfile import ZipFile
-
     folder = prepared("ml1m", cache)
-    rows = [
-        tuple(map(int, line.split(b"::")))
-        for line in ZipFile(ARCHIVES / "ml-1m.zip").read("ml-1m/ratings.dat").split()
-    ]
+    text = ZipFile(ARCHIVES / "ml-1m.zip").read("ml-1m/ratings.dat").replace(b"::", b" ")
+    users, clicked, _, times = np.array(text.split(), np.int64).reshape(-1, 4).T
     items = pl.read_parquet(folder / "items.parquet")
-    numbers = {item: number for number, item in enumerate(items["id"], 1)}
-    expected = sorted((row for row in rows if row[1] in numbers), key=lambda row: (row[0], row[3]))
-    assert np.load(folder / "items.npy").tolist() == [numbers[row[1]] for row in expected]
-    assert np.load(folder / "timestamps.npy").tolist() == [row[3] for row in expected]
+    ids = items["id"].to_numpy()
+    order = np.lexsort((times, users))  # stable
+    order = order[np.isin(clicked[order], ids)]
+    numbers = np.searchsorted(ids, clicked[order]) + 1
+    np.testing.assert_array_equal(np.load(folder / "items.npy"), numbers)
+    np.testing.assert_array_equal(np.load(folder / "timestamps.npy"), times[order])
     assert items.filter(id=1)["title"].item() == "Toy Story (1995)"
 
 
@@ -89,7 +90,7 @@ def test_temporal_split_of_real_data(name, cache):
     folder = prepared(name, cache, split="temporal", negatives="popularity")
     dataset = load_dataset(folder)
     times = np.load(folder / "timestamps.npy")
-    trained = np.arange(len(times)) < np.repeat(dataset.train_ends, np.diff(dataset.offsets))
+    trained = index.is_training(dataset.offsets, dataset.train_ends)
     latest = times[trained].max()
     validation = times[dataset.validation.positions]
     test = times[dataset.test.positions]

@@ -47,21 +47,21 @@ def test_wrong_flags_are_refused_by_the_settings_alone(flags, message):
 
 
 def test_settings_and_catalogue_import_neither_jax_nor_polars():
-    code = "import sys, data_prep.settings, data_prep.sources; print({'jax', 'polars', 'numpy'} & set(sys.modules))"
-    root = Path(settings.__file__).parents[1]
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
-        ).stdout
-        == "set()\n"
+    code = (
+        "import sys, data_prep.settings, data_prep.sources\n"
+        "print({'jax', 'polars', 'numpy'} & set(sys.modules))"
     )
+    root = Path(settings.__file__).parents[1]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".inter", ".jsonl", ".json", ".parquet"])
 def test_a_file_that_is_not_there(tmp_path, suffix):
     config = DataConfig(dataset=str(tmp_path / f"clicks{suffix}"))
     with pytest.raises(
-        UserError, match=r"--dataset: no file .*clicks\S*; expected your own clicks there"
+        UserError, match=r"--dataset: no file .*clicks\S*; name a file with your own clicks"
     ):
         prepare(config, cache_dir=tmp_path / "cache")
     (tmp_path / f"clicks{suffix}").mkdir()
@@ -84,7 +84,7 @@ def test_default_filters():
     assert (own.name, own.user_core, own.item_core, own.layout.separator) == ("my", 5, 5, "\t")
 
 
-def test_every_entry_that_is_downloaded_says_whence_and_under_which_licence():
+def test_every_downloaded_entry_has_a_source_and_a_licence():
     for source in sources.CATALOGUE.values():
         assert source.licence
         assert source.citation

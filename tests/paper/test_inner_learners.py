@@ -1,4 +1,4 @@
-"""The report on Figure 3's inner learners: what is drawn and said is what the runs recorded."""
+"""The report's section on inner learners shows what Figure 3's runs recorded."""
 
 import json
 
@@ -8,12 +8,13 @@ import scipy.stats
 from helpers import epoch_lines, make_finished_job
 
 from ttt4rec_jax import plots
-from ttt4rec_jax.paper import claims, inner_learners, jobs, report
+from ttt4rec_jax.paper import inner_learners, jobs, report
 from ttt4rec_jax.paper.jobs import BATCHES, RANGES, Plan
+from ttt4rec_jax.paper.results import figure3_grid
 
 
 def stats(initializer_range, mini_batch_size, seed):
-    """An epoch's "ttt_stats" of two blocks and two heads whose means are in closed form."""
+    """Return an epoch's "ttt_stats", of two blocks and two heads, with means in closed form."""
     after = 4 * (1 - 0.1 / mini_batch_size)
     figures = {
         "loss_before": [4.0, 4.0],
@@ -26,7 +27,7 @@ def stats(initializer_range, mini_batch_size, seed):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A reproduction of Figure 3 whose runs have recorded their inner learners; one of them has a figure of no value."""
+    """A finished grid whose runs recorded their inner learners; one value of one run is null."""
     plan = Plan(tmp_path_factory.mktemp("grid"), parts=("figure3",), datasets=("beauty",), seeds=2)
     job = jobs.grid(plan)
     make_finished_job(job, plan.output, {})
@@ -41,36 +42,34 @@ def recorded(tmp_path_factory):
     return plan
 
 
-def cells_of(plan):
-    return claims.values_of(report.grid_of(plan, report.collect(plan)))
+@pytest.fixture(scope="module")
+def grid(recorded):
+    return figure3_grid(recorded, report.collect(recorded))
 
 
-def test_the_grid_asks_for_what_it_reports(recorded):
+def test_the_grid_records_what_it_reports(recorded):
     assert all(config.record.ttt_stats for config in jobs.grid(recorded).combinations.values())
 
 
-def test_a_cells_figures_are_means_over_heads_blocks_and_seeds(recorded):
-    found = inner_learners.by_cell(cells_of(recorded))
-    assert set(found) == {(r, b) for r in RANGES for b in BATCHES}
-    for (r, b), figures in found.items():
-        seeds = 0.0 if (r, b) == (0.5, 10) else 0.5  # there seed 1 has no figures
-        assert figures == pytest.approx(
+def test_a_points_statistics_are_means_over_heads_blocks_and_seeds(grid):
+    points = inner_learners.grid_statistics(grid)
+    assert set(points) == {(r, b) for r in RANGES for b in BATCHES}
+    for (r, b), values in points.items():
+        seeds = 0.0 if (r, b) == (0.5, 10) else 0.5  # seed 1 of that point has a null
+        assert values == pytest.approx(
             {"reduction": 0.1 / b, "weight_change": 0.1 / r + seeds, "step": 0.02}
         )
 
 
-def test_the_report_draws_a_line_a_size_over_the_range_and_says_what_is_there(
-    recorded, monkeypatch
-):
+def test_the_report_draws_and_describes_the_statistics_over_the_range(recorded, grid, monkeypatch):
     drawn = []
     draw = plots.lines_by_range
     monkeypatch.setattr(
         plots, "lines_by_range", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
     )
     text, page = (path.read_text() for path in report.write(recorded))
-    assert (recorded.output / "figure3-inner.png").stat().st_size < 100_000 and page.count(
-        "data:image/png;base64,"
-    ) == 2
+    assert (recorded.output / "figure3-inner.png").stat().st_size < 100_000
+    assert page.count("data:image/png;base64,") == 2
     reduction, change, rate = drawn[0].axes
     assert [axes.get_xscale() for axes in drawn[0].axes] == ["log"] * 3
     for axes, value in ((reduction, lambda r, b: 0.1 / b), (rate, lambda r, b: 0.02)):
@@ -79,34 +78,29 @@ def test_the_report_draws_a_line_a_size_over_the_range_and_says_what_is_there(
         for line, b in zip(lines, BATCHES, strict=True):
             assert list(line.get_xdata()) == list(RANGES)
             assert list(line.get_ydata()) == pytest.approx([value(r, b) for r in RANGES])
-    assert (
-        change.get_yscale() == "log"
-        and reduction.get_yscale() == "linear"
-        and "initializer_range" in rate.get_xlabel()
-    )
+    assert change.get_yscale() == "log"
+    assert reduction.get_yscale() == "linear"
+    assert "initializer_range" in rate.get_xlabel()
     assert [t.get_text() for t in drawn[0].legends[0].get_texts()] == [
         f"mini_batch_size {b}" for b in BATCHES
     ]
-    # the figures of the two ends, the means over sizes; 101 = .1 / .001 + 1 / 2, .575 = .2 + 3 / 4
-    # of 1 / 2
+    # The means over sizes at both ends of the range; .575 = .1 / .5 + 3 / 4 of 1 / 2
     assert "fall of the inner loss: 4.5% at 0.001, 4.5% at 0.5" in text
-    assert (
-        "weight change: 100 at 0.001, 0.575 at 0.5" in text
-        and "24 cells" in text
-        and "24 of 24 cells" in text
-    )
-    assert "no rank correlation can be given" in text, "the rates are all equal"
-    cells = cells_of(recorded)
-    ndcg = [
-        np.mean([x.result["validation"]["sampled"]["ndcg@5"] for x in runs.values()])
-        for runs in cells.values()
-    ]
-    of = inner_learners.by_cell(cells)
-    rho = scipy.stats.spearmanr([of[cell]["weight_change"] for cell in cells], ndcg).statistic
-    assert (
-        f"0.575 at 0.5; in the best cell {of[max(of, key=dict(zip(cells, ndcg, strict=True)).get)]['weight_change']:.3g}; "
-        in text
-    )
+    assert "weight change: 100 at 0.001, 0.575 at 0.5" in text
+    assert "24 cells" in text
+    assert "24 of 24 cells" in text
+    assert "the rank correlation is undefined" in text, "the rates are all equal"
+    ndcg = {
+        point: np.mean([x.result["validation"]["sampled"]["ndcg@5"] for x in by_seed.values()])
+        for point, by_seed in grid.items()
+    }
+    changes = {
+        point: values["weight_change"]
+        for point, values in inner_learners.grid_statistics(grid).items()
+    }
+    rho = scipy.stats.spearmanr(list(changes.values()), [ndcg[p] for p in changes]).statistic
+    best = max(ndcg, key=ndcg.get)
+    assert f"0.575 at 0.5; in the best cell {changes[best]:.3g}; " in text
     assert f"rank correlation with NDCG@5 {rho:+.2f}" in text
 
 
@@ -114,32 +108,27 @@ def test_a_grid_without_records_says_so(tmp_path):
     plan = Plan(tmp_path, parts=("figure3",), datasets=("beauty",), seeds=1)
     make_finished_job(jobs.grid(plan), tmp_path, {})
     text = report.write(plan)[0].read_text()
-    assert (
-        "Not recorded" in text
-        and "figure3.png" in text
-        and not (tmp_path / "figure3-inner.png").exists()
-    )
+    assert "Not recorded" in text
+    assert "figure3.png" in text
+    assert not (tmp_path / "figure3-inner.png").exists()
 
 
 def test_a_run_that_recorded_nothing_is_not_a_run_of_other_settings(tmp_path):
     plan = Plan(tmp_path, parts=("figure3",), datasets=("beauty",), seeds=1)
     job = jobs.grid(plan)
-    make_finished_job(job, tmp_path, {})
-    for folder in job.folders(tmp_path).values():
+    for name, folder in job.folders(tmp_path).items():
+        folder.create(job.combinations[name])
+        folder.result.write_text("{}")
         saved = json.loads(folder.config.read_text())
         del saved["record"]
         folder.config.write_text(json.dumps(saved))
     assert job.is_finished(tmp_path)
 
 
-def test_rank_correlation_is_spearmans():
-    rng = np.random.default_rng(0)
-    for size in (3, 10, 40):
-        a = rng.integers(0, 8, size)
-        b = rng.normal(size=size)
-        assert inner_learners.rank_correlation(a, b) == pytest.approx(
-            scipy.stats.spearmanr(a, b).statistic
-        )
+def test_rank_correlation_is_spearmans_with_ties_and_undefined_without_variation():
+    # ranks (1, 2.5, 2.5, 4) and (2, 1, 3, 4)
+    expected = np.corrcoef([1, 2.5, 2.5, 4], [2, 1, 3, 4])[0, 1]
+    assert inner_learners.rank_correlation([1, 5, 5, 9], [3, 2, 7, 8]) == pytest.approx(expected)
     assert np.isnan(inner_learners.rank_correlation([1, 1, 1], [1, 2, 3]))
     assert np.isnan(inner_learners.rank_correlation([1, 2], [1, 2]))
 
@@ -150,10 +139,8 @@ def test_curves_show_the_inner_learners_of_runs_that_recorded_them():
     figure = plots.curves({"a": epoch_lines(2), "b": lines})
     loss, change, step = figure.axes[3:]
     before, after = loss.get_lines()
-    assert (
-        list(before.get_ydata()) == pytest.approx([4.0] * 3)
-        and before.get_markerfacecolor() == "white"
-    )
+    assert list(before.get_ydata()) == pytest.approx([4.0] * 3)
+    assert before.get_markerfacecolor() == "white"
     assert list(after.get_ydata()) == pytest.approx([4 * (1 - 0.1 / b) for b in (1, 2, 3)])
     assert list(change.get_lines()[0].get_ydata()) == pytest.approx([1.0] * 3), (
         "the run without records has no line"

@@ -1,0 +1,128 @@
+"""Splits CSV files into rows of fields, and notices quotes that are never closed."""
+
+import collections
+import contextlib
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.archives import open_text, readable
+from data_prep.columns import is_time
+from data_prep.forms import CsvForm
+
+MOST_LINES = 100  # of a row; titles and even reviews have fewer
+OPEN = "a quote that opens a field of this row"
+CLOSED = "expected one at the field's end too"
+
+
+def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield each row's first line and its fields, or what is wrong if it cannot be split.
+
+    Bytes that are not UTF-8 are kept, escaped.
+    """
+    lines = (
+        line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
+        for n, line in enumerate(stream)
+    )
+    if form.quoted:
+        yield from _quoted_fields(lines, form)
+        return
+    for number, text in enumerate(lines, 1):
+        text = text.rstrip("\r\n")
+        yield number, text.split(form.separator) if text else []
+
+
+def _quoted_fields(lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield what split_rows does, for rows whose quoted fields may span lines.
+
+    A quote that is never closed, or only by a stray one, costs the first line of its row alone: the
+    lines that it swallowed are read again.
+    """
+    taken: list[str] = []  # the lines of the current row
+    again: collections.deque[str] = collections.deque()  # lines to be read again
+
+    def take() -> str | None:
+        if len(taken) == MOST_LINES:
+            raise csv.Error(f"{OPEN} is not closed within {MOST_LINES} lines, {CLOSED}")
+        text = again.popleft() if again else next(lines, None)
+        if text is None and taken:
+            raise csv.Error(f"{OPEN} is never closed, {CLOSED}")
+        if text is not None:
+            taken.append(text)
+        return text
+
+    reader = csv.reader(iter(take, None), delimiter=form.separator)
+    number = 1
+    while True:
+        fields: list[str] | str
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields = f"not CSV ({error})"
+        if len(taken) > 1 and not isinstance(fields, str) and _is_stray(taken, form):
+            fields = f"not CSV ({OPEN} swallows the lines after it, {CLOSED})"
+        if isinstance(fields, str):
+            again.extendleft(reversed(taken[1:]))
+            del taken[1:]
+        yield number, fields
+        number += len(taken)
+        taken.clear()
+
+
+def count_rows(path: Path, form: CsvForm) -> int:
+    """Return how many rows a CSV file has, its header included; -1 if a quote may be a stray one.
+
+    Only rows of several lines are split into fields: those from one line with an odd number of
+    quotes to the next.
+    """
+    count = 0
+    taken: list[str] = []
+    with readable(path), open_text(path) as stream:
+        for line in stream:
+            is_odd = line.count(b'"') % 2 == 1
+            if taken or is_odd:
+                taken.append(line.decode("utf-8", "surrogateescape"))
+            if not taken:
+                count += 1
+            elif is_odd and len(taken) > 1:
+                if _is_stray(taken, form):
+                    return -1
+                taken.clear()
+                count += 1
+            elif len(taken) == MOST_LINES:
+                return -1
+    return -1 if taken else count
+
+
+def _is_stray(lines: list[str], form: CsvForm) -> bool:
+    """Return whether the quotes that join several lines to one row are stray ones.
+
+    They are if the row violates RFC 4180, if an inner line is a row by itself, or if both its first
+    and its last line are. One of these two alone may look like a row in a sound file: the first if
+    a text of several lines is the last field, the last if it is the first field.
+    """
+    reader = csv.reader(lines, delimiter=form.separator, strict=True)
+    try:
+        fields = next(reader)
+    except csv.Error:
+        return True
+    least = 1 + max(form.user, form.item, form.time)
+    if reader.line_num < len(lines) or not least <= len(fields) <= form.width:
+        return True
+    alone = [_is_click(line, form) for line in lines]
+    return any(alone[1:-1]) or (alone[0] and alone[-1])
+
+
+def _is_click(line: str, form: CsvForm) -> bool:
+    """Return whether a line is a row by itself, with its quotes read as quotes or as letters."""
+    splits = [line.rstrip("\r\n").split(form.separator)]
+    with contextlib.suppress(csv.Error):
+        splits += csv.reader([line], delimiter=form.separator)
+    for fields in splits:
+        has_ids = len(fields) == form.width and "" not in (fields[form.user], fields[form.item])
+        if has_ids and is_time(fields[form.time]):
+            return True
+    return False

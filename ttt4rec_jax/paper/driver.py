@@ -1,0 +1,202 @@
+"""Trains a plan's jobs, a process of main.py each, and keeps a journal. Imports no JAX.
+
+One process a job keeps memory bounded and an interruption clean: a finished run is kept and an
+unfinished one is resumed by the next call.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ttt4rec_jax.paper.jobs import Job, Plan, jobs
+from ttt4rec_jax.training.interrupt import Interrupted, StopRequest
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "polars",
+    "matplotlib",
+    "ttt4rec_jax",
+)
+STOPPED = 130  # exit code of a process that ended on request
+POLL_S = 0.1
+
+
+class RunningJob(NamedTuple):
+    """A process of main.py, the cores that it was given, and when it started (perf_counter)."""
+
+    job: Job
+    process: subprocess.Popen
+    cores: tuple[int, ...]
+    started: float
+
+
+def run_all(
+    plan: Plan,
+    main: Path,
+    more_flags: list[str],
+    at_once: int = 1,
+    log: Callable[[str], object] = print,
+) -> None:
+    """Train what is not finished yet; a failed job does not stop the others.
+
+    main: the path of main.py, called with the job's flags and `more_flags`. at_once: the number of
+    parallel processes, each on its own share of the cores where the system supports it.
+    Raise Interrupted after SIGINT or SIGTERM, UserError if a folder holds runs of other settings.
+    """
+    planned = jobs(plan)
+    waiting = [job for job in planned if not job.is_finished(plan.output)]
+    total = len(waiting)
+    logs = plan.output / "logs"
+    log(f"{len(planned)} runs, {len(planned) - total} already finished; logs in {logs}")
+    machine = environment()
+    free = core_shares(at_once)
+    running: list[RunningJob] = []
+    stop_sent = False
+    with StopRequest() as stop:
+        while running or (waiting and not stop.asked):
+            while waiting and free and not stop.asked:
+                job = waiting.pop(0)
+                cores = free.pop(0)
+                log(f"[{total - len(waiting)}/{total}] {job.name} ...")
+                process = start(job, plan.output, main, more_flags, cores)
+                running.append(RunningJob(job, process, cores, time.perf_counter()))
+            if stop.asked and not stop_sent:
+                for child in running:
+                    child.process.send_signal(signal.SIGINT)
+                stop_sent = True
+            for child in [child for child in running if child.process.poll() is not None]:
+                running.remove(child)
+                free.append(child.cores)
+                code = child.process.returncode
+                if stop.asked and code:
+                    code = STOPPED  # the request is why it ended, whatever its exit code
+                seconds = time.perf_counter() - child.started
+                entry = {"run": child.job.name, "seconds": seconds, "exit": code}
+                append_journal(plan.output, entry | {"at_once": at_once, "environment": machine})
+                log(
+                    f"    {child.job.name} {outcome(child.job, plan.output, code)}, {seconds:.0f} s"
+                )
+            time.sleep(POLL_S)
+    if stop.asked:
+        raise Interrupted("stopped; finished runs are kept")
+
+
+def core_shares(at_once: int) -> list[tuple[int, ...]]:
+    """Divide this process's cores among `at_once` processes; () means that a process takes all.
+
+    A process that uses several cores waits for the slowest of them at every operation; processes
+    side by side do not wait for each other.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(cores) < at_once:
+        return [()] * at_once
+    return [tuple(cores[i::at_once]) for i in range(at_once)]
+
+
+def start(
+    job: Job, output: Path, main: Path, more_flags: list[str], cores: tuple[int, ...]
+) -> subprocess.Popen:
+    """Start main.py for a job on the given cores (all if ()); its output goes to the job's log."""
+    folder = output / "runs" / job.name
+    log_file = log_path(job, output)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(main), *job.flags, f"--run_dir={folder}"]
+    if (folder / "config.json").exists() or (folder / "sweep.json").exists():
+        command.append("--resume")
+    command += more_flags
+    all_cores = os.sched_getaffinity(0) if cores else set()
+    with open(log_file, "a", encoding="utf-8") as text:
+        if cores:
+            os.sched_setaffinity(0, cores)  # the new process inherits it
+        try:
+            # In a session of its own, so that Ctrl-C reaches this process alone, which passes it
+            # on once: a second one would kill.
+            return subprocess.Popen(command, stdout=text, stderr=text, start_new_session=True)
+        finally:
+            if cores:
+                os.sched_setaffinity(0, all_cores)
+
+
+def outcome(job: Job, output: Path, code: int) -> str:
+    """Return how a job's process ended, for the log."""
+    if code == STOPPED:
+        return "stopped"
+    return "finished" if code == 0 else failure(job, output)
+
+
+def log_path(job: Job, output: Path) -> Path:
+    """Return the path of a job's log."""
+    return output / "logs" / f"{job.name.replace('/', '-')}.log"
+
+
+def failure(job: Job, output: Path) -> str:
+    """Return why a job has no result, from the last line of its log.
+
+    "failed: ..." if that is an error; "missing" if the job was not started or was interrupted.
+    """
+    try:
+        text = log_path(job, output).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "missing"
+    lines = text.strip().splitlines()
+    last = lines[-1] if lines else ""
+    return f"failed: {last.removeprefix('error: ')}" if "error" in last.lower() else "missing"
+
+
+def append_journal(output: Path, entry: dict) -> None:
+    """Append an entry to journal.jsonl: a process's run, seconds, exit code and environment."""
+    with open(output / "journal.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def journal(output: Path) -> list[dict]:
+    """Return the entries of journal.jsonl; a line that was cut off is skipped."""
+    try:
+        text = (output / "journal.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    entries = []
+    for line in text.splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def environment() -> dict:
+    """Return the machine, and the versions that results depend on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "hardware": f"{_processor()}, {cores} cores, {platform.system()} {platform.release()}",
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
