@@ -98,7 +98,7 @@ def integer_time(text: str) -> int | None:
 
     Raise NotWhole if it has a fraction.
     """
-    if re.fullmatch(r"[+-]?[0-9]+", text):
+    if re.fullmatch(r"[+-]?[0-9]{1,400}", text):
         value = int(text)
     else:
         number = _finite(text)

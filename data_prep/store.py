@@ -18,7 +18,7 @@ from data_prep.files import file_digest, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # raised also when a fault of the readers is mended: data are prepared again
 ATTEMPTS = 10  # at taking the place of a damaged folder while other processes do the same
 
 

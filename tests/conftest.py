@@ -10,12 +10,25 @@ from ttt4rec_jax.data.dataset import Dataset, Targets
 
 
 def pytest_configure(config):
-    """Compiled programs are kept between tests and runs: compiling is most of what these tests cost."""
+    """Spend less on compilation, which is most of what these tests cost.
+
+    Compiled programs are kept between tests and runs, and XLA optimizes little, except in tests
+    marked `optimized`.
+    """
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update(
-        "jax_num_cpu_devices", 8
-    )  # stacked runs are spread over them; test_mesh.py takes all
+    jax.config.update("jax_disable_most_optimizations", True)
+    # stacked runs are spread over the devices, and test_mesh.py uses all of them
+    jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def optimizations(request):
+    """Let XLA optimize fully in a test that is about bits, memory or speed, or on real data."""
+    is_optimized = any(map(request.node.get_closest_marker, ("optimized", "realdata")))
+    jax.config.update("jax_disable_most_optimizations", not is_optimized)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def make_dataset(
@@ -43,14 +56,19 @@ def make_dataset(
     return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """Cache folders of the tests' own, and no network to fall back to."""
-    folder = tmp_path_factory.mktemp("caches")
+    """The environment of a command: cache folders of this test run, which all workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "caches"
+    folder.mkdir(exist_ok=True)
     return os.environ | {
         "TTT4REC_CACHE_DIR": str(folder / "prepared"),
         "XDG_CACHE_HOME": str(folder),
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
 

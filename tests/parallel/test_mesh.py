@@ -85,6 +85,7 @@ def test_a_run_goes_on_from_another_mesh(random_dataset, tmp_path, mesh):
     assert [line["loss"] for line in back.history] == [line["loss"] for line in got.history]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_no_device_gathers_the_table(sparse, random_dataset, mesh):
     loss = "sampled_softmax" if sparse else "softmax"

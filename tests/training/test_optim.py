@@ -97,6 +97,7 @@ def test_rows_outside_the_batch_keep_value_and_moments_to_the_bit(small):
     )
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "runs", [1, 3], ids=["one run", "stacked"]
 )  # three: no two devices divide them
