@@ -5,12 +5,13 @@ import os
 import jax
 import numpy as np
 import pytest
+from helpers import QUICK_TO_COMPILE, SMALL, run_main
 
 from ttt4rec_jax.data.dataset import Dataset, Targets
 
 
 def pytest_configure(config):
-    """Compiled programs are kept between tests and runs: compiling is most of what these tests cost."""
+    """Keep compiled programs between tests and runs: compiling is most of what these tests cost."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update(
@@ -21,7 +22,7 @@ def pytest_configure(config):
 def make_dataset(
     sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0
 ) -> Dataset:
-    """A leave-one-out data set from users' item sequences; users of fewer than three clicks only train."""
+    """A leave-one-out data set of users' item sequences; users of under three clicks only train."""
     rng = np.random.default_rng(seed)
     counts = np.array([len(s) for s in sequences])
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -43,15 +44,23 @@ def make_dataset(
     return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """Cache folders of the tests' own, and no network to fall back to."""
+    """Cache folders of the tests' own, shared by all of them, and no network to fall back to."""
     folder = tmp_path_factory.mktemp("caches")
     return os.environ | {
         "TTT4REC_CACHE_DIR": str(folder / "prepared"),
         "XDG_CACHE_HOME": str(folder),
         "JAX_PLATFORMS": "cpu",
     }
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(environment, tmp_path_factory):
+    """(a folder, the finished process of main.py that left the run "run" in it)."""
+    cwd = tmp_path_factory.mktemp("work")
+    flags = ["--dataset=synthetic", "--run_dir=run", *SMALL]
+    return cwd, run_main(environment | QUICK_TO_COMPILE, *flags, cwd=cwd)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +72,10 @@ def random_dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def cyclic_dataset() -> Dataset:
-    """Users who walk round a ring of 24 items from random places: order says everything, popularity nothing."""
+    """Users who walk round a ring of 24 items, each from a random item.
+
+    The order of the clicks determines the next one, popularity says nothing.
+    """
     rng = np.random.default_rng(2)
     starts = rng.integers(0, 24, 120)
     return make_dataset(

@@ -152,7 +152,7 @@ EXPECTED_HELP = {
     "compare.py": ("RUN [RUN ...]", "--protocol=", "--json=", "seed", "reference"),
     "plot.py": ("RUN [RUN ...]", "--output=", "--metric=", "[ndcg@5, "),
     "export.py": ("--run=", "--output=", "--k=", "--overwrite="),
-    "recommend.py": ("--run=", "--histories=", "--interactive=", "a row\na click"),
+    "recommend.py": ("--run=", "--histories=", "--interactive=", "a row a click"),
     "reproduce.py": ("--table1=", "--seeds=3", "--quick=", "--jobs="),
 }
 

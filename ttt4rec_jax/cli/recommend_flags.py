@@ -16,8 +16,8 @@ It uses the run's best parameters, and needs nothing but the run's folder (--use
 --interactive.
 
 Input: .parquet, .csv, .jsonl, or "-" for JSON lines from stdin. Either columns `user` and `items`,
-the ids of a history in order (a list; in a .csv separated by spaces); or `user` and `item`, a row
-a click, with the rows of a user adjacent and in order.
+the ids of a history in order (a list; in a .csv separated by spaces); or `user` and `item`,
+a row a click, with the rows of a user adjacent and in order.
 
 Output: .parquet and .csv have a row per recommendation: user, rank, item, score, title if the data
 has titles, source ("model", or "popularity" for an empty history). .jsonl, or "-" for stdout, has a
