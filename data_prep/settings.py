@@ -87,8 +87,7 @@ def check(settings: Any) -> None:
         kind = type(value)
         if kind is not expected:
             raise UserError(
-                f"--{field.name}: {value!r} is a {kind.__name__}, "
-                f"expected {expected.__name__}"
+                f"--{field.name}: {value!r} is a {kind.__name__}, expected {expected.__name__}"
             )
         choices = choices_of(field)
         if choices and value not in choices:

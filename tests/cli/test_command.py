@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, FinishedRun, Section, exit_code
+from ttt4rec_jax.config import MODELS, Capabilities, Config, ModelConfig
 from ttt4rec_jax.training.interrupt import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -173,3 +174,8 @@ def test_help_imports_no_jax_and_needs_no_docstrings(tmp_path, script):
     assert max(map(len, done.stdout.splitlines())) <= 100
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"jax", "flax", "polars", "matplotlib"}
+
+
+def test_a_model_may_be_registered_after_the_settings_are_imported(monkeypatch):
+    monkeypatch.setitem(MODELS, "mean_pool", Capabilities(("last",)))
+    assert Config(model=ModelConfig(model="mean_pool")).train.targets == "last"

@@ -20,7 +20,10 @@ from data_prep.settings import DataConfig, UserError
         ),
         ({"dataset": "ML1M"}, "'ML1M' is an unknown data set (did you mean 'ml1m'?)"),
         ({"dataset": ""}, "'' is an unknown data set"),
-        ({"dataset": "clicks.xlsx"}, "'clicks.xlsx' is a file in an unknown format; expected ml1m, "),
+        (
+            {"dataset": "clicks.xlsx"},
+            "'clicks.xlsx' is a file in an unknown format; expected ml1m, ",
+        ),
         ({"dataset": "some/folder"}, "'some/folder' is a file in an unknown format"),
         ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file in an unknown format"),
         (

@@ -1,4 +1,4 @@
-"""Bad input of every kind: it is read, or told in one line; no other error reaches the user."""
+"""Bad input of every kind is read or refused in one line; no other error reaches the user."""
 
 import gzip
 import io
@@ -241,7 +241,7 @@ def test_flags(argv):
 
 
 @pytest.mark.parametrize("text", ["--seed=" + "9" * 400, "--dim=1e400", "--learning_rate=1e400"])
-def test_numbers_beyond_all_bounds_are_told(text):
+def test_numbers_beyond_all_bounds_are_refused(text):
     assert arguments([text]).startswith(f"--{text[2:].split('=')[0]}: ")
 
 

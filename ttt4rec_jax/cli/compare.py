@@ -8,7 +8,7 @@ from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.evaluation.compare import PROTOCOLS, compare, table
 from ttt4rec_jax.runs.folder import write_json
 
-PURPOSE = """Compare systems by the test users of their finished runs, over one training seed or several:
+PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
 
 python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
 python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json

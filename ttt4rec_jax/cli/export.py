@@ -10,7 +10,7 @@ from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, FinishedRun, Section, exit_code
 from ttt4rec_jax.serving import export_folder
 
-PURPOSE = """Export a finished run as StableHLO programs for cpu, cuda and tpu, which need jax alone:
+PURPOSE = """Export a finished run as StableHLO programs for cpu, cuda and tpu that need jax alone:
 
 python experiments/export.py --run=runs/x --output=model/
 
