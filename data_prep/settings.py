@@ -1,40 +1,37 @@
-"""What a user may set, and the settings of data preparation: one source for defaults, help and checks.
+"""How every setting of the project is declared and checked, and the settings of data preparation.
 
-Every setting of the project is a field made by `option`, of a frozen dataclass that calls `check`
-when it is made. The command line's flags are made from the same fields. Nothing here imports JAX or
-polars, so that `--help` and a wrong flag are answered at once.
+A setting is a field made by `option`, in a frozen dataclass that calls `check` from its
+`__post_init__`. The field is the single source of its default, help text and allowed values; the
+command line's flags are made from the same fields. Nothing here imports JAX or polars, so that
+`--help` and a wrong flag are answered at once.
 """
 
 import dataclasses
 import difflib
 import math
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 DATASETS = ("ml1m", "ml100k", "beauty", "electronics", "synthetic")
-TEXT_SUFFIXES = (
-    ".csv",
-    ".tsv",
-    ".inter",
-    ".jsonl",
-    ".json",
-)  # also with .gz behind; .json holds JSON lines
+# Each of these may also be compressed, with .gz appended; a .json file holds JSON lines.
+TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".json")
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
-LARGEST = {
-    int: 2**63 - 1,
-    float: sys.float_info.max,
-}  # to be compared with: isfinite overflows for a huge whole number
+# The largest magnitude of each numeric type. Numbers are compared with it, because math.isfinite
+# raises OverflowError for a whole number that no float can hold.
+LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
+Choices = tuple | Callable[[], tuple]
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one line: what was found, what was expected, what to do."""
+    """A mistake of the user, in one line: what was found, what was expected, what to do."""
 
     def __init__(self, text: str):
-        super().__init__(" ".join(text.splitlines()))  # one line, whatever it quotes
+        super().__init__(" ".join(text.splitlines()))  # text that it quotes may have line breaks
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or its type's name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -42,64 +39,92 @@ def option(
     default: Any,
     help: str,
     *,
-    choices: tuple = (),
+    choices: Choices = (),
     low: float = -math.inf,
     high: float = math.inf,
     above: float = -math.inf,
 ) -> Any:
-    """A dataclass field with help text and allowed values: one of `choices`, or low <= value <= high, value > above."""
+    """Return a dataclass field with its help text and allowed values.
+
+    The value's type is that of the default: bool, int, float or str.
+
+    Args:
+        choices: The allowed values; all if empty. A function is called at each check, so that a
+            registry may grow after the class is made.
+        low, high: The smallest and the largest allowed number.
+        above: A number that the value must exceed.
+    """
     return dataclasses.field(
         default=default,
         metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above},
     )
 
 
-def nearest(name: str, known: tuple | list) -> str:
-    """' (did you mean X?)' for the known name closest to a misspelt one, or nothing."""
+def choices_of(field: dataclasses.Field) -> tuple:
+    """Return the allowed values of an option; empty if it is not a choice."""
+    choices: Choices = field.metadata["choices"]
+    return choices() if callable(choices) else choices
+
+
+def nearest(name: str, known: Iterable) -> str:
+    """Return " (did you mean 'x'?)" for the known name closest to a misspelt one, "" if none is."""
     lower = {str(k).lower(): str(k) for k in known}
-    found = difflib.get_close_matches(str(name).lower(), lower, n=1)
-    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
+    matches = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    return f" (did you mean {lower[matches[0]]!r}?)" if matches else ""
 
 
 def check(settings: Any) -> None:
-    """Raises UserError, naming the flag, if a field of a settings dataclass has a wrong type or value."""
+    """Raise UserError, naming the flag, if a field of a settings dataclass has a wrong value.
+
+    Whole numbers in float fields become floats.
+    """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        meta = field.metadata
-        expected = type(field.default)
+        expected: type = type(field.default)
         if expected is float and type(value) is int and abs(value) <= LARGEST[float]:
-            object.__setattr__(settings, field.name, float(value))
-        elif type(value) is not expected:
+            value = float(value)
+            object.__setattr__(settings, field.name, value)
+        kind = type(value)
+        if kind is not expected:
             raise UserError(
-                f"--{field.name}: {value!r} is a {type(value).__name__}, expected {expected.__name__}"
+                f"--{field.name}: {value!r} is a {kind.__name__}, expected {expected.__name__}"
             )
-        if meta["choices"] and value not in meta["choices"]:
-            listed = ", ".join(map(str, meta["choices"]))
+        choices = choices_of(field)
+        if choices and value not in choices:
+            listed = ", ".join(map(str, choices))
             raise UserError(
-                f"--{field.name}: {value!r} is not one of {listed}{nearest(value, meta['choices'])}"
+                f"--{field.name}: {value!r} is not one of {listed}{nearest(value, choices)}"
             )
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and not (
-            abs(value) <= LARGEST[type(value)]
-            and meta["low"] <= value <= meta["high"]
-            and value > meta["above"]
-        ):
-            raise UserError(f"--{field.name}: {value} is out of range, expected {_range(meta)}")
+        if expected in LARGEST and not _is_in_range(value, field.metadata):
+            raise UserError(
+                f"--{field.name}: {value} is out of range, expected {_range(field.metadata)}"
+            )
 
 
-def _range(meta) -> str:
-    """The allowed numbers of an option, in words."""
-    limits = {"more than {}": meta["above"], "at least {}": meta["low"], "at most {}": meta["high"]}
+def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
     return (
-        " and ".join(text.format(x) for text, x in limits.items() if math.isfinite(x))
-        or "a finite number"
+        abs(value) <= LARGEST[type(value)]
+        and metadata["low"] <= value <= metadata["high"]
+        and value > metadata["above"]
     )
 
 
-def file_suffix(dataset: str) -> str:
-    """The suffix by which a file is parsed, '.csv' for 'clicks.CSV.gz'; '' for the name of a catalogue entry.
+def _range(metadata: Mapping[str, Any]) -> str:
+    """Return the allowed numbers of an option in words."""
+    limits = {
+        "more than {}": metadata["above"],
+        "at least {}": metadata["low"],
+        "at most {}": metadata["high"],
+    }
+    parts = [text.format(limit) for text, limit in limits.items() if math.isfinite(limit)]
+    return " and ".join(parts) or "a finite number"
 
-    Raises UserError if `dataset` is neither a catalogue entry nor a path of a known form.
+
+def file_suffix(dataset: str) -> str:
+    """Return the suffix by which a file is parsed, such as '.csv' for 'clicks.CSV.gz'.
+
+    The name of a built-in data set gives ''. Raises UserError if `dataset` is neither such a name
+    nor the path of a file in a known format.
     """
     if dataset in DATASETS:
         return ""
@@ -107,12 +132,9 @@ def file_suffix(dataset: str) -> str:
     for suffix in FILE_SUFFIXES:
         if name.endswith(suffix) or (suffix in TEXT_SUFFIXES and name.endswith(f"{suffix}.gz")):
             return suffix
-    known = f"{', '.join(DATASETS)} or a file {', '.join(FILE_SUFFIXES)} (text forms also .gz)"
-    kind = (
-        "a file of unknown form"
-        if "." in name or name != dataset.lower()
-        else "an unknown data set"
-    )
+    known = f"{', '.join(DATASETS)} or a file {', '.join(FILE_SUFFIXES)} (text formats also .gz)"
+    is_path = "." in name or name != dataset.lower()
+    kind = "a file in an unknown format" if is_path else "an unknown data set"
     raise UserError(
         f"--dataset: {dataset!r} is {kind}{nearest(dataset, DATASETS)}; expected {known}"
     )
@@ -120,25 +142,32 @@ def file_suffix(dataset: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which interactions, how they are filtered and split, and which evaluation sets are drawn."""
+    """Which interactions are read, how they are filtered and split, and the evaluation sets."""
 
     dataset: str = option(
         "ml1m",
-        "A data set of the catalogue, or your own .csv, .tsv, .parquet, .jsonl or .inter file.",
+        "The name of a built-in data set (ml1m, ml100k, beauty, electronics, synthetic), "
+        "or the path of your own .csv, .tsv, .parquet, .jsonl or .inter file.",
     )
-    user_col: str = option("", "Column of the user in your own file; found by its name when empty.")
-    item_col: str = option("", "Column of the item in your own file; found by its name when empty.")
+    user_col: str = option(
+        "", "User column of your own file; if empty, it is recognised by its name."
+    )
+    item_col: str = option(
+        "", "Item column of your own file; if empty, it is recognised by its name."
+    )
     time_col: str = option(
-        "", "Column of the timestamp in your own file; found by its name when empty."
+        "", "Timestamp column of your own file; if empty, it is recognised by its name."
     )
     user_core: int = option(
         -1,
-        "Keep users with at least so many clicks, iterated with item_core; -1: the data set's default.",
+        "Keep users with at least this many clicks (k-core, iterated with item_core); "
+        "-1: the data set's default.",
         low=-1,
     )
     item_core: int = option(
         -1,
-        "Keep items with at least so many clicks, iterated with user_core; -1: the data set's default.",
+        "Keep items with at least this many clicks (k-core, iterated with user_core); "
+        "-1: the data set's default.",
         low=-1,
     )
     split: str = option(
@@ -148,13 +177,13 @@ class DataConfig:
     )
     validation_time: float = option(
         0.8,
-        "split=temporal: share of all clicks, in time order, before the first cut.",
+        "split=temporal: fraction of all clicks, in time order, that precede validation.",
         above=0.0,
         high=1.0,
     )
     test_time: float = option(
         0.9,
-        "split=temporal: share of all clicks, in time order, before the second cut.",
+        "split=temporal: fraction of all clicks, in time order, that precede the test.",
         above=0.0,
         high=1.0,
     )
@@ -163,7 +192,7 @@ class DataConfig:
     )
     negatives: str = option(
         "uniform",
-        "Distribution the evaluation negatives are drawn from.",
+        "Distribution that the evaluation negatives are sampled from.",
         choices=("uniform", "popularity"),
     )
     data_seed: int = option(
@@ -171,19 +200,21 @@ class DataConfig:
     )
     on_bad_rows: str = option(
         "error",
-        "A malformed row stops the preparation, or is skipped and counted.",
+        "What to do with a malformed row: stop with an error, or skip and count it.",
         choices=("error", "skip"),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         is_file = bool(file_suffix(self.dataset))
         for name in ("user_col", "item_col", "time_col"):
             if getattr(self, name) and not is_file:
                 raise UserError(
-                    f"--{name}: only for your own file; the columns of {self.dataset!r} are known, leave it out"
+                    f"--{name}: only for your own file; the columns of {self.dataset!r} are known, "
+                    "leave it out"
                 )
         if self.split == "temporal" and not self.validation_time < self.test_time:
             raise UserError(
-                f"--validation_time: {self.validation_time} is not before --test_time={self.test_time}"
+                f"--validation_time: {self.validation_time} is not before "
+                f"--test_time={self.test_time}"
             )

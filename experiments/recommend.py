@@ -1,82 +1,16 @@
-"""Recommends with a finished run: to everybody in a file, to one user, or click by click:
-
-python experiments/recommend.py --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
-python experiments/recommend.py --run=runs/x --user=42
-python experiments/recommend.py --run=runs/x --interactive
-"""
+"""Recommend with a finished run: to every user in a file, to one user, or click by click."""
 
 import itertools
-import os
 import sys
+from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli.parser import Parser, add_run, check_run
-from ttt4rec_jax.serving import files
+from ttt4rec_jax.cli.command import exit_code
+from ttt4rec_jax.cli.recommend_flags import COMMAND, RecommendFlags
 from ttt4rec_jax.serving.files import Reader, Writer
 
-DESCRIPTION = f"""Recommends with the best parameters of a run, whose folder is all that is needed (--user without --histories
-reads the run's data as well). Just one of --histories with --output, --user, --interactive.
-
-{files.__doc__.split("whatever their size. Imports no JAX.")[1].strip()}"""
 HISTORIES_AT_ONCE = 4096
 SHOWN = 10  # last clicks of a user
-
-
-def parser(program: str) -> Parser:
-    """The command line."""
-    found = Parser(program, DESCRIPTION)
-    add_run(found)
-    add = found.add_argument
-    add(
-        "--histories",
-        metavar="FILE",
-        default="",
-        help="users' clicks, .parquet, .csv, .jsonl, or - for stdin",
-    )
-    add(
-        "--output",
-        metavar="FILE",
-        default="",
-        help="where to write, .parquet, .csv, .jsonl, or - for stdout",
-    )
-    add(
-        "--user", metavar="ID", default="", help="print the history and recommendations of one user"
-    )
-    add(
-        "--interactive",
-        action="store_true",
-        help="ask for clicks one by one and print how the list moves",
-    )
-    add("--k", type=int, default=10, help="items to recommend (default: 10)")
-    add(
-        "--unknown",
-        choices=("error", "skip"),
-        default="error",
-        help="clicks on items that the run's data does not have",
-    )
-    add("--include_seen", action="store_true", help="recommend items of the history, too")
-    add("--exclude", metavar="ID,ID", default="", help="items never to recommend")
-    add("--include_only", metavar="ID,ID", default="", help="the only items to recommend")
-    add(
-        "--whole_history",
-        action="store_true",
-        help="read histories from their first click on, as a session does",
-    )
-    add("--program_cache", default="", help="folder of compiled programs; none: keep none")
-    return found
-
-
-def check(asked) -> None:
-    """Raises UserError for flags that do not go together, before anything is imported or read."""
-    check_run(asked)
-    if asked.output and (not asked.histories or asked.user or asked.interactive):
-        raise UserError("--output: goes with --histories alone")
-    if asked.interactive and (asked.histories or asked.whole_history):
-        raise UserError(
-            "--interactive: asks for the clicks itself; leave out --histories and --whole_history"
-        )
-    if not (asked.output or asked.user or asked.interactive):
-        raise UserError("nothing to do; give --histories and --output, or --user, or --interactive")
 
 
 def filters(asked) -> dict:
@@ -134,7 +68,7 @@ def history_of(recommender, asked) -> list:
     from ttt4rec_jax.runs import items
     from ttt4rec_jax.runs.folder import RunFolder, load_config
 
-    config = load_config(RunFolder(asked.run).config)
+    config = load_config(RunFolder(Path(asked.run)).config)
     prepared = prepare(config.data, asked.data_dir, asked.cache_dir)
     if items.ids_of(prepared) != recommender.items.ids:
         raise UserError(
@@ -228,40 +162,30 @@ def converse(recommender, asked) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 success, 2 a mistake told in one line, 130 interrupted."""
-    try:
-        asked = parser(argv[0]).parse_args(argv[1:])
-        check(asked)
-        source, target = (
-            (Reader(asked.histories), Writer(asked.output)) if asked.output else (None, None)
-        )
-        from ttt4rec_jax.cli.run import keep_programs
-        from ttt4rec_jax.serving.recommender import (
-            Recommender,  # imports JAX, which a wrong flag need not wait for
-        )
+    """Recommend as the flags say. Returns the exit code, see command.exit_code."""
+    return exit_code(lambda: _recommend(argv))
 
-        keep_programs(asked.program_cache)
-        recommender = Recommender.load(asked.run, asked.data_dir, asked.cache_dir)
-        if asked.k > len(recommender.items):
-            note(
-                f"note: --k={asked.k}, but there are {len(recommender.items):,} items: lists are shorter"
-            )
-        if target:
-            recommend_to_file(recommender, asked, source, target)
-        elif asked.interactive:
-            converse(recommender, asked)
-        else:
-            show_user(recommender, asked)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever reads stdout has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 0
+
+def _recommend(argv: list[str]) -> None:
+    args = COMMAND.parse(argv).settings(RecommendFlags)
+    source = Reader(args.histories) if args.output else None
+    target = Writer(args.output) if args.output else None
+    # These import JAX, which a wrong flag need not wait for.
+    from ttt4rec_jax.cli.devices import enable_compilation_cache
+    from ttt4rec_jax.serving.recommender import Recommender
+
+    enable_compilation_cache(args.program_cache)
+    recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
+    if args.k > len(recommender.items):
+        note(
+            f"note: --k={args.k}, but there are {len(recommender.items):,} items: lists are shorter"
+        )
+    if source is not None and target is not None:
+        recommend_to_file(recommender, args, source, target)
+    elif args.interactive:
+        converse(recommender, args)
+    else:
+        show_user(recommender, args)
 
 
 if __name__ == "__main__":

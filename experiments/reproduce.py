@@ -1,132 +1,120 @@
-"""Reproduces the paper's Table 1, Figure 2 and Figure 3 as report.md and report.html, from nothing but the data:
+"""Reproduce the paper's Table 1, Figure 2 and Figure 3 as report.md and report.html."""
 
-python experiments/reproduce.py --table1 --figure2 --figure3 --datasets=beauty,ml1m --seeds=3
-python experiments/reproduce.py --quick                       # few epochs of one seed, on Beauty
-python experiments/reproduce.py --output=runs/reproduction    # goes on with what is not finished
-"""
-
-import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
-from data_prep.settings import UserError
-from ttt4rec_jax.cli.parser import Parser
-from ttt4rec_jax.paper import driver
-from ttt4rec_jax.paper import jobs as reproduce
-from ttt4rec_jax.training.interrupt import Interrupted
+from data_prep.settings import UserError, check, option
+from ttt4rec_jax.cli.command import Command, DataFolders, Section, exit_code
+from ttt4rec_jax.paper import driver, jobs
 
+PURPOSE = """Reproduce the paper's Table 1, Figure 2 and Figure 3 from the data alone, as a report:
+
+python experiments/reproduce.py --table1 --figure2 --figure3 --datasets=beauty,ml1m --seeds=3
+python experiments/reproduce.py --quick                     # few epochs of one seed, on Beauty
+python experiments/reproduce.py --output=runs/reproduction  # resumes: trains what is not finished
+
+Flags that are not given keep the values of the reproduction in --output, if there is one."""
 MAIN = Path(__file__).with_name("main.py")
+DEFAULT_OUTPUT = Path("runs") / "reproduction"
 
 
-def parser(program: str) -> Parser:
-    found = Parser(program, __doc__)
-    for part in reproduce.PARTS:
-        found.add_argument(
-            f"--{part}", action="store_true", help="this part (none named: all three)"
-        )
-    found.add_argument(
-        "--datasets", metavar="A,B", help=f"{','.join(reproduce.DATASETS)} (with --quick: beauty)"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceFlags(DataFolders):
+    """The flags of reproduce.py."""
+
+    table1: bool = option(False, "Reproduce Table 1; without a part named: all three.")
+    figure2: bool = option(False, "Reproduce Figure 2.")
+    figure3: bool = option(False, "Reproduce Figure 3.")
+    datasets: str = option(
+        ",".join(jobs.DATASETS), "Data sets, separated by commas; with --quick: beauty."
     )
-    found.add_argument(
-        "--seeds",
-        type=int,
-        metavar="N",
-        help="trainings of each model, seeds 0 to N - 1 (3; with --quick 1)",
+    seeds: int = option(
+        3, "Trainings of each model, with seeds 0 to N - 1; with --quick: 1.", low=1, high=100
     )
-    found.add_argument("--quick", action="store_true", help="few epochs, said on every page")
-    found.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        default=1,
-        help="processes at a time, each on its share of cores (1)",
+    quick: bool = option(False, "Train for few epochs; every page of the report says so.")
+    jobs: int = option(1, "Processes at a time, each on its share of the cores.", low=1, high=64)
+    output: str = option(
+        "", "Folder of runs and report; default: runs/reproduction, or runs/reproduction-quick."
     )
-    found.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder of runs and report (runs/reproduction[-quick])",
-    )
-    found.add_argument(
-        "--data_dir", metavar="DIR", default="", help="folder of the archives, as main.py's"
-    )
-    found.add_argument(
-        "--cache_dir", metavar="DIR", default="", help="folder of prepared data, as main.py's"
-    )
-    found.add_argument(
-        "--report_only", action="store_true", help="train nothing: the report of what is finished"
-    )
-    found.add_argument(
-        "--dry_run", action="store_true", help="list the runs, train and write nothing"
-    )
-    return found
+    report_only: bool = option(False, "Train nothing: write the report of what is finished.")
+    dry_run: bool = option(False, "List the runs; train and write nothing.")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def plan_of(asked: argparse.Namespace) -> reproduce.Plan:
-    """What the flags ask for; those not given are as in the folder's own plan, whose parts are kept. Raises UserError."""
-    output = asked.output or Path("runs") / (
-        "reproduction-quick" if asked.quick else "reproduction"
-    )
-    saved = reproduce.saved_plan(output)
-    quick = asked.quick or saved.get("quick", False)
+COMMAND = Command(PURPOSE, (Section("Flags:", ReproduceFlags),))
+
+
+def plan_of(flags: ReproduceFlags, given: set[str]) -> jobs.Plan:
+    """Return the plan that the flags describe. Raises UserError.
+
+    Flags that are not given are as in the plan of the folder, whose parts are kept.
+    """
+    default = f"{DEFAULT_OUTPUT}-quick" if flags.quick else DEFAULT_OUTPUT
+    output = Path(flags.output or default)
+    saved = jobs.saved_plan(output)
+    quick = flags.quick or saved.get("quick", False)
     if saved and quick != saved["quick"]:
         raise UserError(f"--output: {output} holds runs without --quick; name another folder")
-    parts = {part for part in reproduce.PARTS if getattr(asked, part)} | set(saved.get("parts", ()))
-    datasets = tuple(asked.datasets.split(",")) if asked.datasets else ()
-    return reproduce.Plan(
+    parts = {part for part in jobs.PARTS if getattr(flags, part)} | set(saved.get("parts", ()))
+    datasets = ("beauty",) if quick else jobs.DATASETS
+    seeds = 1 if quick else flags.seeds
+    return jobs.Plan(
         output=output,
-        parts=tuple(part for part in reproduce.PARTS if part in parts) or reproduce.PARTS,
-        datasets=datasets
-        or saved.get("datasets")
-        or (("beauty",) if quick else reproduce.DATASETS),
-        seeds=asked.seeds if asked.seeds is not None else saved.get("seeds") or (1 if quick else 3),
+        parts=tuple(part for part in jobs.PARTS if part in parts) or jobs.PARTS,
+        datasets=tuple(flags.datasets.split(","))
+        if "datasets" in given
+        else saved.get("datasets", datasets),
+        seeds=flags.seeds if "seeds" in given else saved.get("seeds", seeds),
         quick=quick,
     )
 
 
-def listing(plan: reproduce.Plan) -> str:
-    """The runs of a plan, a line each: finished or not, and main.py's flags."""
-    jobs = reproduce.jobs(plan)
-    states = [(job, "finished" if job.is_finished(plan.output) else "to train") for job in jobs]
-    lines = [f"{state:<9} {job.name:<28} {' '.join(job.flags)}" for job, state in states]
-    waiting = sum(state == "to train" for _, state in states)
-    return "\n".join([*lines, f"{waiting} of {len(jobs)} to train, in {plan.output}"])
+def listing(plan: jobs.Plan) -> str:
+    """Return the runs of a plan, a line each: finished or not, and main.py's flags."""
+    lines = []
+    waiting = 0
+    for job in jobs.jobs(plan):
+        is_finished = job.is_finished(plan.output)
+        waiting += not is_finished
+        state = "finished" if is_finished else "to train"
+        lines.append(f"{state:<9} {job.name:<28} {' '.join(job.flags)}")
+    return "\n".join([*lines, f"{waiting} of {len(lines)} to train, in {plan.output}"])
+
+
+def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:
+    """Train the runs of a plan that are not finished. Raises Interrupted, UserError."""
+    jobs.save_plan(plan)
+    folders = {"data_dir": flags.data_dir, "cache_dir": flags.cache_dir}
+    more_flags = [f"--{name}={value}" for name, value in folders.items() if value]
+    driver.run_all(plan, MAIN, more_flags, flags.jobs, log=lambda line: print(line, flush=True))
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 success, 2 a mistake told in one line, 130 interrupted."""
-    try:
-        asked = parser(argv[0]).parse_args(argv[1:])
-        plan = plan_of(asked)
-        if not 1 <= asked.jobs <= 64:
-            raise UserError(f"--jobs: {asked.jobs} is out of range, expected 1 to 64")
-        if asked.dry_run:
-            print(listing(plan))
-            return 0
-        if not asked.report_only:
-            reproduce.save_plan(plan)
-            more = [
-                f"--{name}={value}"
-                for name in ("data_dir", "cache_dir")
-                if (value := getattr(asked, name))
-            ]
-            driver.run_all(plan, MAIN, more, asked.jobs, log=lambda line: print(line, flush=True))
-        elif not plan.output.is_dir():
-            raise UserError(
-                f"--report_only: {plan.output} is not there; name the folder of a reproduction with --output"
-            )
-        from ttt4rec_jax.paper import (
-            report,  # brings matplotlib and polars, which a mistake need not wait for
-        )
+    """Train and report. Returns the exit code, see command.exit_code."""
+    return exit_code(lambda: _reproduce(argv), lambda: "the same command resumes")
 
-        print(f"report in {', '.join(map(str, report.write(plan)))}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Interrupted, KeyboardInterrupt) as interrupt:
-        print(f"{str(interrupt) or 'interrupted'}; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+
+def _reproduce(argv: list[str]) -> None:
+    parsed = COMMAND.parse(argv)
+    flags = parsed.settings(ReproduceFlags)
+    plan = plan_of(flags, parsed.given)
+    if flags.dry_run:
+        print(listing(plan))
+        return
+    if not flags.report_only:
+        train(plan, flags)
+    elif not plan.output.is_dir():
+        raise UserError(
+            f"--report_only: {plan.output} is not there; "
+            "name the folder of a reproduction with --output"
+        )
+    # It imports matplotlib and polars, which a mistake need not wait for.
+    from ttt4rec_jax.paper import report
+
+    print(f"report in {', '.join(map(str, report.write(plan)))}")
 
 
 if __name__ == "__main__":

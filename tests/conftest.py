@@ -5,6 +5,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from helpers import QUICK_TO_COMPILE, SMALL, run_main
 
 from ttt4rec_jax.data.dataset import Dataset, Targets
 
@@ -34,7 +35,7 @@ def optimizations(request):
 def make_dataset(
     sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0
 ) -> Dataset:
-    """A leave-one-out data set from users' item sequences; users of fewer than three clicks only train."""
+    """A leave-one-out data set of users' item sequences; users of under three clicks only train."""
     rng = np.random.default_rng(seed)
     counts = np.array([len(s) for s in sequences])
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -73,6 +74,14 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def synthetic_run(environment, tmp_path_factory):
+    """(a folder, the finished process of main.py that left the run "run" in it)."""
+    cwd = tmp_path_factory.mktemp("work")
+    flags = ["--dataset=synthetic", "--run_dir=run", *SMALL]
+    return cwd, run_main(environment | QUICK_TO_COMPILE, *flags, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
 def random_dataset() -> Dataset:
     """40 users with 1 to 14 clicks on 30 items, repeats included."""
     rng = np.random.default_rng(1)
@@ -81,7 +90,10 @@ def random_dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def cyclic_dataset() -> Dataset:
-    """Users who walk round a ring of 24 items from random places: order says everything, popularity nothing."""
+    """Users who walk round a ring of 24 items, each from a random item.
+
+    The order of the clicks determines the next one, popularity says nothing.
+    """
     rng = np.random.default_rng(2)
     starts = rng.integers(0, 24, 120)
     return make_dataset(

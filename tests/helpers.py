@@ -330,6 +330,12 @@ def make_finished_run(path, model="ttt4rec", seed=0, shift=2.0, users=300, chang
 # --- experiments/test_main.py
 
 
+SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
+# For runs whose speed and bits are not compared with those of other processes: XLA compiles a third
+# faster.
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
 def run_main(environment, *flags, cwd, **options):
     command = [sys.executable, str(ROOT / "experiments" / "main.py"), *flags]
     return subprocess.run(
@@ -451,3 +457,44 @@ def write_csv(path, rows):
 def contents(folder):
     """Return the bytes of each file of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- experiments/: commands tried in one process
+
+
+TRY_COMMANDS = """
+import contextlib, importlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+main = importlib.import_module(sys.argv[2]).main
+outcomes = []
+for flags in json.loads(sys.argv[3]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([f"experiments/{sys.argv[2]}.py", *flags])
+    outcomes.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps([outcomes, sorted(sys.modules)]))
+"""
+
+
+def try_mistakes(command: str, mistakes, cwd, environment=None) -> dict[str, list]:
+    """Return {flags: [exit code, stdout, stderr]} of a command of experiments/, such as "main".
+
+    All mistakes are tried in one process, in which none of them may import JAX.
+    """
+    listed = json.dumps([flags.split() for flags in mistakes])
+    program = [sys.executable, "-c", TRY_COMMANDS, str(ROOT / "experiments"), command, listed]
+    done = subprocess.run(
+        program, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes, modules = json.loads(done.stdout)
+    assert not {"jax", "flax"} & set(modules)
+    return dict(zip(mistakes, outcomes, strict=True))
+
+
+def assert_one_line(outcome: list, message: str) -> None:
+    """The outcome of try_mistakes is exit code 2 and one line on stderr that holds `message`."""
+    code, out, err = outcome
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    assert message in err

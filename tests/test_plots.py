@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import epoch_lines
+from helpers import assert_one_line, epoch_lines, try_mistakes
 
 from ttt4rec_jax import plots
 from ttt4rec_jax.plots import figure
@@ -102,19 +102,22 @@ def test_runs_and_sweeps_are_drawn(folders):
     ).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("", "RUN"),
-        ("nowhere", "nowhere: not there"),
-        ("floor", "floor: no epoch in metrics.jsonl"),
-        ("damaged", "metrics.jsonl: cannot be read"),
-        ("one --output=one.pdf", "one.pdf is no .png"),
-        ("one --output=nowhere/one.png", "nowhere/one.png cannot be written"),
-        ("one --metric=ndcg@7", "ndcg@7"),
-    ],
-)
-def test_a_mistake_is_one_clear_line(folders, arguments, said):
-    done = main(*arguments.split(), cwd=folders)
-    assert done.returncode == 2 and done.stdout == "" and said in done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.strip().count("\n") == 0
+MISTAKES = {
+    "": "RUN: missing",
+    "nowhere": "nowhere: not there",
+    "floor": "floor: no epoch in metrics.jsonl",
+    "damaged": "metrics.jsonl: cannot be read",
+    "one --output=one.pdf": "one.pdf is not a .png",
+    "one --output=nowhere/one.png": "nowhere/one.png cannot be written",
+    "one --metric=ndcg@7": "ndcg@7",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(folders):
+    return try_mistakes("plot", MISTAKES, folders)
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_a_mistake_is_one_clear_line(outcomes, flags):
+    assert_one_line(outcomes[flags], MISTAKES[flags])

@@ -1,4 +1,4 @@
-"""Presets: only flags that exist, values that make a run, and the command line goes before them."""
+"""Presets name only flags that exist, make a valid run, and yield to flags that are given."""
 
 import pytest
 
@@ -7,47 +7,39 @@ from ttt4rec_jax.cli import flags, presets
 
 
 def lists(*argv):
-    found, given = flags.parse(["main.py", *argv], "purpose")
-    return presets.apply(found, given)
+    values, given = flags.parse(["main.py", *argv], "purpose")
+    return presets.apply(values, given)
 
 
 def test_the_papers_preset_is_the_default_but_for_comirecs_epochs():
     plain, _ = flags.parse(["main.py"], "purpose")
     assert lists() == plain
-    assert lists("--model=comirec_sa")["epochs"] == [50] and lists("--model=din")["epochs"] == [10]
+    assert lists("--model=comirec_sa")["epochs"] == [50]
+    assert lists("--model=din")["epochs"] == [10]
 
 
 @pytest.mark.parametrize("model, dataset", presets.BEST)
 def test_the_best_presets_make_a_run(model, dataset):
-    found = lists("--preset=best", f"--model={model}", f"--dataset={dataset}")
-    (config,), _ = (
-        x if not isinstance(x, dict) else list(x.values()) for x in flags.settings(found)
-    )
+    values = lists("--preset=best", f"--model={model}", f"--dataset={dataset}")
+    combinations, _ = flags.settings(values)
+    (config,) = combinations.values()
     preset = presets.BEST[model, dataset]
     for name, value in preset.values.items():
-        assert found[name] == [value]
-        assert value == next(
-            getattr(part, name)
-            for part in (config.model, config.train, config.eval)
-            if hasattr(part, name)
-        )
+        assert values[name] == [value]
+        sections = (config.model, config.train, config.eval)
+        assert [getattr(s, name) for s in sections if hasattr(s, name)] == [value]
     assert preset.why and preset.expected
 
 
 def test_a_flag_that_is_given_goes_before_a_preset():
     model, dataset = next(iter(presets.BEST))
-    found = lists(
-        "--preset=best",
-        f"--model={model}",
-        f"--dataset={dataset}",
-        "--dropout=0.1,0.2",
-        "--epochs=3",
-    )
-    assert found["dropout"] == [0.1, 0.2] and found["epochs"] == [3]
+    argv = [f"--model={model}", f"--dataset={dataset}", "--dropout=0.1,0.2", "--epochs=3"]
+    values = lists("--preset=best", *argv)
+    assert values["dropout"] == [0.1, 0.2]
+    assert values["epochs"] == [3]
 
 
-def test_an_unknown_best_names_those_that_there_are():
-    with pytest.raises(
-        UserError, match="--preset=best: there is none for --model=popularity on --dataset=ml1m"
-    ):
+def test_a_preset_that_does_not_exist_names_those_that_do():
+    message = "--preset=best: there is none for --model=popularity on --dataset=ml1m"
+    with pytest.raises(UserError, match=message):
         lists("--preset=best", "--model=popularity", "--dataset=ml1m")

@@ -1,12 +1,13 @@
-"""A sweep's flags, plan and picture."""
+"""A sweep's flags, programs, plan and picture."""
 
 import math
 
 import pytest
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags, sweep
+from ttt4rec_jax.cli import flags, run, sweep, sweep_picture
 from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.training.program import make_program
 
 
 def combinations(*argv):
@@ -44,7 +45,7 @@ def test_every_combination_is_there_and_those_of_one_shape_share_a_program():
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("--dropout=0:1", "--dropout: '0:1' is not a range; expected lo:hi:n or lo:hi:n:log"),
         ("--dropout=0:1:3:lin", "is not a range"),
@@ -53,8 +54,8 @@ def test_every_combination_is_there_and_those_of_one_shape_share_a_program():
         ("--learning_rate=nan:1:3", "n of 2 to 1000"),
         ("--seed=0:1:100000000", "n of 2 to 1000"),
         ("--dim=64:x:3", "--dim: 'x' is not a whole number"),
-        ("--mini_batch_size=1:3:9", "stands there twice"),
-        ("--model=sasrec,sasrec", "stands there twice"),
+        ("--mini_batch_size=1:3:9", "duplicate value"),
+        ("--model=sasrec,sasrec", "duplicate value"),
         ("--model=sasrec,ttt4rc", "'ttt4rc' is not one of"),
         (
             "--model=sasrec,comirec_sa",
@@ -64,10 +65,10 @@ def test_every_combination_is_there_and_those_of_one_shape_share_a_program():
         ("--dataset=beauty,ml1m", "'beauty,ml1m'"),
     ],
 )
-def test_a_wrong_list_is_told(argument, said):
+def test_a_wrong_list_is_one_line(argument, message):
     with pytest.raises(UserError) as error:
         combinations(argument)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_models_of_other_epochs_may_be_swept_if_epochs_are_given():
@@ -87,7 +88,7 @@ def test_a_plan_counts_what_is_trained():
     _, configs = combinations(
         "--initializer_range=0.01,0.1", "--mini_batch_size=1,10", "--seed=0,1", "--epochs=3"
     )
-    text = sweep.plan(sweep.groups(configs), [(1000, 4, 50_000)] * 2, kept=2)
+    text = sweep.plan(sweep.groups(configs), [(1000, 4, 50_000)] * 2, num_finished=2)
     assert "8 to train in 2 programs, 2 finished already; nothing is trained" in text
     assert f"{8 * 3 * 1000:,} examples seen in {2 * 3 * 4} steps" in text
     assert f"{4 * 50_000 * 12 / 1e6:,.0f} MB" in text
@@ -95,8 +96,6 @@ def test_a_plan_counts_what_is_trained():
 
 
 def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path, random_dataset):
-    from ttt4rec_jax.cli import run
-
     _, configs = combinations("--dim=16", "--seed=0,1,2", "--mini_batch_size=1,2")
     for name in list(configs)[:2]:
         folder = RunFolder(tmp_path / name)
@@ -104,23 +103,19 @@ def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path
         folder.result.write_text('{"model": "ttt4rec"}')
     before = sorted(tmp_path.rglob("*"))
     text = run.dry_run(configs, random_dataset, tmp_path)
-    assert (
-        "4 to train" in text
-        and "2 finished already" in text
-        and sorted(tmp_path.rglob("*")) == before
-    )
-    from ttt4rec_jax.training.program import make_program
+    assert "4 to train" in text and "2 finished already" in text
+    assert sorted(tmp_path.rglob("*")) == before
 
-    config = next(iter(configs.values()))
-    program = make_program([config], random_dataset)
+
+def test_a_dry_run_counts_what_training_uses(random_dataset):
+    _, configs = combinations("--model=gru4rec", "--dim=4", "--max_len=2")
+    program = make_program(list(configs.values()), random_dataset)
     training = program.training
     expected = (training.num_examples, training.num_steps, program.num_parameters)
-    assert run.size(config, random_dataset) == expected
+    assert run.size(configs[""], random_dataset) == expected
 
 
 def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, tmp_path):
-    from ttt4rec_jax.cli import run
-
     _, configs = combinations("--model=popularity")
     assert "cost      0 examples seen in 0 steps" in run.dry_run(configs, random_dataset, tmp_path)
 
@@ -128,27 +123,27 @@ def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, 
 # The picture
 
 
-def rows(names, figure):
-    """Rows as sweep.rows makes them; figure: values by flag -> validation figure, None: failed."""
-    found = []
+def rows(names, metric):
+    """Rows as sweep.rows makes them. metric: values by flag -> validation metric, None: failed."""
+    table = []
     for name in names:
-        value = figure(sweep.values_of(name))
+        value = metric(sweep_picture.values_of(name))
         row = {"combination": name, "seed": 0, "error": "" if value is not None else "not finite"}
-        found.append(row if value is None else row | {"validation sampled/ndcg@10": value})
-    return found
+        table.append(row if value is None else row | {"validation sampled/ndcg@10": value})
+    return table
 
 
 def test_one_swept_flag_is_a_line_with_a_band_on_a_log_axis():
     lists, configs = combinations("--initializer_range=0.001:1:4:log", "--seed=0,1")
 
-    def figure(v):
+    def metric(v):
         return (
             0.3
             - 0.01 * abs(math.log10(float(v["initializer_range"])) + 1)
             + 0.002 * (v["seed"] == "1")
         )
 
-    axes = sweep.picture(lists, rows(configs, figure), "sampled/ndcg@10").axes[0]
+    axes = sweep_picture.picture(lists, rows(configs, metric), "sampled/ndcg@10").axes[0]
     line, star = axes.get_lines()
     assert list(line.get_xdata()) == [0.001, 0.01, 0.1, 1.0] and axes.get_xscale() == "log"
     assert list(line.get_ydata()) == pytest.approx([0.281, 0.291, 0.301, 0.291])
@@ -165,12 +160,12 @@ def test_two_swept_flags_are_a_heat_map_with_failures_blank():
         "--initializer_range=0.01,0.1,0.5", "--mini_batch_size=1,10", "--seed=0,1"
     )
 
-    def figure(v):
+    def metric(v):
         if v["initializer_range"] == "0.5" and v["mini_batch_size"] == "10":
             return None
         return 0.2 + float(v["initializer_range"]) / 10 - int(v["mini_batch_size"]) / 1000
 
-    axes = sweep.picture(lists, rows(configs, figure), "sampled/ndcg@10").axes[0]
+    axes = sweep_picture.picture(lists, rows(configs, metric), "sampled/ndcg@10").axes[0]
     grid = axes.get_images()[0].get_array()
     assert grid[:2, :2].tolist() == [pytest.approx([0.2, 0.209]), pytest.approx([0.191, 0.2])]
     assert bool(grid.mask[1, 2]) or math.isnan(float(grid.data[1, 2]))
@@ -182,31 +177,32 @@ def test_three_swept_flags_fix_the_third_at_its_best():
     lists, configs = combinations(
         "--initializer_range=0.01,0.1,0.5", "--mini_batch_size=1,5,10", "--dropout=0,0.5"
     )
-    found = rows(configs, lambda v: 0.2 + float(v["dropout"]) / 10)
-    axes = sweep.picture(lists, found, "sampled/ndcg@10").axes[0]
-    assert axes.get_title() == "dropout=0.5" and {t.get_text()[:6] for t in axes.texts} == {
-        "0.2500"
-    }
+    table = rows(configs, lambda v: 0.2 + float(v["dropout"]) / 10)
+    axes = sweep_picture.picture(lists, table, "sampled/ndcg@10").axes[0]
+    assert axes.get_title() == "dropout=0.5"
+    assert {t.get_text()[:6] for t in axes.texts} == {"0.2500"}
 
 
 def test_a_choice_is_drawn_without_a_line_and_seeds_alone_not_at_all(tmp_path):
     lists, configs = combinations("--model=sasrec,ttt4rec", "--seed=0,1")
-    axes = sweep.picture(lists, rows(configs, lambda v: 0.1 * len(v["model"])), "sampled/ndcg@10")
+    axes = sweep_picture.picture(
+        lists, rows(configs, lambda v: 0.1 * len(v["model"])), "sampled/ndcg@10"
+    )
     assert [t.get_text() for t in axes.axes[0].get_xticklabels()] == ["sasrec", "ttt4rec"]
     lists, configs = combinations("--seed=0,1")
-    sweep.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
+    sweep_picture.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_sweep_all_of_whose_runs_failed_has_no_picture(tmp_path):
     lists, configs = combinations("--dropout=0,0.5")
-    sweep.draw(tmp_path, lists, rows(configs, lambda v: None), "sampled/ndcg@10")
+    sweep_picture.draw(tmp_path, lists, rows(configs, lambda v: None), "sampled/ndcg@10")
     assert not any(tmp_path.iterdir())
 
 
 def test_the_picture_is_written_small_and_whole(tmp_path):
     lists, configs = combinations("--dropout=0,0.5")
-    sweep.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
+    sweep_picture.draw(tmp_path, lists, rows(configs, lambda v: 0.1), "sampled/ndcg@10")
     assert [p.name for p in tmp_path.iterdir()] == ["sweep.png"]
     content = (tmp_path / "sweep.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) < 60_000

@@ -20,9 +20,12 @@ from data_prep.settings import DataConfig, UserError
         ),
         ({"dataset": "ML1M"}, "'ML1M' is an unknown data set (did you mean 'ml1m'?)"),
         ({"dataset": ""}, "'' is an unknown data set"),
-        ({"dataset": "clicks.xlsx"}, "'clicks.xlsx' is a file of unknown form; expected ml1m, "),
-        ({"dataset": "some/folder"}, "'some/folder' is a file of unknown form"),
-        ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file of unknown form"),
+        (
+            {"dataset": "clicks.xlsx"},
+            "'clicks.xlsx' is a file in an unknown format; expected ml1m, ",
+        ),
+        ({"dataset": "some/folder"}, "'some/folder' is a file in an unknown format"),
+        ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file in an unknown format"),
         (
             {"dataset": "ml1m", "user_col": "u"},
             "--user_col: only for your own file; the columns of 'ml1m' are known",

@@ -1,12 +1,11 @@
-"""What takes a stranger's bytes, each as a function that either reads them or raises UserError of one line.
+"""The parsers of untrusted bytes: each a function that reads them or raises a one-line UserError.
 
-test_fuzz.py gives them what hypothesis makes up. Guided by coverage, for so many seconds:
+test_fuzz.py calls them with hypothesis' inputs. With inputs guided by coverage, for some seconds:
 
 pip install -e ".[fuzz]" && python tests/faults/fuzz_parsers.py --seconds=60
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
@@ -16,18 +15,18 @@ import numpy as np
 
 from data_prep import readers, sources
 from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax.cli import flags
+from ttt4rec_jax.cli import flags, resume
+from ttt4rec_jax.config import Config
 from ttt4rec_jax.runs import folder as run_folder
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.serving import files
 
-ROOT = Path(__file__).parents[2]
 SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
 ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
 
 
 def told(action, *arguments) -> str:
-    """ "" if an action succeeds; what a UserError says, which is one line. Any other error is a bug, and raised."""
+    """Return "" if an action succeeds, or the one line of a UserError; other errors are bugs."""
     try:
         action(*arguments)
     except UserError as error:
@@ -96,25 +95,12 @@ def settings_of_run(content: bytes) -> str:
         return told(run_folder.load_config, path)
 
 
-def command_line():
-    """experiments/main.py as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "experiments_main", ROOT / "experiments" / "main.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MAIN = command_line()
-
-
 def arguments(argv: list[str]) -> str:
-    """The flags of main.py, as far as it goes before it imports JAX."""
+    """The flags of main.py, up to where it imports JAX."""
 
     def parse():
         lists, given = flags.parse(["main.py", *argv], "purpose")
-        flags.settings(MAIN.completed(lists, given))
+        flags.settings(resume.complete(lists, given))
 
     return told(parse)
 
@@ -159,7 +145,7 @@ def seeds() -> list[bytes]:
         b"dim=16\nseed=0,1\nlearning_rate=0.1:1:3:log\n",
         b'{"version": 1, "model": "model"}',
     ]
-    texts.append(json.dumps(MAIN.Config().to_dict()).encode())
+    texts.append(json.dumps(Config().to_dict()).encode())
     return [bytes([kind]) + text for kind in range(14) for text in texts]
 
 

@@ -1,4 +1,4 @@
-"""Bad input of every kind: it is read, or told in one line; no other error reaches the user."""
+"""Bad input of every kind is read or refused in one line; no other error reaches the user."""
 
 import gzip
 import io
@@ -8,7 +8,6 @@ import zipfile
 import pytest
 from fuzz_parsers import (
     ITEMS,
-    MAIN,
     SUFFIXES,
     arguments,
     clicks,
@@ -22,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ttt4rec_jax.cli import flags
+from ttt4rec_jax.config import Config
 from ttt4rec_jax.serving import files
 
 few = settings(max_examples=40, deadline=None, database=None)
@@ -192,12 +192,12 @@ def test_session_bytes(header, rest, length):
 
 
 def changed(path, value):
-    sections = MAIN.Config().to_dict()
+    sections = Config().to_dict()
     sections[path[0]][path[1]] = value
     return json.dumps(sections).encode()
 
 
-fields = [(section, name) for section, values in MAIN.Config().to_dict().items() for name in values]
+fields = [(section, name) for section, values in Config().to_dict().items() for name in values]
 
 
 @many
@@ -241,7 +241,7 @@ def test_flags(argv):
 
 
 @pytest.mark.parametrize("text", ["--seed=" + "9" * 400, "--dim=1e400", "--learning_rate=1e400"])
-def test_numbers_beyond_all_bounds_are_told(text):
+def test_numbers_beyond_all_bounds_are_refused(text):
     assert arguments([text]).startswith(f"--{text[2:].split('=')[0]}: ")
 
 

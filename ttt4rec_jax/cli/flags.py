@@ -1,248 +1,199 @@
-"""Command-line flags made from the settings' fields. Imports no JAX: `--help` and a wrong flag are answered at once."""
+"""The flags of experiments/main.py, made from the fields of the settings. Imports no JAX."""
 
 import dataclasses
 import itertools
 import math
-import sys
 
-from absl import flags
+from absl.flags import FlagValues
 
-from data_prep.settings import UserError, check, nearest, option
+from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli import presets
+from ttt4rec_jax.cli.command import PROGRAM_CACHE, Command, DataFolders, Section
+from ttt4rec_jax.cli.values import convert, expand
 from ttt4rec_jax.config import SECTIONS, SWEPT, Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Where a run reads and writes, and what stands in for flags that are not given."""
+class RunConfig(DataFolders):
+    """Where a run reads and writes, and where flags that are not given take their values from."""
 
     preset: str = option(
         "paper",
-        "Values of the flags that are not given: the paper's, or the best found for the model and data set.",
+        "Values of the flags that are not given: those of the paper, "
+        "or the best known for the model and data set.",
         choices=("paper", "best"),
     )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
     resume: bool = option(
-        False, "Go on with the run in --run_dir; flags not given keep the run's values."
+        False, "Resume the run in --run_dir; flags that are not given keep the run's values."
     )
     dry_run: bool = option(
-        False, "Say what would be trained, in which programs, and what it costs; train nothing."
+        False, "Print what would be trained, in which programs and at what cost; train nothing."
     )
-    data_dir: str = option(
-        "", "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache."
-    )
-    cache_dir: str = option(
-        "", "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache."
-    )
-    program_cache: str = option(
-        "", "Folder of compiled programs; default: a folder in the user's cache; none: keep none."
-    )
+    program_cache: str = option("", PROGRAM_CACHE)
     mesh: str = option(
         "",
-        "One run on many devices: data:4,model:2 splits batches over 4, the item table over 2; default: one device.",
+        "Spread one run over several devices: data:4,model:2 splits batches over 4 and the item "
+        "table over 2; default: one device.",
     )
     data_placement: str = option(
         "auto",
-        "Where the data lie while they are used: device, whole; host, mapped from disk, each batch handed over; auto: device "
-        "if they fit into a quarter of its memory.",
+        "Where the data reside during training. device: in the device's memory. host: mapped from "
+        "disk, and transferred batch by batch. auto: device if they fit into a quarter of its "
+        "memory.",
         choices=("auto", "device", "host"),
     )
     coordinator: str = option(
-        "", "Of several processes: host:port of the first. Slurm, Kubernetes, Cloud TPU need none."
+        "",
+        "Address host:port of the first of several processes; "
+        "Slurm, Kubernetes and Cloud TPU need none.",
     )
     num_processes: int = option(
-        1, "How many processes train together, each started with the same flags.", low=1
+        1, "Number of processes that train together, each started with the same flags.", low=1
     )
-    process_id: int = option(0, "Which of them this one is, from 0 on.", low=0)
+    process_id: int = option(0, "Index of this process among them, from 0.", low=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         mesh_sizes(self.mesh)
         if (self.num_processes > 1) != bool(self.coordinator):
             raise UserError("--coordinator and --num_processes: give both, or neither")
         if self.process_id >= self.num_processes:
             raise UserError(
-                f"--process_id: found {self.process_id}, expected less than --num_processes={self.num_processes}"
+                f"--process_id: found {self.process_id}, "
+                f"expected less than --num_processes={self.num_processes}"
             )
         if self.resume and not self.run_dir:
-            raise UserError("--resume: needs --run_dir, the folder of the run to go on with")
+            raise UserError("--resume: needs --run_dir, the folder of the run to resume")
 
 
 def mesh_sizes(text: str) -> tuple[int, int]:
-    """(data, model) of --mesh, each 1 if not named. Raises UserError."""
+    """Return (data, model) of --mesh, 1 for an axis that is not named. Raises UserError."""
     sizes = {"data": 1, "model": 1}
     for part in text.split(",") if text else ():
         name, _, size = part.partition(":")
         if name not in sizes or not size.isdecimal() or int(size) < 1:
             raise UserError(
-                f"--mesh: {part!r} is not an axis with its size; expected data:4, model:2 or data:4,model:2"
+                f"--mesh: {part!r} is not an axis with its size; "
+                "expected data:4, model:2 or data:4,model:2"
             )
         sizes[name] = int(size)
     return sizes["data"], sizes["model"]
 
 
-PARTS = [*SECTIONS.values(), RunConfig]
-MOST_COMBINATIONS = 10_000  # of a sweep; more is a slip of the pen, and would fill the memory
-SEVERAL = (
-    "Numbers and choices may be several, and every combination is trained: 0.01,0.1 or sasrec,ttt4rec; of numbers also",
-    "lo:hi:n for n at equal distances, lo:hi:n:log for n at equal ratios (whole numbers are rounded).",
-)
+PARTS: dict[str, type] = {**SECTIONS, "run": RunConfig}
+HEADINGS = {
+    "data": "Which interactions are read, how they are filtered and split, and evaluation sets.",
+    "model": "The model and its shape.",
+    "train": "How a model is trained.",
+    "eval": "How a model is evaluated.",
+    "record": "What a run records beside its metrics, which do not depend on it.",
+    "run": "Where a run reads and writes, and defaults of the flags that are not given.",
+}
+SEVERAL = """
+Numbers and choices may list several values, and every combination is trained: 0.01,0.1 or
+sasrec,ttt4rec. Numbers may also be ranges: lo:hi:n for n equally spaced values, lo:hi:n:log for
+logarithmically spaced ones (whole numbers are rounded)."""
+MAX_COMBINATIONS = 10_000  # of a sweep; more is almost certainly a mistake, and would fill memory
 
 
-def define() -> flags.FlagValues:
-    """Flags for every field of the settings. Those of SWEPT sections are read as text, which may list several values."""
-    values = flags.FlagValues()
-    for part in PARTS:
-        for field in dataclasses.fields(part):
-            kind = type(field.default)
-            name = field.name
-            help_text = field.metadata["help"]
-            if kind is bool:
-                flags.DEFINE_boolean(name, field.default, help_text, flag_values=values)
-            else:
-                flags.DEFINE_string(name, str(field.default), help_text, flag_values=values)
-    return values
+def command(purpose: str) -> Command:
+    """Return main.py's flags, section by section."""
+    sections = [
+        Section(HEADINGS[name] + (SEVERAL if name in SWEPT else ""), part)
+        for name, part in PARTS.items()
+    ]
+    return Command(purpose, tuple(sections))
 
 
-def usage(program: str, purpose: str) -> str:
-    """What --help prints."""
-    lines = [purpose, "", f"usage: python {program} [--flag=value ...]"]
-    for name, part in zip([*SECTIONS, "run"], PARTS, strict=True):
-        lines += ["", part.__doc__.splitlines()[0], *(SEVERAL if name in SWEPT else ())]
-        for field in dataclasses.fields(part):
-            choices = (
-                f" [{', '.join(map(str, field.metadata['choices']))}]"
-                if field.metadata["choices"]
-                else ""
-            )
-            lines.append(
-                f"  --{field.name}={field.default}\n        {field.metadata['help']}{choices}"
-            )
-    return "\n".join(lines)
+def define() -> FlagValues:
+    """Return absl's flags of main.py."""
+    return command("").define()
 
 
 def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
-    """Every flag's values by its name, and the names given on the command line. Exits after --help; raises UserError."""
-    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
-        print(usage(argv[0], purpose))
-        sys.exit(0)
-    values = define()
-    try:
-        rest = values(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        close = nearest(f"--{error.flagname}", [f"--{name}" for name in values])
-        raise UserError(f"--{error.flagname}: there is no such flag{close}; see --help") from error
-    except RecursionError as error:  # absl looks for names like it, letter by letter
-        raise UserError("a flag's name is too long; see --help") from error
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}; see --help") from error
-    if rest:
-        raise UserError(f"{rest[0]!r}: expected --flag=value; see --help")
-    given = {name for name in values if values[name].present}
+    """Return ({flag: its values}, the flags given). Exits after --help; raises UserError.
+
+    Only flags of the swept sections may have several values.
+    """
+    parsed = command(purpose).parse(argv)
     lists = {}
-    for section, part in zip([*SECTIONS, "run"], PARTS, strict=True):
+    for section, part in PARTS.items():
         for field in dataclasses.fields(part):
-            text = values[field.name].value
-            kind = type(field.default)
-            several = section in SWEPT and kind is not bool
-            lists[field.name] = (
-                expand(field.name, text, kind) if several else [convert(field.name, text, kind)]
-            )
-            if len(set(lists[field.name])) < len(lists[field.name]):
-                raise UserError(f"--{field.name}={text}: a value stands there twice")
-    check_presets(lists, given)
-    return lists, given
+            lists[field.name] = _values(section, field, parsed.texts[field.name])
+    _check_presets(lists, parsed.given)
+    return lists, parsed.given
 
 
-def check_presets(lists: dict[str, list], given: set[str]) -> None:
-    """Raises UserError if several models are swept for which the preset gives a flag, that is not given, different values."""
+def _values(section: str, field: dataclasses.Field, text: str | bool) -> list:
+    """Return a flag's values. Raises UserError."""
+    kind = type(field.default)
+    if section not in SWEPT or isinstance(text, bool):
+        return [convert(field.name, text, kind)]
+    values = expand(field.name, text, kind)
+    if len(set(values)) < len(values):
+        raise UserError(f"--{field.name}={text}: duplicate value; give each value once")
+    return values
+
+
+def _check_presets(lists: dict[str, list], given: set[str]) -> None:
+    """Raise UserError if the preset sets a flag that is not given differently for swept models."""
     models = lists["model"]
-    preset = lists["preset"][0]
-    dataset = lists["dataset"][0]
     if len(models) == 1:
         return
-    first, *others = (
-        {f: v for f, v in presets.values(preset, m, dataset).items() if f not in given}
-        for m in models
-    )
-    for model, other in zip(models[1:], others, strict=True):
-        for name in [*first, *other]:
-            if first.get(name) != other.get(name):
-                defaults = {f.name: f.default for part in PARTS for f in dataclasses.fields(part)}
-                a, b = (found.get(name, defaults[name]) for found in (first, other))
+    preset = lists["preset"][0]
+    dataset = lists["dataset"][0]
+    defaults = {f.name: f.default for part in PARTS.values() for f in dataclasses.fields(part)}
+    chosen = {}
+    for model in models:
+        values = presets.values(preset, model, dataset)
+        chosen[model] = {name: value for name, value in values.items() if name not in given}
+    first = models[0]
+    for model in models[1:]:
+        for name in [*chosen[first], *chosen[model]]:
+            a = chosen[first].get(name, defaults[name])
+            b = chosen[model].get(name, defaults[name])
+            if a != b:
                 raise UserError(
-                    f"--{name}: --preset={preset} gives {a} to {models[0]} and {b} to {model}; give --{name} for all"
+                    f"--{name}: --preset={preset} gives {a} to {first} and {b} to {model}; "
+                    f"give --{name} for all"
                 )
 
 
-def expand(name: str, text: str, kind: type) -> list:
-    """The values that a flag lists: a,b,c, with lo:hi:n and lo:hi:n:log among them if they are numbers. Raises UserError."""
-    found = []
-    for part in text.split(","):
-        found += (
-            spread(name, part, kind)
-            if ":" in part and kind is not str
-            else [convert(name, part, kind)]
-        )
-    return found
-
-
-def spread(name: str, text: str, kind: type) -> list:
-    """n numbers from lo to hi, as lo:hi:n or lo:hi:n:log asks. Raises UserError."""
-    low, high, count, *form = text.split(":") if text.count(":") in (2, 3) else ("", "", "", "?")
-    if form not in ([], ["log"]):
-        raise UserError(
-            f"--{name}: {text!r} is not a range; expected lo:hi:n or lo:hi:n:log, as in 0.001:0.1:5:log"
-        )
-    low = convert(name, low, kind)
-    high = convert(name, high, kind)
-    count = convert(name, count, int)
-    is_finite = (
-        max(abs(low), abs(high)) <= sys.float_info.max
-    )  # by comparing: isfinite overflows for a huge whole number
-    if not 2 <= count <= 1000 or not is_finite or (form and min(low, high) <= 0):
-        wants = "n of 2 to 1000" + " and limits above 0" * bool(form)
-        raise UserError(
-            f"--{name}: {text!r} is a range of {count} from {low} to {high}; expected {wants}"
-        )
-    shares = [i / (count - 1) for i in range(count)]
-    inner = [low * (high / low) ** t if form else low + (high - low) * t for t in shares[1:-1]]
-    # to six digits, so that folders are not named 0.30000000000000004
-    return [low, *(round(x) if kind is int else float(f"{x:.6g}") for x in inner), high]
-
-
-def convert(name: str, text, kind: type):
-    """A flag's text as a value of its type. Raises UserError."""
-    try:
-        return text if kind in (bool, str) else kind(text)
-    except ValueError as error:
-        number = "a whole number" if kind is int else "a number"
-        raise UserError(f"--{name}: {text!r} is not {number}; see --help") from error
-
-
 def settings(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
-    """({name: configuration} of every combination of the flags' values, where to run).
+    """Return ({name: configuration} of every combination of the flags' values, where to run).
 
-    A combination is named by what is swept, "" if nothing is.
+    A combination is named by the values of the swept flags, "" if nothing is swept. Raises
+    UserError.
     """
     run = RunConfig(**{f.name: lists[f.name][0] for f in dataclasses.fields(RunConfig)})
     swept = [name for name, values in lists.items() if len(values) > 1]
-    single = {name: values[0] for name, values in lists.items()}
-    if (count := math.prod(map(len, lists.values()))) > MOST_COMBINATIONS:
+    count = math.prod(map(len, lists.values()))
+    if count > MAX_COMBINATIONS:
         raise UserError(
-            f"--{', --'.join(swept)}: {count:,} combinations, expected at most {MOST_COMBINATIONS:,}; give fewer values"
+            f"--{', --'.join(swept)}: {count:,} combinations, "
+            f"expected at most {MAX_COMBINATIONS:,}; give fewer values"
         )
-    combinations = {}
-    names = {}
+    combinations = _combinations(lists, swept)
+    if len(combinations) > 1 and (run.mesh or run.coordinator):
+        raise UserError(
+            "--mesh: spreads one run over devices, but this is a sweep, "
+            "whose runs are spread over them already; leave it out"
+        )
+    return combinations, run
+
+
+def _combinations(lists: dict[str, list], swept: list[str]) -> dict[str, Config]:
+    """Return {name: configuration}. Raises UserError if two combinations are the same run."""
+    single = {name: values[0] for name, values in lists.items()}
+    combinations: dict[str, Config] = {}
+    names: dict[Config, str] = {}
     for values in itertools.product(*(lists[name] for name in swept)):
         chosen = dict(zip(swept, values, strict=True))
         name = ",".join(f"{flag}={value}" for flag, value in chosen.items())
         config = Config.from_flags(single | chosen)
-        if (same := names.setdefault(config, name)) != name:
+        same = names.setdefault(config, name)
+        if same != name:
             raise UserError(f"{same} and {name} are the same run; leave one out")
         combinations[name] = config
-    if len(combinations) > 1 and (run.mesh or run.coordinator):
-        raise UserError(
-            "--mesh: spreads one run over devices, and this is a sweep, whose runs are spread by themselves"
-        )
-    return combinations, run
+    return combinations

@@ -1,28 +1,28 @@
-"""Values that flags have where the command line names none: --preset. Imports no JAX.
+"""Values that flags take where the command line gives none: --preset. Imports no JAX.
 
-paper   Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy with 4 negatives, Adam at
-        0.001, 10 epochs, ComiRec 50. The default; apart from ComiRec's epochs it is the flags' own
-        defaults.
-best    What was found to do best on validation, for each model and data set; see BEST.
+paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy
+    with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. It is the default, and apart from
+    ComiRec's epochs equals the flags' own defaults.
+best: The settings with the best validation metrics known for a model and data set; see BEST.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.settings import UserError
 
 
 class Preset(NamedTuple):
-    """Flags' values, where they come from, and the test figures that they gave."""
+    """Values of flags, where they come from, and the test metrics that they gave."""
 
-    values: dict
+    values: dict[str, Any]
     why: str
     expected: str
 
 
-# Full-catalogue ranking wants a loss over (a sample of) the whole catalogue, and scores whose size
-# item popularity cannot drive: sampled softmax with shared negatives (Jean et al. 2015) over
-# cosines divided by .05 (as in HSTU's baselines, Zhai et al. 2024, arXiv:2402.17152). Short
-# histories want one block, much dropout, and steps of like size in tokens.
+# Ranking the full catalogue calls for a loss over (a sample of) the whole catalogue, and for scores
+# whose magnitude item popularity cannot drive: sampled softmax with shared negatives (Jean et al.
+# 2015) over cosines divided by .05 (as in HSTU's baselines, Zhai et al. 2024, arXiv:2402.17152).
+# Short histories call for one block, much dropout, and steps with a constant number of tokens.
 SHARED = {
     "targets": "every",
     "loss": "sampled_softmax",
@@ -32,8 +32,8 @@ SHARED = {
     "adam_b2": 0.98,
     "select_by": "full/ndcg@10",
 }
-# A constant rate for long did better on Beauty than half of a cosine over 80 epochs, or twice the
-# rate.
+# On Beauty, a constant learning rate for many epochs was better than cosine decay over 80 epochs,
+# and than twice the rate.
 BEAUTY = SHARED | {
     "max_len": 50,
     "dropout": 0.5,
@@ -51,20 +51,24 @@ ML1M = SHARED | {
     "patience": 6,
 }
 TTT = {"mini_batch_size": 10, "inner_learning_rate": 4.0}
-TTT_WHY = (  # on Beauty's validation set, one seed, 8 to 16 epochs each: hints, not findings
-    "four times the inner learning rate of the TTT paper did a little better, a tenth of it worse; one head worse than two or "
-    "eight; an initializer_range of .1 or .005 worse than .02; learnt positions and the mamba backbone learnt more slowly"
+# Observed on Beauty's validation set with one seed and 8 to 16 epochs each: hints, not findings.
+TTT_WHY = (
+    "four times the inner learning rate of the TTT paper was a little better, a tenth of it worse; "
+    "one head was worse than two or eight; an initializer_range of .1 or .005 was worse than .02; "
+    "learned positions and the mamba backbone learned more slowly"
 )
 BEST: dict[tuple[str, str], Preset] = {
     ("ttt4rec", "beauty"): Preset(
         BEAUTY | TTT,
         TTT_WHY,
-        "test 1:99 HR@10 .4839, NDCG@10 .3409; full .0924 / .0551 (mean of seeds 0, 1, 2; 16 to 19 min each)",
+        "test 1:99 HR@10 .4839, NDCG@10 .3409; full .0924 / .0551 "
+        "(mean of seeds 0, 1, 2; 16 to 19 min each)",
     ),
     ("sasrec", "beauty"): Preset(
         BEAUTY,
-        "the same recipe, for a comparison that holds it equal",
-        "test 1:99 HR@10 .4858, NDCG@10 .3414; full .0931 / .0557 (mean of seeds 0, 1, 2; 9 to 21 min)",
+        "the same recipe, for a comparison with equal settings",
+        "test 1:99 HR@10 .4858, NDCG@10 .3414; full .0931 / .0557 "
+        "(mean of seeds 0, 1, 2; 9 to 21 min)",
     ),
     ("gru4rec", "beauty"): Preset(
         BEAUTY | {"epochs": 60, "patience": 8},
@@ -79,43 +83,53 @@ BEST: dict[tuple[str, str], Preset] = {
             "mask_last_probability": 0.3,
             "epochs": 100,
         },
-        "the same recipe; sequences are short, so more of them is hidden, and the last click alone more often",
-        "test 1:99 HR@10 .5012, NDCG@10 .3375; full .0606 / .0320 (seed 0, epoch 99 of 100; 21 min)",
+        "the same recipe; sequences are short, so more items are masked, "
+        "more often only the last one",
+        "test 1:99 HR@10 .5012, NDCG@10 .3375; full .0606 / .0320 "
+        "(seed 0, epoch 99 of 100; 21 min)",
     ),
     ("iclrec", "beauty"): Preset(
         BEAUTY,
         "the same recipe; weights, intents and temperature as in the authors' code",
-        "test 1:99 HR@10 .4989, NDCG@10 .3512; full .0935 / .0558 (seed 0, epoch 83; 43 min on a busy core)",
+        "test 1:99 HR@10 .4989, NDCG@10 .3512; full .0935 / .0558 "
+        "(seed 0, epoch 83; 43 min on a busy core)",
     ),
     ("ttt4rec", "ml1m"): Preset(
         ML1M | TTT,
-        "as on Beauty, where it was found",
-        "test full HR@10 .3145, NDCG@10 .1810; 1:99 .8113 / .6170 (mean of seeds 0, 1, 2; 33 to 59 min)",
+        "as on Beauty, where it was tuned",
+        "test full HR@10 .3145, NDCG@10 .1810; 1:99 .8113 / .6170 "
+        "(mean of seeds 0, 1, 2; 33 to 59 min)",
     ),
     ("sasrec", "ml1m"): Preset(
         ML1M,
         "the same recipe",
-        "test full HR@10 .3103, NDCG@10 .1780; 1:99 .8054 / .6130 (mean of seeds 0, 1, 2; 42 min to 2 h)",
+        "test full HR@10 .3103, NDCG@10 .1780; 1:99 .8054 / .6130 "
+        "(mean of seeds 0, 1, 2; 42 min to 2 h)",
     ),
 }
 
 
-def values(preset: str, model: str, dataset: str) -> dict:
-    """The values that a preset gives to flags. Raises UserError if there is none for this model and data set."""
+def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
+    """Return the values that a preset gives to flags.
+
+    Raises UserError if --preset=best has none for this model and data set. A preset that does not
+    exist gives none: the settings' own check reports it.
+    """
     if preset == "paper":
         return {"epochs": 50} if model.startswith("comirec") else {}
-    if preset != "best":  # a wrong name, which the settings' own check tells of
+    if preset != "best":
         return {}
-    found = BEST.get((model, dataset))
-    if found is None:
-        able = ", ".join(f"{m} on {d}" for m, d in BEST)
+    best = BEST.get((model, dataset))
+    if best is None:
+        known = ", ".join(f"{m} on {d}" for m, d in BEST)
         raise UserError(
-            f"--preset=best: there is none for --model={model} on --dataset={dataset}; there are: {able}"
+            f"--preset=best: there is none for --model={model} on --dataset={dataset}, only for "
+            f"{known}; leave it out, or choose one of these"
         )
-    return found.values
+    return best.values
 
 
 def apply(lists: dict[str, list], given: set[str]) -> dict[str, list]:
-    """The flags' values with those of the preset where the command line names none."""
+    """Return the flags' values, with those of the preset for flags that are not given."""
     preset = values(lists["preset"][0], lists["model"][0], lists["dataset"][0])
     return lists | {name: [value] for name, value in preset.items() if name not in given}

@@ -1,12 +1,22 @@
-"""What a run found, as result.json holds it and as the closing table shows it."""
+"""The result of a run: the content of result.json, and the table that closes a run's output."""
+
+from typing import Any
 
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import METRICS, PROTOCOLS, label, summarise
 from ttt4rec_jax.training.progress import Outcome, selected
 
 
-def result(config: Config, manifest: dict, outcome: Outcome, seconds: dict, platform: str) -> dict:
-    """The content of result.json. seconds: those of "prepare" and "total", beside the outcome's own."""
+def result(
+    config: Config, manifest: dict, outcome: Outcome, seconds: dict[str, float], platform: str
+) -> dict[str, Any]:
+    """Return the content of result.json.
+
+    Args:
+        manifest: The data set's manifest.
+        seconds: Those of "prepare" and "total"; the outcome has the others.
+        platform: The devices, in words.
+    """
     return {
         "model": config.model.model,
         "config": config.to_dict(),
@@ -19,22 +29,23 @@ def result(config: Config, manifest: dict, outcome: Outcome, seconds: dict, plat
         "validation": outcome.validation,
         "test": {name: summarise(ranks) for name, ranks in outcome.test_ranks.items()},
         "seconds": seconds | outcome.seconds,
-    } | ttt_stats(outcome)
+        **ttt_stats(outcome),
+    }
 
 
-def ttt_stats(outcome: Outcome) -> dict:
-    """{"ttt_stats": those of the best epoch}; {} if they were not recorded."""
+def ttt_stats(outcome: Outcome) -> dict[str, Any]:
+    """Return {"ttt_stats": those of the best epoch}, {} if they were not recorded."""
     best = next((line for line in outcome.history if line["epoch"] == outcome.best_epoch), {})
     return {"ttt_stats": best["ttt_stats"]} if "ttt_stats" in best else {}
 
 
 def protocol(config: Config, manifest: dict) -> dict[str, str]:
-    """In words, what the figures depend on beside the model."""
+    """Return in words what the metrics depend on beside the model."""
     train = config.train
     data = config.data
-    loss = (
-        train.loss if train.loss == "softmax" else f"{train.loss}, {train.num_negatives} negatives"
-    )
+    loss = train.loss
+    if loss != "softmax":
+        loss += f", {train.num_negatives} negatives"
     windows = (
         "one example a training click"
         if train.targets == "last"
@@ -44,55 +55,70 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         "split": data.split,
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
-        "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, seed {data.data_seed}",
-        "full": f"all {manifest['counts']['items']} items less those in the user's history before the target",
+        "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
+        f"seed {data.data_seed}",
+        "full": f"all {manifest['counts']['items']} items less those in the user's history "
+        "before the target",
         "ties": "at their expectation",
     }
 
 
-def table(result: dict) -> str:
-    """The closing table: data, protocol, and the test figures of both evaluations with 95% intervals over users."""
+def table(result: dict[str, Any]) -> str:
+    """Return the closing table: data, protocol, test metrics with 95% intervals, time."""
+    return "\n".join(
+        [*_header_lines(result), "", *_metric_lines(result["test"]), "", _times(result)]
+    )
+
+
+def _header_lines(result: dict[str, Any]) -> list[str]:
     data = result["dataset"]
-    test = result["test"]
     size = (
         f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions"
     )
-    lines = [
-        f"data       {data['name']}: {size}, sha256 {data['sha256'][:16]}",
-        *(f"{name:<10} {text}" for name, text in result["protocol"].items()),
-        f"model      {result['model']}, {result['parameters']:,} parameters, {chosen(result)}",
-        *(
-            [f"skipped    {result['skipped_steps']:,} steps that were not finite"]
-            if is_skipping(result)
-            else []
-        ),
-        "",
-        f"{'test':<10} {'sampled':>18} {'full catalogue':>20}   (do not compare the two columns)",
-    ]
-    for name in METRICS:
-        cells = [f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in PROTOCOLS]
-        lines.append(f"{label(name):<10} {cells[0]:>18} {cells[1]:>20}")
+    lines = [f"data       {data['name']}: {size}, sha256 {data['sha256'][:16]}"]
+    lines += [f"{name:<10} {text}" for name, text in result["protocol"].items()]
     lines.append(
-        f"{'tie rate':<10} {test['sampled']['tie_rate']:>18.4f} {test['full']['tie_rate']:>20.4f}"
+        f"model      {result['model']}, {result['parameters']:,} parameters, {chosen(result)}"
     )
+    if is_skipping(result):
+        lines.append(f"skipped    {result['skipped_steps']:,} steps that were not finite")
+    return lines
+
+
+def _metric_lines(test: dict[str, dict[str, float]]) -> list[str]:
+    """Return the test metrics of both protocols, side by side."""
+    heads = f"{'test':<10} {'sampled':>18} {'full catalogue':>20}"
+    lines = [f"{heads}   (do not compare the two columns)"]
+    for name in METRICS:
+        sampled, full = (
+            f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in PROTOCOLS
+        )
+        lines.append(f"{label(name):<10} {sampled:>18} {full:>20}")
+    sampled_ties, full_ties = (test[p]["tie_rate"] for p in PROTOCOLS)
+    lines.append(f"{'tie rate':<10} {sampled_ties:>18.4f} {full_ties:>20.4f}")
+    return lines
+
+
+def _times(result: dict[str, Any]) -> str:
     seconds = result["seconds"]
     epochs = seconds["epochs"]
-    spent = [f"{name} {seconds[name]:.1f}" for name in ("prepare", "compile")]
-    spent += [
+    parts = [
+        f"prepare {seconds['prepare']:.1f}",
+        f"compile {seconds['compile']:.1f}",
         f"{len(epochs)} epochs {sum(epochs):.1f}",
         f"evaluate {seconds['evaluate']:.1f}",
         f"total {seconds['total']:.1f}",
     ]
-    return "\n".join([*lines, "", f"seconds    {', '.join(spent)}"])
+    return f"seconds    {', '.join(parts)}"
 
 
-def is_skipping(result: dict) -> bool:
-    """Whether steps that are not finite were skipped; a run of an earlier version never did."""
+def is_skipping(result: dict[str, Any]) -> bool:
+    """Return whether non-finite steps were skipped; earlier versions never skipped any."""
     return result["config"]["train"].get("on_nan") == "skip"
 
 
-def chosen(result: dict) -> str:
-    """Which epoch's parameters were judged, and the validation figure that chose it."""
+def chosen(result: dict[str, Any]) -> str:
+    """Return in words which epoch was evaluated, and its validation metric."""
     if not result["best_epoch"]:
         return "not trained"
     select_by = result["config"]["eval"]["select_by"]

@@ -1,0 +1,183 @@
+"""What every command shares: its flags, read by absl, its --help, and its exit codes.
+
+A command declares its flags as dataclasses of options (data_prep.settings.option), from which the
+flags and the help text are made. They are read into a FlagValues of the command's own: absl's
+global FLAGS is never used. Imports no JAX.
+"""
+
+import dataclasses
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from absl import flags
+
+from data_prep.settings import UserError, choices_of, nearest, option
+from ttt4rec_jax.cli.values import convert
+from ttt4rec_jax.training.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+HELP_FLAGS = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+PROGRAM_CACHE = (
+    "Folder of compiled programs; default: a folder in the user's cache; none: keep none."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFolders:
+    """Where data are read, for the commands that read them."""
+
+    data_dir: str = option(
+        "",
+        "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.",
+    )
+    cache_dir: str = option(
+        "",
+        "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun(DataFolders):
+    """The flags of a command that loads a finished run."""
+
+    run: str = option("", "Folder of the run (required).")
+
+    def check_run(self) -> None:
+        """Raise UserError if --run is missing or names a folder that holds no run."""
+        if not self.run:
+            raise UserError("--run: missing; give --run=FOLDER, the folder of a run; see --help")
+        if not (Path(self.run) / "config.json").exists():
+            raise UserError(
+                f"--run: {self.run} holds no run (no config.json there); name the folder of a run"
+            )
+
+
+class Section(NamedTuple):
+    """Flags under one heading of --help: a dataclass whose fields are options."""
+
+    heading: str
+    settings: type
+
+
+class Parsed(NamedTuple):
+    """A command line: every flag's text (or truth value), the flags given, the other arguments."""
+
+    texts: dict[str, Any]
+    given: set[str]
+    positional: list[str]
+
+    def settings(self, kind: type[T]) -> T:
+        """Return the flags of a dataclass of options. Raises UserError."""
+        fields = dataclasses.fields(kind)
+        return kind(
+            **{f.name: convert(f.name, self.texts[f.name], type(f.default)) for f in fields}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command's purpose and flags. positional: the name of its further arguments, "" for none."""
+
+    purpose: str
+    sections: tuple[Section, ...]
+    positional: str = ""
+    positional_help: str = ""
+
+    def usage(self, program: str) -> str:
+        """Return what --help prints."""
+        rest = f"{self.positional} [{self.positional} ...] " if self.positional else ""
+        lines = [self.purpose, "", f"usage: python {program} {rest}[--flag=value ...]"]
+        if self.positional:
+            lines += ["", f"  {self.positional}", _indented(self.positional_help)]
+        for section in self.sections:
+            lines += ["", section.heading]
+            for field in dataclasses.fields(section.settings):
+                choices = ", ".join(map(str, choices_of(field)))
+                text = field.metadata["help"] + (f" [{choices}]" if choices else "")
+                lines += [f"  --{field.name}={field.default}", _indented(text)]
+        return "\n".join(lines)
+
+    def parse(self, argv: list[str]) -> Parsed:
+        """Read the command line. Prints the usage and exits for --help; raises UserError."""
+        if HELP_FLAGS & set(argv[1:]):
+            print(self.usage(argv[0]))
+            sys.exit(0)
+        values = self.define()
+        try:
+            positional = values(argv)[1:]
+        except flags.UnrecognizedFlagError as error:
+            close = nearest(f"--{error.flagname}", [f"--{name}" for name in values])
+            raise UserError(
+                f"--{error.flagname}: there is no such flag{close}; see --help"
+            ) from error
+        except RecursionError as error:  # from absl's search for similar names
+            raise UserError("a flag's name is too long; see --help") from error
+        except flags.IllegalFlagValueError as error:  # of a boolean flag: the others are text
+            flag = str(error).removeprefix("flag ").partition(":")[0]
+            raise UserError(f"{flag}: expected true or false; see --help") from error
+        except flags.Error as error:
+            raise UserError(f"{str(error).splitlines()[0]}; see --help") from error
+        if positional and not self.positional:
+            raise UserError(f"{positional[0]!r}: expected --flag=value; see --help")
+        if self.positional and not positional:
+            raise UserError(f"{self.positional}: missing; give at least one; see --help")
+        texts = {name: values[name].value for name in values}
+        return Parsed(texts, {name for name in values if values[name].present}, positional)
+
+    def define(self) -> flags.FlagValues:
+        """Return a flag for every option. All but boolean flags are read as text."""
+        values = flags.FlagValues()
+        values.set_gnu_getopt(True)  # flags may follow positional arguments
+        for section in self.sections:
+            for field in dataclasses.fields(section.settings):
+                text = field.metadata["help"]
+                if isinstance(field.default, bool):
+                    flags.DEFINE_boolean(field.name, field.default, text, flag_values=values)
+                else:
+                    flags.DEFINE_string(field.name, str(field.default), text, flag_values=values)
+        return values
+
+
+def _indented(text: str) -> str:
+    """Return a flag's help text in lines of at most 100 columns."""
+    indent = " " * 8
+    return textwrap.fill(
+        text, 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def exit_code(body: Callable[[], None], how_to_resume: Callable[[], str] | None = None) -> int:
+    """Run a command's body and return its exit code; problems are reported in one line on stderr.
+
+    0: success. 2: a mistake of the user, or training that diverged. 130: interrupted.
+
+    Args:
+        how_to_resume: What to do after an interruption, for a command that leaves work undone.
+            Output that nobody reads any longer interrupts such a command, and ends another one.
+    """
+    try:
+        body()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as interrupt:
+        return _interrupted(str(interrupt) or "interrupted", how_to_resume)
+    except BrokenPipeError:
+        # Whatever is still buffered would raise again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _interrupted("the output was closed", how_to_resume) if how_to_resume else 0
+    return 0
+
+
+def _interrupted(what: str, how_to_resume: Callable[[], str] | None) -> int:
+    advice = f"; {how_to_resume()}" if how_to_resume else ""
+    print(f"{what}{advice}", file=sys.stderr)
+    return 130

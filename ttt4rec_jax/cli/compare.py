@@ -1,0 +1,63 @@
+"""The command experiments/compare.py: compare the systems of finished runs. Imports no JAX."""
+
+import dataclasses
+from pathlib import Path
+
+from data_prep.settings import UserError, check, option
+from ttt4rec_jax.cli.command import Command, Section, exit_code
+from ttt4rec_jax.evaluation.compare import compare
+from ttt4rec_jax.evaluation.compare_table import table
+from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.runs.folder import write_json
+
+PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
+
+python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
+python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json
+
+Runs whose settings differ only in the seed are one system. The first run's system is the
+reference: every other system is compared with it by the difference of the means, its 95% interval,
+the relative difference and p. Users are paired. With two or more seeds of each system, intervals
+also account for the variation between trainings (the method is described in
+ttt4rec_jax/evaluation/paired_test.py)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """The flags of compare.py."""
+
+    protocol: str = option(
+        "both", "Compare by this evaluation only, or by both.", choices=("both", *PROTOCOLS)
+    )
+    json: str = option("", "Also write the comparison to this file.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+COMMAND = Command(
+    PURPOSE,
+    (Section("Flags:", CompareFlags),),
+    positional="RUN",
+    positional_help="Folder of a run, or of a sweep, which stands for all of its combinations.",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Print a comparison. Returns the exit code, see command.exit_code."""
+    return exit_code(lambda: _compare(argv))
+
+
+def _compare(argv: list[str]) -> None:
+    parsed = COMMAND.parse(argv)
+    flags = parsed.settings(CompareFlags)
+    protocol = "" if flags.protocol == "both" else flags.protocol
+    comparison = compare([Path(run) for run in parsed.positional], protocol)
+    if flags.json:
+        try:
+            write_json(Path(flags.json), comparison)
+        except OSError as error:
+            raise UserError(
+                f"--json: {flags.json} cannot be written ({error.strerror}); name another file"
+            ) from error
+    print(table(comparison))

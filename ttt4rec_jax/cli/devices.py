@@ -1,0 +1,58 @@
+"""Setting up JAX for a command: compilation cache, processes, devices and their mesh."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from data_prep.settings import UserError
+from ttt4rec_jax.cli.flags import RunConfig, mesh_sizes
+from ttt4rec_jax.parallel import processes
+from ttt4rec_jax.parallel.sharding import DeviceMesh
+
+MIN_COMPILE_SECONDS = 0.02  # programs that compile faster are not cached
+
+
+def enable_compilation_cache(folder: str) -> None:
+    """Keep compiled programs in a folder for later runs.
+
+    folder: the value of --program_cache: "" for a folder in the user's cache, "none" for no cache.
+    """
+    if folder == "none":
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = Path(folder or cache / "ttt4rec_jax" / "programs").resolve()
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def start_devices(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
+    """Set JAX up for these runs, before any device is used, and return the mesh for one run.
+
+    Raises UserError.
+    """
+    enable_compilation_cache(run_config.program_cache)
+    processes.start(run_config.coordinator, run_config.num_processes, run_config.process_id)
+    if num_runs > 1:
+        # On a CPU, stacked runs train faster on one device per core than on one device for all.
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    return device_mesh(run_config, num_runs)
+
+
+def device_mesh(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
+    """Return the mesh of --mesh; by default, all devices of several processes. Raises UserError."""
+    if not run_config.mesh and jax.process_count() == 1:
+        return None
+    # flags.settings refuses --mesh for a sweep; here, the processes of a cluster are refused.
+    if num_runs > 1:
+        raise UserError(
+            f"{jax.process_count()} processes train one run together, but this is a sweep of "
+            f"{num_runs}; start one process"
+        )
+    if jax.process_count() > 1 and not run_config.run_dir:
+        raise UserError(
+            "--run_dir: several processes train together; name a folder that all of them can read"
+        )
+    if run_config.mesh:
+        return DeviceMesh(*mesh_sizes(run_config.mesh))
+    return DeviceMesh(jax.device_count(), 1)

@@ -1,0 +1,69 @@
+"""The flags of experiments/recommend.py, and which of them go together. Imports no JAX."""
+
+import dataclasses
+
+from data_prep.settings import UserError, check, option
+from ttt4rec_jax.cli.command import PROGRAM_CACHE, Command, FinishedRun, Section
+
+PURPOSE = """Recommend with a finished run: to every user in a file, to one user, or click by click:
+
+python experiments/recommend.py --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
+python experiments/recommend.py --run=runs/x --user=42
+python experiments/recommend.py --run=runs/x --interactive
+
+It uses the run's best parameters, and needs nothing but the run's folder (--user without
+--histories also reads the run's data). Give one of: --histories with --output, --user,
+--interactive.
+
+Input: .parquet, .csv, .jsonl, or "-" for JSON lines from stdin. Either columns `user` and `items`,
+the ids of a history in order (a list; in a .csv separated by spaces); or `user` and `item`,
+a row a click, with the rows of a user adjacent and in order.
+
+Output: .parquet and .csv have a row per recommendation: user, rank, item, score, title if the data
+has titles, source ("model", or "popularity" for an empty history). .jsonl, or "-" for stdout, has a
+line per user, with lists. A file appears under its name only once it is complete."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecommendFlags(FinishedRun):
+    """The flags of recommend.py. Raises UserError if they do not go together."""
+
+    histories: str = option("", "Users' clicks: a .parquet, .csv or .jsonl file, or - for stdin.")
+    output: str = option("", "File to write: .parquet, .csv or .jsonl, or - for stdout.")
+    user: str = option("", "Id of one user, whose history and recommendations are printed.")
+    interactive: bool = option(
+        False, "Ask for clicks one by one, and print how the recommendations change."
+    )
+    k: int = option(10, "Number of items to recommend.", low=1)
+    unknown: str = option(
+        "error",
+        "What to do with clicks on items that the run's data does not have.",
+        choices=("error", "skip"),
+    )
+    include_seen: bool = option(False, "Recommend items of the history, too.")
+    exclude: str = option("", "Ids of items never to recommend, separated by commas.")
+    include_only: str = option("", "Ids of the only items to recommend, separated by commas.")
+    whole_history: bool = option(
+        False, "Read histories from their first click, as a session does, not only the last clicks."
+    )
+    program_cache: str = option("", PROGRAM_CACHE)
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.check_run()
+        if self.output and (not self.histories or self.user or self.interactive):
+            raise UserError(
+                "--output: goes with --histories alone; leave out --user and --interactive"
+            )
+        if self.interactive and (self.histories or self.whole_history):
+            raise UserError(
+                "--interactive: asks for the clicks itself; "
+                "leave out --histories and --whole_history"
+            )
+        if not (self.output or self.user or self.interactive):
+            raise UserError(
+                "nothing to do; give --histories and --output, or --user, or --interactive"
+            )
+
+
+COMMAND = Command(PURPOSE, (Section("Flags:", RecommendFlags),))

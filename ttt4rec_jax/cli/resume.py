@@ -1,0 +1,76 @@
+"""Resuming a run: whether its folder allows it, with which flags, by which command.
+
+Imports no JAX.
+"""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from data_prep.settings import UserError
+from ttt4rec_jax.cli import flags, presets, sweep
+from ttt4rec_jax.config import Config
+from ttt4rec_jax.runs.folder import RunFolder, load_config
+
+# The flags that a command to resume need not repeat.
+NOT_REPEATED = {"preset", "run_dir", "resume", "dry_run"}
+
+
+def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: bool) -> None:
+    """Raise UserError if the folder cannot take these runs.
+
+    Without --resume it has to be free. With it, each run there must have been started with the
+    same settings and not have trained for more epochs than it shall have.
+    """
+    root.check(combinations, is_resuming)
+    if not is_resuming:
+        return
+    for name, config in combinations.items():
+        folder = RunFolder(root.path / name)
+        finished = folder.epochs_told()
+        epochs = config.train.epochs
+        if finished > epochs:
+            raise UserError(
+                f"--resume: {folder.path} has {finished} finished epochs, found --epochs={epochs}; "
+                f"give --epochs={finished} or more, or start a new run in another --run_dir"
+            )
+
+
+def saved_settings(root: Path) -> dict[str, list]:
+    """Return the flags of the run or sweep in a folder. Raises UserError if it holds none."""
+    saved = sweep.saved_flags(root)
+    if saved is not None:
+        return saved
+    sections = load_config(RunFolder(root).config).to_dict()
+    return {name: [value] for section in sections.values() for name, value in section.items()}
+
+
+def holds_run(root: RunFolder) -> bool:
+    """Return whether a folder holds a run or a sweep that can be resumed."""
+    return root.config.exists() or (root.path / "sweep.json").exists()
+
+
+def complete(lists: dict[str, list], given: set[str]) -> dict[str, list]:
+    """Return the flags' values, those not given taken from the run to resume or from the preset.
+
+    Resuming in a free folder starts the run there if flags describe one: it may have been stopped
+    before it wrote anything. With nothing but a path, which may be mistyped, it is refused.
+    """
+    run_dir = lists["run_dir"][0]
+    if lists["resume"][0] and run_dir:
+        described = given - {field.name for field in dataclasses.fields(flags.RunConfig)}
+        if not described or not RunFolder(Path(run_dir)).is_free():
+            saved = saved_settings(Path(run_dir))
+            return lists | {name: saved[name] for name in saved if name not in given}
+        print(f"nothing to resume in {run_dir}: starting there", flush=True)
+    return presets.apply(lists, given)
+
+
+def command(program: str, root: RunFolder, lists: dict[str, list], given: set[str]) -> str:
+    """Return the command that resumes a run.
+
+    It repeats only the flags that say where things are: the folder holds the run's settings.
+    """
+    run_flags = {field.name for field in dataclasses.fields(flags.RunConfig)} - NOT_REPEATED
+    where = [f"--{name}={lists[name][0]}" for name in lists if name in run_flags & given]
+    return shlex.join(["python", program, "--resume", f"--run_dir={root.path}", *where])

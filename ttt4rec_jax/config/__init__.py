@@ -1,0 +1,31 @@
+"""The settings of a run: frozen, and checked when made. Imports no JAX: a wrong flag fails at once.
+
+models: what each model can do, ModelConfig. training: TrainConfig, EvalConfig, RecordConfig.
+run: Config, which holds them all. Data preparation's settings are in data_prep.settings.
+"""
+
+from ttt4rec_jax.config.models import MODELS, OPTIONS, TTT, Capabilities, ModelConfig
+from ttt4rec_jax.config.run import (
+    SECTIONS,
+    SWEPT,
+    Config,
+    check_resumable,
+    program,
+)
+from ttt4rec_jax.config.training import EvalConfig, RecordConfig, TrainConfig
+
+__all__ = [
+    "MODELS",
+    "OPTIONS",
+    "SECTIONS",
+    "SWEPT",
+    "TTT",
+    "Capabilities",
+    "Config",
+    "EvalConfig",
+    "ModelConfig",
+    "RecordConfig",
+    "TrainConfig",
+    "check_resumable",
+    "program",
+]

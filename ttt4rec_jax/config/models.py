@@ -1,0 +1,187 @@
+"""What each model can do, and the settings of a model. Imports no JAX."""
+
+import dataclasses
+from typing import NamedTuple
+
+from data_prep.settings import UserError, check, option
+
+
+class Capabilities(NamedTuple):
+    """What a model can do, so that impossible settings are refused before JAX is imported."""
+
+    # Ways to train it, as values of --targets; targets=auto means the first.
+    targets: tuple[str, ...]
+    # Whether it has parameters to train; a baseline has none.
+    trained: bool = True
+    # Whether a score is a product of a user vector and an item vector (a two-tower model).
+    separable: bool = True
+    # What target_tower=auto and positions=auto mean.
+    target_tower: str = "none"
+    positions: str = "none"
+    # Whether --sparse_embeddings supports it: item ids only index rows of the table "embedding",
+    # so that optim.sparse_rows may renumber them.
+    sparse: bool = True
+
+
+# Causal models: no output depends on a later click, so one pass can train every position.
+CAUSAL = ("last", "every")
+WINDOW = ("last",)
+MODELS = {
+    "ttt4rec": Capabilities(CAUSAL, target_tower="mlp"),
+    "sasrec": Capabilities(CAUSAL, positions="learned"),
+    "gru4rec": Capabilities(CAUSAL),
+    "din": Capabilities(WINDOW, separable=False),
+    "comirec_sa": Capabilities(WINDOW),
+    "comirec_dr": Capabilities(WINDOW),
+    "bert4rec": Capabilities(("masked", "last"), positions="learned", sparse=False),
+    "iclrec": Capabilities(CAUSAL, positions="learned", sparse=False),
+    "popularity": Capabilities(WINDOW, trained=False, sparse=False),
+    "itemknn": Capabilities(WINDOW, trained=False, separable=False, sparse=False),
+}
+TTT = ("ttt4rec",)
+COMIREC = ("comirec_sa", "comirec_dr")
+BLOCKS = ("ttt4rec", "sasrec", "bert4rec", "iclrec")
+SEPARABLE = tuple(name for name, model in MODELS.items() if model.separable and model.trained)
+# The models that have an option. An option that is not listed applies to all of them.
+OPTIONS = {
+    "num_blocks": (*BLOCKS, "gru4rec"),
+    "num_heads": BLOCKS,
+    "ffn": BLOCKS,
+    "positions": BLOCKS,
+    "inner": TTT,
+    "mini_batch_size": TTT,
+    "inner_learning_rate": TTT,
+    "initializer_range": TTT,
+    "fast_weight_range": TTT,
+    "ttt_impl": TTT,
+    "backbone": TTT,
+    "score": SEPARABLE,
+    "temperature": SEPARABLE,
+    "target_tower": SEPARABLE,
+    "num_interests": COMIREC,
+    "routing_iterations": ("comirec_dr",),
+    "mask_probability": ("bert4rec",),
+    "mask_last_probability": ("bert4rec",),
+    "num_intents": ("iclrec",),
+    "intent_weight": ("iclrec",),
+    "contrast_weight": ("iclrec",),
+    "contrast_temperature": ("iclrec",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model and its shape. Raises UserError if the settings do not fit together."""
+
+    model: str = option("ttt4rec", "The recommender.", choices=lambda: tuple(MODELS))
+    max_len: int = option(
+        10, "Length of the history that a model reads: the last clicks before the candidate.", low=1
+    )
+    dim: int = option(64, "Width of embeddings and blocks.", low=1)
+    num_blocks: int = option(
+        1, "Number of blocks of [norm, TTT layer or attention, residual].", low=1
+    )
+    num_heads: int = option(
+        2, "Heads of a TTT layer (each with its own fast weights) or of attention.", low=1
+    )
+    dropout: float = option(
+        0.0, "Dropout rate on embeddings and on each block's residual branch.", low=0.0, high=0.95
+    )
+    ffn: bool = option(True, "Add a feed-forward network after each TTT layer or attention.")
+    positions: str = option(
+        "auto",
+        "Positional embeddings, added to the item embeddings; "
+        "auto: learned for attention, none for ttt4rec.",
+        choices=("auto", "learned", "none"),
+    )
+    inner: str = option("linear", "The inner learner of a TTT layer.", choices=("linear", "mlp"))
+    mini_batch_size: int = option(
+        10,
+        "Tokens per inner mini-batch, whose gradients are taken at the same weights; 1: online.",
+        low=1,
+    )
+    inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
+    initializer_range: float = option(
+        0.02, "Standard deviation of a TTT layer's initial parameters.", low=0.0
+    )
+    fast_weight_range: float = option(
+        -1.0, "Standard deviation of the inner learner's W_0; -1: initializer_range.", low=-1.0
+    )
+    ttt_impl: str = option(
+        "auto",
+        "Implementation of the TTT layer: equal results at different speeds; "
+        "auto: the fastest for its shape.",
+        choices=("auto", "scan", "dual", "chunked"),
+    )
+    backbone: str = option(
+        "transformer",
+        "What surrounds a TTT layer: transformer, projections only; "
+        "mamba, also convolutions of width 4 on queries and keys, and a gate.",
+        choices=("transformer", "mamba"),
+    )
+    score: str = option(
+        "dot",
+        "Dot product of user and item vectors, or their cosine divided by the temperature.",
+        choices=("dot", "cosine"),
+    )
+    temperature: float = option(0.05, "score=cosine: divisor of the cosine.", above=0.0)
+    num_interests: int = option(4, "User vectors of a multi-interest model.", low=1)
+    routing_iterations: int = option(3, "Iterations of dynamic routing.", low=1)
+    mask_probability: float = option(
+        0.2, "Probability of masking an item in masked training.", above=0.0, high=1.0
+    )
+    mask_last_probability: float = option(
+        0.1,
+        "Probability of masking only the last item of a sequence, as evaluation does.",
+        low=0.0,
+        high=1.0,
+    )
+    num_intents: int = option(
+        256, "Intents: clusters of users' histories, learned once per epoch.", low=1
+    )
+    intent_weight: float = option(0.1, "Weight of the intent contrastive loss.", low=0.0)
+    contrast_weight: float = option(
+        0.1, "Weight of the contrastive loss between augmented histories.", low=0.0
+    )
+    contrast_temperature: float = option(
+        1.0, "Temperature of the contrastive losses: divisor of the similarities.", above=0.0
+    )
+    target_tower: str = option(
+        "auto",
+        "Network that a candidate's embedding passes through: a tanh MLP or none; "
+        "auto: mlp for ttt4rec, as in its paper, none for the others.",
+        choices=("auto", "mlp", "none"),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.model in OPTIONS["num_heads"] and self.dim % (2 * self.num_heads):
+            raise UserError(
+                f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} "
+                "into even widths"
+            )
+        if -1 < self.fast_weight_range < 0:
+            raise UserError(
+                f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0"
+            )
+        for name in ("target_tower", "positions"):
+            if getattr(self, name) == "auto":
+                object.__setattr__(self, name, getattr(MODELS[self.model], name))
+        self._check_owners()
+
+    def _check_owners(self) -> None:
+        """Raise UserError if an option of other models has been changed."""
+        for field in dataclasses.fields(self):
+            owners = OPTIONS.get(field.name, (self.model,))
+            value = getattr(self, field.name)
+            if self.model not in owners and value not in (field.default, "none"):
+                models = " or ".join(f"--model={name}" for name in owners)
+                raise UserError(
+                    f"--{field.name}: an option of {models}, which --model={self.model} "
+                    "does not have"
+                )
+
+    @property
+    def w0_range(self) -> float:
+        """Standard deviation of the inner learner's W_0."""
+        return self.initializer_range if self.fast_weight_range < 0 else self.fast_weight_range

@@ -1,0 +1,152 @@
+"""All settings of one run, how they are saved, and which of them a resumed run may change."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.settings import DataConfig, UserError
+from ttt4rec_jax.config.models import MODELS, TTT, ModelConfig
+from ttt4rec_jax.config.training import EvalConfig, RecordConfig, TrainConfig
+
+# What each way of training needs of a model, for the error message.
+TARGETS_NEED = {
+    "every": "a causal model",
+    "masked": "a model with masked training",
+    "last": "a model trained by windows",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one run. Raises UserError if its sections do not fit together.
+
+    Runs that differ only in what they record are equal.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    record: RecordConfig = dataclasses.field(default_factory=RecordConfig, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.train.targets == "auto":
+            targets = MODELS[self.model.model].targets[0]
+            object.__setattr__(self, "train", dataclasses.replace(self.train, targets=targets))
+        self._check_targets()
+        self._check_model_can()
+
+    def _check_targets(self) -> None:
+        """Raise UserError if the model cannot be trained as --targets says."""
+        targets = self.train.targets
+        name = self.model.model
+        if targets not in MODELS[name].targets:
+            models = ", ".join(other for other, can in MODELS.items() if targets in can.targets)
+            raise UserError(
+                f"--targets={targets} needs {TARGETS_NEED[targets]} ({models}), "
+                f"which --model={name} is not"
+            )
+        if targets == "last" and self.train.batch_tokens:
+            raise UserError(
+                "--batch_tokens: for --targets=every or masked; --targets=last takes --batch_size"
+            )
+
+    def _check_model_can(self) -> None:
+        """Raise UserError if a loss, record or optimizer asks more than the model can do."""
+        name = self.model.model
+        model = MODELS[name]
+        if self.train.loss == "softmax" and model.trained and not model.separable:
+            raise UserError(
+                f"--loss=softmax: --model={name} cannot score all items at each step; "
+                "choose --loss=sampled_softmax"
+            )
+        if self.record.ttt_stats and name not in TTT:
+            models = " or ".join(f"--model={model}" for model in TTT)
+            raise UserError(
+                f"--ttt_stats: --model={name} has no TTT layers; leave it out, or choose {models}"
+            )
+        if self.train.sparse_embeddings and not model.sparse:
+            models = ", ".join(other for other, can in MODELS.items() if can.sparse)
+            raise UserError(
+                f"--sparse_embeddings: supported by {models}, not by --model={name}; leave it out"
+            )
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> "Config":
+        """Return the run that flat flag values describe; flags of no section are ignored."""
+        sections = {
+            name: section(**{f.name: values[f.name] for f in dataclasses.fields(section)})
+            for name, section in SECTIONS.items()
+        }
+        return cls(**sections)
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        """Return the run that a config.json holds."""
+        return cls.from_dict(json.loads(path.read_text()))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, dict]) -> "Config":
+        """Return the run that `to_dict` describes; earlier versions had no section "record"."""
+        content = {"record": {}} | content
+        return cls(**{name: section(**content[name]) for name, section in SECTIONS.items()})
+
+    def to_dict(self) -> dict[str, dict]:
+        """Return what config.json holds: {section: {flag: value}}."""
+        return dataclasses.asdict(self)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "record": RecordConfig,
+}
+SWEPT = ("model", "train")  # the sections whose flags may list several values
+MAY_CHANGE_ON_RESUME = ("epochs", "patience")
+
+
+def check_resumable(saved: Config, requested: Config) -> None:
+    """Raise UserError, naming the flag, if a resumed run would no longer be the same run."""
+    for section in (field.name for field in dataclasses.fields(Config) if field.compare):
+        before = getattr(saved, section)
+        now = getattr(requested, section)
+        for field in dataclasses.fields(before):
+            old = getattr(before, field.name)
+            new = getattr(now, field.name)
+            if old != new and not _may_change(field.name, saved):
+                raise UserError(
+                    f"--resume: the run was started with --{field.name}={old}, "
+                    f"found --{field.name}={new}; "
+                    "give the same value, or start a new run in another --run_dir"
+                )
+
+
+def _may_change(name: str, saved: Config) -> bool:
+    """Return whether a resumed run may change a setting. A cosine schedule spans all epochs."""
+    if name == "epochs" and saved.train.schedule == "cosine":
+        return False
+    return name in MAY_CHANGE_ON_RESUME
+
+
+# Settings that only change values, not the compiled program.
+ONE_PROGRAM = {
+    "model": ("initializer_range", "fast_weight_range"),
+    "train": ("learning_rate", "seed"),
+}
+
+
+def program(config: Config) -> Config:
+    """Return a configuration without what only changes values, as a key of its program.
+
+    Runs with equal keys are trained together by one compiled program.
+    """
+    sections = {}
+    for section, names in ONE_PROGRAM.items():
+        defaults = {
+            f.name: f.default for f in dataclasses.fields(SECTIONS[section]) if f.name in names
+        }
+        sections[section] = dataclasses.replace(getattr(config, section), **defaults)
+    return dataclasses.replace(config, **sections)

@@ -1,0 +1,121 @@
+"""The settings of training, of evaluation, and of what a run records. Imports no JAX."""
+
+import dataclasses
+
+from data_prep.settings import UserError, check, option
+from ttt4rec_jax.metrics import SELECTORS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained. Raises UserError if the settings do not fit together."""
+
+    targets: str = option(
+        "auto",
+        "last: every training position is an example with its own window. "
+        "every: one causal pass trains all positions. "
+        "masked: items masked at random are predicted. "
+        "auto: masked for bert4rec, last for the others.",
+        choices=("auto", "last", "every", "masked"),
+    )
+    loss: str = option(
+        "bce", "Training loss.", choices=("bce", "gbce", "softmax", "sampled_softmax")
+    )
+    num_negatives: int = option(
+        4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1
+    )
+    gbce_t: float = option(
+        0.75, "loss=gbce: calibration between bce (0) and full (1).", low=0.0, high=1.0
+    )
+    learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
+    schedule: str = option(
+        "constant",
+        "Learning-rate schedule over all epochs: constant, or cosine decay to zero.",
+        choices=("constant", "cosine"),
+    )
+    adam_b2: float = option(
+        0.999, "Decay rate of Adam's second-moment estimate.", above=0.0, high=1.0
+    )
+    weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", low=0.0)
+    clip_norm: float = option(
+        0.0, "Clip the global norm of the gradient to this value; 0: no clipping.", low=0.0
+    )
+    on_nan: str = option(
+        "stop",
+        "A step with a non-finite loss, gradient or update stops the run, "
+        "or is skipped and counted, changing nothing.",
+        choices=("stop", "skip"),
+    )
+    sparse_embeddings: bool = option(
+        False,
+        "Lazy Adam: a step updates only the item embeddings of its batch, so that its time does "
+        "not grow with the catalogue. Other embeddings and their moments stay exactly as they "
+        "are, where dense Adam decays the moments and still moves the embeddings. Worthwhile from "
+        "about 100,000 items.",
+    )
+    batch_size: int = option(
+        256, "Examples (targets=last) or sequences (every, masked) per step.", low=1
+    )
+    batch_tokens: int = option(
+        0,
+        "targets=every, masked: tokens per step, from which the number of sequences follows; "
+        "0: batch_size sequences.",
+        low=0,
+    )
+    length_buckets: int = option(
+        4,
+        "targets=every, masked: number of length buckets; the sequences of a step have similar "
+        "lengths and are padded to their bucket's; 1: all are padded to max_len.",
+        low=1,
+        high=8,
+    )
+    epochs: int = option(10, "Passes over the training examples.", low=1)
+    patience: int = option(
+        0, "Stop after this many epochs without improvement on validation; 0: never.", low=0
+    )
+    seed: int = option(
+        0,
+        "Seed of initial parameters, shuffling, negatives and dropout.",
+        low=0,
+        high=2**31 - 1,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.sparse_embeddings and self.loss == "softmax":
+            raise UserError(
+                "--sparse_embeddings: --loss=softmax updates every item at each step; "
+                "choose another loss, or leave it out"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How a model is evaluated."""
+
+    select_by: str = option(
+        "sampled/ndcg@10", "Validation metric that selects the best epoch.", choices=SELECTORS
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What a run records beside its metrics, which do not depend on it."""
+
+    ttt_stats: bool = option(
+        False,
+        "Record in metrics.jsonl, after each epoch, statistics of the TTT layers' inner learners: "
+        "the inner loss before and after the update, the change of the weights relative to W_0, "
+        "and the learned inner learning rates.",
+    )
+    tensorboard: bool = option(
+        False,
+        "Also write each epoch's metrics as TensorBoard event files; needs "
+        'pip install "ttt4rec_jax[tensorboard]".',
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
