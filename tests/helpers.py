@@ -1,6 +1,7 @@
 """What several test files use: small configurations, runs and data made in memory or on disk."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from flax import nnx
 from data_prep.settings import DataConfig
 from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
-from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
@@ -352,3 +353,68 @@ def assert_same_lists(a, b, rtol=2e-4):
         assert x == y or np.isclose(
             score, dict(zip(b.ids, b.scores, strict=True))[x], rtol=rtol, atol=rtol
         )
+
+
+# --- serving and commands
+
+# name of a case: the options of the model that it begins with
+SERVING_CASES = {name: {} for name in MODELS if name != "ttt4rec"} | {
+    f"ttt4rec {name}": options for name, options in STREAMS.items()
+}
+
+
+def load_script(name: str):
+    """Return the module of a script in experiments/."""
+    spec = importlib.util.spec_from_file_location(
+        f"experiments_{name}", ROOT / "experiments" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUN_COMMANDS = """
+import contextlib, importlib.util, io, json, sys
+
+spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+results = []
+for flags in json.loads(sys.argv[2]):
+    out = io.StringIO()
+    err = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = script.main([sys.argv[1], *flags])
+        except SystemExit as exit:
+            code = exit.code
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps([results, sorted(sys.modules)]))
+"""
+
+
+def run_commands(script: str, commands: list[list[str]], environment, cwd):
+    """Run a script of experiments/ several times in one new process.
+
+    Return the [exit code, stdout, stderr] of each command, and the modules that were imported.
+    """
+    path = str(ROOT / "experiments" / f"{script}.py")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_COMMANDS, path, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    results, modules = json.loads(done.stdout)
+    return results, set(modules)
+
+
+def run_script(script: str, environment, *flags, cwd, **options):
+    """Run a script of experiments/ in a process of its own."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, **options
+    )

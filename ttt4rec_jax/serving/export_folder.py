@@ -1,4 +1,7 @@
-"""The folder an export is written to: whole or not at all, in place of nothing but an older export. Imports no JAX."""
+"""The folder of an export: written completely or not at all, and replaces nothing but an export.
+
+Imports no JAX.
+"""
 
 import contextlib
 import json
@@ -12,37 +15,36 @@ from ttt4rec_jax.serving.load_export import FORMAT
 
 
 def check(output: Path, overwrite: bool) -> None:
-    """Raises UserError if an export may not be written there."""
+    """Raise UserError if an export may not be written to this folder."""
     if not output.exists():
         return
     if not output.is_dir():
-        raise UserError(f"--output: {output} is a file, expected a folder; name another")
+        raise UserError(f"--output: {output} is a file, expected a folder; name another folder")
     if not any(output.iterdir()):
         return
     if not is_export(output):
         raise UserError(f"--output: {output} is not empty and holds no export; name another folder")
     if not overwrite:
         raise UserError(
-            f"--output: {output} holds an export already; name another folder, or --overwrite it"
+            f"--output: {output} already holds an export; name another folder, or use --overwrite"
         )
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds an export, of whatever version."""
+    """Return whether a folder holds an export of any version."""
     try:
-        return (
-            json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT
-        )
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 @contextlib.contextmanager
 def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder to fill, which then takes the place of `output`; if filling it fails, `output` stays as it was.
+    """Yield a new folder to fill, which then replaces `output`; an error leaves that unchanged.
 
-    Raises UserError if it cannot be written. A process that is killed leaves a folder whose name
-    begins with ".exporting-".
+    Raise UserError if the folder cannot be written. A process that is killed leaves a folder whose
+    name begins with ".exporting-".
     """
     check(output, overwrite)
     staging = None
