@@ -38,12 +38,12 @@ def long_history() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def sasrec(recommender_of) -> Recommender:
+def sasrec(recommender_of):
     return recommender_of("sasrec")
 
 
 @pytest.fixture(scope="module")
-def ttt4rec(recommender_of) -> Recommender:
+def ttt4rec(recommender_of):
     return recommender_of("ttt4rec b4")
 
 
@@ -278,8 +278,8 @@ def test_many_sessions_at_once_equal_each_alone(recommender_of, case, long_histo
     again = recommender.recommend_many(together, V, exclude=[100])
     for found, expected in zip(again, best, strict=True):
         assert_same_lists(found, expected, rtol=1e-5)
-    assert recommender.observe_many(together[:2], [100, 200]) is None
-    assert [s.clicks for s in together[:2]] == [4, 1]
+    assert recommender.observe_many(together[:1], [100]) is None
+    assert together[0].clicks == 4
     assert recommender.observe_many([], [], k=3) == [] == recommender.recommend_many([])
 
 

@@ -1,6 +1,7 @@
 """top_k.py and the array helpers of load_export.py against plain NumPy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ def test_bits_of_blocked_items_and_of_padding(num_items):
     set_one_by_one = np.repeat(top_k.pack_mask(np.zeros(num_items, bool))[None], 3, 0)
     set_bits(set_one_by_one, [np.concatenate([row, row[:1]]) for row in items])  # one item twice
     for bits in (set_one_by_one, np.stack([top_k.pack_mask(row) for row in blocked])):
-        mask = np.asarray(top_k.unpack_mask(bits))
+        mask = np.asarray(top_k.unpack_mask(jnp.asarray(bits)))
         np.testing.assert_array_equal(mask[:, :num_items], blocked)
         assert mask[:, num_items:].all() and mask.shape[1] % ranking.TILE == 0
 
