@@ -418,3 +418,24 @@ def run_script(script: str, environment, *flags, cwd, **options):
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, **options
     )
+
+
+HISTORIES = {"ann": [3, 7, 3], "bob": [], "cid": [12]}
+
+
+def write_histories(folder: Path) -> None:
+    """Write HISTORIES in every format; files with one row per click do not contain bob."""
+    lists = pl.DataFrame(
+        {"user": list(HISTORIES), "items": list(HISTORIES.values())},
+        schema_overrides={"items": pl.List(pl.Int64)},
+    )
+    lists.write_parquet(folder / "lists.parquet")
+    lists.write_ndjson(folder / "lists.jsonl")
+    (folder / "lists.csv").write_text(
+        "\ufeffnote,user,items\r\n"
+        + "".join(f'"a,\nb",{u},{" ".join(map(str, c))}\n' for u, c in HISTORIES.items())
+    )
+    rows = lists.explode("items").drop_nulls().rename({"items": "item"})
+    rows.write_parquet(folder / "rows.parquet")
+    rows.write_csv(folder / "rows.csv")
+    rows.write_ndjson(folder / "rows.jsonl")

@@ -12,24 +12,22 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers import (
+    HISTORIES,
     load_script,
     make_recommender,
     run_commands,
     run_main,
     run_script,
     serving_config,
+    write_histories,
 )
 
-from data_prep.settings import UserError
 from ttt4rec_jax import Recommender, metrics
 from ttt4rec_jax.cli import recommend as cli
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.serving import files
-
-CLICKS = {"ann": [3, 7, 3], "bob": [], "cid": [12]}
 
 
 class Done(NamedTuple):
@@ -84,26 +82,8 @@ def popularity(random_dataset, tmp_path_factory):
     catalogue.leave(
         folder, catalogue.Catalogue(list(range(1, 31)), titles, clicks), random_dataset, False
     )
-    write_all(cwd)
+    write_histories(cwd)
     return cwd
-
-
-def write_all(cwd: Path) -> None:
-    """Write CLICKS in every format; files with one row per click do not contain bob."""
-    lists = pl.DataFrame(
-        {"user": list(CLICKS), "items": list(CLICKS.values())},
-        schema_overrides={"items": pl.List(pl.Int64)},
-    )
-    lists.write_parquet(cwd / "lists.parquet")
-    lists.write_ndjson(cwd / "lists.jsonl")
-    (cwd / "lists.csv").write_text(
-        "\ufeffnote,user,items\r\n"
-        + "".join(f'"a,\nb",{u},{" ".join(map(str, c))}\n' for u, c in CLICKS.items())
-    )
-    rows = lists.explode("items").drop_nulls().rename({"items": "item"})
-    rows.write_parquet(cwd / "rows.parquet")
-    rows.write_csv(cwd / "rows.csv")
-    rows.write_ndjson(cwd / "rows.jsonl")
 
 
 def test_a_copied_folder_reproduces_the_metrics_of_its_run(environment, trained):
@@ -156,15 +136,6 @@ def test_interactive_shows_how_the_list_moves(recommend, trained):
     assert "'nothing' is no id, and 0 titles contain it" in done.stdout and " new " in done.stdout
 
 
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-@pytest.mark.parametrize("shape", ["lists", "rows"])
-def test_every_format_gives_the_same_histories(popularity, form, shape):
-    expected = {user: clicks for user, clicks in CLICKS.items() if clicks or shape == "lists"}
-    reader = files.Reader(str(popularity / f"{shape}.{form}"))
-    found = {user: [int(item) for item in items] for user, items in reader}
-    assert found == expected and reader.done == reader.total
-
-
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl", "-"])
 def test_a_file_of_histories_streams_into_a_file_of_recommendations(
     environment, recommend, popularity, form
@@ -182,7 +153,7 @@ def test_a_file_of_histories_streams_into_a_file_of_recommendations(
     assert "3 users; 1 of them had no click and got popular items" in done.stderr
     recommender = Recommender.load(popularity / "run")
     expected = dict(
-        zip(CLICKS, recommender.recommend(CLICKS.values(), k=2, exclude=[12]), strict=True)
+        zip(HISTORIES, recommender.recommend(HISTORIES.values(), k=2, exclude=[12]), strict=True)
     )
     if form in ("-", "jsonl"):
         lines = [
@@ -191,7 +162,7 @@ def test_a_file_of_histories_streams_into_a_file_of_recommendations(
                 done.stdout if form == "-" else (popularity / output).read_text()
             ).splitlines()
         ]
-        assert [line["user"] for line in lines] == list(CLICKS)
+        assert [line["user"] for line in lines] == list(HISTORIES)
         for line in lines:
             one = expected[line["user"]]
             assert (line["items"], line["titles"], line["source"]) == (
@@ -212,20 +183,6 @@ def test_a_file_of_histories_streams_into_a_file_of_recommendations(
         ]
         assert table.rows() == rows
     assert not [path for path in popularity.iterdir() if path.name.startswith(".")]
-
-
-def test_parts_are_joined_even_if_the_types_of_users_differ(popularity, tmp_path):
-    recommender = Recommender.load(popularity / "run")
-    some = recommender.recommend([[1], [2]], k=2)
-    none = recommender.recommend([[1]], include_only=[1])
-    with files.Writer(str(tmp_path / "top.parquet")) as writer:
-        for users, found in (([1, 2], some), (["x"], none), (["a", "b"], some)):
-            writer.write(users, found)
-    table = pl.read_parquet(tmp_path / "top.parquet")
-    assert (
-        table["user"].to_list() == ["1", "1", "2", "2", "a", "a", "b", "b"]
-        and table["item"].dtype == pl.Int64
-    )
 
 
 def test_a_mistake_half_way_leaves_no_file(recommend, popularity, tmp_path, monkeypatch):
@@ -295,41 +252,3 @@ def test_a_mistake_ends_the_process_with_code_2(environment, popularity):
     done = run_script("recommend", environment, "--run=run", cwd=popularity)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: nothing to do") and done.stderr.count("\n") == 1
-
-
-BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {
-    "x.jsonl": [
-        ('{"user": 1, "items": [1]}\n{"user": 2, "items"', "line 2 is no JSON"),
-        ("[1, 2]\n", "line 1 is [1, 2]"),
-        ('{"user": 1, "items": 5}\n', 'line 1 is {"user": 1, "items": 5}'),
-        ("", "holds no histories"),
-        (
-            '{"user": 1, "item": 1}\n{"user": 2, "item": 1}\n{"user": 1, "item": 2}\n',
-            "user 1 are not adjacent",
-        ),
-        (b'{"user": "\xff"}\n', "line 1 is not UTF-8"),
-        ('{"user": 1, "items": [1]}\n{"user": 1, "item": 1}\n', "line 2"),
-    ],
-    "x.csv": [
-        ("who,items\n1,2\n", "has the columns who, items"),
-        ("user,items\n1\n", "line 2 does not have 2 fields"),
-        ('user,items\n1,"2\n', "unexpected end of data"),
-        ('user,"items\n', "unexpected end of data"),
-        ("", "has the columns none"),
-    ],
-    "x.parquet": [("not one", "cannot be read")],
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_an_unreadable_file_of_histories_is_one_clear_line(tmp_path, name):
-    for content, expected in BAD_FILES[name]:
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(UserError) as error:
-            list(files.Reader(str(tmp_path / name)))
-        text = str(error.value)
-        assert (
-            expected in text
-            and "\n" not in text
-            and text.startswith(f"--histories: {tmp_path / name}: ")
-        )
