@@ -18,7 +18,7 @@ from ttt4rec_jax.serving.load_export import Recommendation
 FORMATS = """\
 Histories are read from .parquet, .csv or .jsonl, or as JSON lines from stdin (-). The columns are
 user and items, the ids of a history in order (a list; in a .csv separated by spaces), or user and
-item with one row per click, in order and sorted by user.
+item with one row per click, in order, the rows of a user adjacent.
 Recommendations are written to .parquet or .csv with one row per recommended item: user, rank, item,
 score, title (where the data has titles) and source ("model", or "popularity" for an empty history);
 or to .jsonl or stdout (-) with one line per user, which holds lists. The file appears under its
