@@ -1,5 +1,6 @@
 """Small data sets made in memory, for every test that needs one."""
 
+import functools
 import os
 
 import jax
@@ -101,3 +102,17 @@ def cyclic_dataset() -> Dataset:
         24,
         num_negatives=9,
     )
+
+
+@pytest.fixture(scope="session")
+def recommender_of(random_dataset):
+    """Return a function from a case of helpers.SERVING_CASES to its Recommender, made only once."""
+    from helpers import SERVING_CASES, make_recommender, serving_config
+
+    @functools.cache
+    def make(case: str):
+        config = serving_config(case.split()[0], **SERVING_CASES[case])
+        titles = [f"title {i}" for i in range(1, 31)] if case == "sasrec" else None
+        return make_recommender(config, random_dataset, titles)
+
+    return make

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib.util
 import io
 import json
 import subprocess
@@ -19,7 +20,7 @@ from data_prep.index import is_training
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
-from ttt4rec_jax.config import Config, ModelConfig, TrainConfig, program
+from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig, program
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
@@ -498,3 +499,89 @@ def assert_one_line(outcome: list, message: str) -> None:
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
     assert message in err
+
+
+# --- serving and commands
+
+# name of a case: the options of the model that it begins with
+SERVING_CASES = {name: {} for name in MODELS if name != "ttt4rec"} | {
+    f"ttt4rec {name}": options for name, options in STREAMS.items()
+}
+
+
+def load_script(name: str):
+    """Return the module of a script in experiments/."""
+    spec = importlib.util.spec_from_file_location(
+        f"experiments_{name}", ROOT / "experiments" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUN_COMMANDS = """
+import contextlib, importlib.util, io, json, sys
+
+spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+results = []
+for flags in json.loads(sys.argv[2]):
+    out = io.StringIO()
+    err = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = script.main([sys.argv[1], *flags])
+        except SystemExit as exit:
+            code = exit.code
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps([results, sorted(sys.modules)]))
+"""
+
+
+def run_commands(script: str, commands: list[list[str]], environment, cwd):
+    """Run a script of experiments/ several times in one new process.
+
+    Return the [exit code, stdout, stderr] of each command, and the modules that were imported.
+    """
+    path = str(ROOT / "experiments" / f"{script}.py")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_COMMANDS, path, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    results, modules = json.loads(done.stdout)
+    return results, set(modules)
+
+
+def run_script(script: str, environment, *flags, cwd, **options):
+    """Run a script of experiments/ in a process of its own."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, **options
+    )
+
+
+HISTORIES = {"ann": [3, 7, 3], "bob": [], "cid": [12]}
+
+
+def write_histories(folder: Path) -> None:
+    """Write HISTORIES in every format; files with one row per click do not contain bob."""
+    lists = pl.DataFrame(
+        {"user": list(HISTORIES), "items": list(HISTORIES.values())},
+        schema_overrides={"items": pl.List(pl.Int64)},
+    )
+    lists.write_parquet(folder / "lists.parquet")
+    lists.write_ndjson(folder / "lists.jsonl")
+    (folder / "lists.csv").write_text(
+        "\ufeffnote,user,items\r\n"
+        + "".join(f'"a,\nb",{u},{" ".join(map(str, c))}\n' for u, c in HISTORIES.items())
+    )
+    rows = lists.explode("items").drop_nulls().rename({"items": "item"})
+    rows.write_parquet(folder / "rows.parquet")
+    rows.write_csv(folder / "rows.csv")
+    rows.write_ndjson(folder / "rows.jsonl")

@@ -1,10 +1,12 @@
-"""Training, judging and serving sequential recommenders built on test-time-training layers, in JAX."""
+"""Train, evaluate and serve sequential recommenders with test-time-training layers, in JAX."""
+
+from typing import Any
 
 __all__ = ["Recommender"]
 
 
-def __getattr__(name: str):
-    """Recommender, imported when it is asked for: it brings JAX, which --help and a wrong flag need not wait for."""
+def __getattr__(name: str) -> Any:
+    """Import Recommender on first use, since it imports JAX, which --help does not need."""
     if name == "Recommender":
         from ttt4rec_jax.serving.recommender import Recommender
 

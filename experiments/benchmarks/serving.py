@@ -1,11 +1,9 @@
-"""What a recommendation costs: a click of a live session after few and many others, many sessions at once, all users.
+"""Measure recommendations: a click of a live session, many sessions at once, all test users.
 
-    python experiments/benchmarks/serving.py --run=runs/ttt --reread=runs/sasrec --data_dir=DIR
-    [--json=FILE]
+python experiments/benchmarks/serving.py --run=runs/ttt --reread=runs/sasrec --data_dir=DIR
 
-Times are of whole calls of the Python interface, ids in and ids out, after compilation. Programs
+The times are of whole calls of the Python interface, from ids to ids, after compilation. Programs
 that are compared take turns.
---reread: a run of a model without a state, whose sessions read their last max_len clicks again.
 """
 
 import argparse
@@ -26,46 +24,47 @@ from ttt4rec_jax.runs.folder import RunFolder, load_config
 FEW = 10
 MANY = 10_000
 K = 10
+WARM_UP = 20  # calls that are not measured
 
 
-def clicker(rec: Recommender, clicks: int, rng) -> Callable:
-    """One more click of a session that has made so many, and its recommendations."""
-    ids = rec.items.ids
-    session = rec.open_session([ids[i] for i in rng.integers(0, len(ids), clicks)])
-    coming = itertools.cycle([ids[i] for i in rng.integers(0, len(ids), 4096)])
+def clicker(recommender: Recommender, num_clicks: int, rng: np.random.Generator) -> Callable:
+    """Return a function that adds a click to a session of num_clicks and recommends."""
+    ids = recommender.items.ids
+    session = recommender.open_session([ids[i] for i in rng.integers(0, len(ids), num_clicks)])
+    next_ids = itertools.cycle([ids[i] for i in rng.integers(0, len(ids), 4096)])
 
     def click():
-        session.observe(next(coming))
+        session.observe(next(next_ids))
         return session.recommend(K)
 
     return click
 
 
-def medians(programs: dict, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each program, called in turns."""
-    seconds = {name: [] for name in programs}
-    for turn in range(repeats + 20):
+def medians(programs: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Return the median milliseconds of each program; they are called in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(repeats + WARM_UP):
         for name, program in programs.items():
-            started = time.perf_counter()
+            start = time.perf_counter()
             program()
-            if turn >= 20:
-                seconds[name].append(time.perf_counter() - started)
+            if turn >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
     return {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
 
 
-def rate(function, count: int, repeats: int) -> float:
-    """How many of `count` that a call of the function does are done in a second: the median call."""
+def rate(function: Callable, count: int, repeats: int) -> float:
+    """Return how many items per second a function handles that handles `count` a call (median)."""
     function()
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - start)
     return count / float(np.median(times))
 
 
 def test_histories(run: Path, data_dir: str) -> list[list]:
-    """What test users clicked before their last click, in the data's own ids."""
+    """Return the clicks of each test user before the last one, as ids of the data."""
     prepared = prepare(load_config(RunFolder(run).config).data, data_dir, "")
     dataset = load_dataset(prepared)
     ids = Recommender.load(run, data_dir).items.ids
@@ -77,54 +76,71 @@ def test_histories(run: Path, data_dir: str) -> list[list]:
     ]
 
 
-def main():
+def measure_clicks(
+    recommender: Recommender,
+    reread: Recommender | None,
+    repeats: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Return milliseconds of a click and its recommendations after few and many other clicks.
+
+    reread: a model without a state, whose sessions read their last max_len clicks again.
+    """
+    programs = {f"click after {n:,}": clicker(recommender, n, rng) for n in (FEW, MANY)}
+    if reread:
+        programs[f"click after {MANY:,}, reread"] = clicker(reread, MANY, rng)
+    results = {f"{name}, ms": ms for name, ms in medians(programs, repeats).items()}
+    few = results[f"click after {FEW:,}, ms"]
+    results["ratio of many to few"] = results[f"click after {MANY:,}, ms"] / few
+    return results
+
+
+def measure_sessions(
+    recommender: Recommender, num_sessions: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Return clicks and lists per second of many sessions that are handled together."""
+    ids = recommender.items.ids
+    sessions = [recommender.open_session() for _ in range(num_sessions)]
+    clicks = [ids[i] for i in rng.integers(0, len(ids), num_sessions)]
+    functions = {
+        "clicks/s, observed together": lambda: recommender.observe_many(sessions, clicks),
+        "top 10/s of sessions": lambda: recommender.recommend_many(sessions, K),
+        "click and top 10/s": lambda: recommender.observe_many(sessions, clicks, K),
+    }
+    return {name: rate(function, num_sessions, 15) for name, function in functions.items()}
+
+
+def measure_users(recommender: Recommender, histories: list[list]) -> dict[str, float]:
+    """Return the seconds that the recommendations of all test users take."""
+    per_second = rate(lambda: recommender.recommend(histories, K), len(histories), 5)
+    return {"users": len(histories), "all users' top 10, s": len(histories) / per_second}
+
+
+def main() -> None:
+    """Measure, print the results and write them to --json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--reread", type=Path)
+    parser.add_argument("--run", type=Path, required=True, help="run of a model with a state")
+    parser.add_argument("--reread", type=Path, help="run of a model without a state")
     parser.add_argument("--data_dir", default="")
-    parser.add_argument("--sessions", type=int, default=1024, help="observed at once")
+    parser.add_argument("--sessions", type=int, default=1024, help="handled at once")
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     before = machine()
     rng = np.random.default_rng(0)
-    rec = Recommender.load(args.run, args.data_dir)
-    programs = {f"click after {n:,}": clicker(rec, n, rng) for n in (FEW, MANY)}
-    if args.reread:
-        programs[f"click after {MANY:,}, reread"] = clicker(
-            Recommender.load(args.reread, args.data_dir), MANY, rng
-        )
-    figures = {f"{name}, ms": ms for name, ms in medians(programs, args.repeats).items()}
-    figures["ratio of many to few"] = (
-        figures[f"click after {MANY:,}, ms"] / figures[f"click after {FEW:,}, ms"]
-    )
-
-    ids = rec.items.ids
-    sessions = [rec.open_session() for _ in range(args.sessions)]
-    clicks = [ids[i] for i in rng.integers(0, len(ids), args.sessions)]
-    figures["clicks/s, observed together"] = rate(
-        lambda: rec.observe_many(sessions, clicks), args.sessions, 15
-    )
-    figures["top 10/s of sessions"] = rate(
-        lambda: rec.recommend_many(sessions, K), args.sessions, 15
-    )
-    figures["click and top 10/s"] = rate(
-        lambda: rec.observe_many(sessions, clicks, K), args.sessions, 15
-    )
-
-    histories = test_histories(args.run, args.data_dir)
-    figures["users"] = len(histories)
-    figures["all users' top 10, s"] = len(histories) / rate(
-        lambda: rec.recommend(histories, K), len(histories), 5
-    )
+    recommender = Recommender.load(args.run, args.data_dir)
+    reread = Recommender.load(args.reread, args.data_dir) if args.reread else None
+    results = measure_clicks(recommender, reread, args.repeats, rng)
+    results |= measure_sessions(recommender, args.sessions, rng)
+    results |= measure_users(recommender, test_histories(args.run, args.data_dir))
     print(before)
-    for name, value in figures.items():
+    for name, value in results.items():
         print(f"{name:32} {value:12,.3f}")
     print(f"load at the end {machine()['load']}")
     if args.json:
-        args.json.write_text(json.dumps({"machine": before, "figures": figures}, indent=1))
+        args.json.write_text(json.dumps({"machine": before, "figures": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import dataclasses
 
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import PROGRAM_CACHE, Command, FinishedRun, Section
+from ttt4rec_jax.serving.files import FORMATS
 
-PURPOSE = """Recommend with a finished run: to every user in a file, to one user, or click by click:
+PURPOSE = f"""Recommend with a finished run: to every user in a file, to one user, or click by click:
 
 python experiments/recommend.py --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
 python experiments/recommend.py --run=runs/x --user=42
@@ -15,13 +16,7 @@ It uses the run's best parameters, and needs nothing but the run's folder (--use
 --histories also reads the run's data). Give one of: --histories with --output, --user,
 --interactive.
 
-Input: .parquet, .csv, .jsonl, or "-" for JSON lines from stdin. Either columns `user` and `items`,
-the ids of a history in order (a list; in a .csv separated by spaces); or `user` and `item`,
-a row a click, with the rows of a user adjacent and in order.
-
-Output: .parquet and .csv have a row per recommendation: user, rank, item, score, title if the data
-has titles, source ("model", or "popularity" for an empty history). .jsonl, or "-" for stdout, has a
-line per user, with lists. A file appears under its name only once it is complete."""
+{FORMATS}"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,27 +14,26 @@ from ttt4rec_jax.serving.load_export import FORMAT
 
 
 def check(output: Path, overwrite: bool) -> None:
-    """Raises UserError if an export may not be written there."""
+    """Raise UserError if an export may not be written to this folder."""
     if not output.exists():
         return
     if not output.is_dir():
-        raise UserError(f"--output: {output} is a file, expected a folder; name another")
+        raise UserError(f"--output: {output} is a file, expected a folder; name another folder")
     if not any(output.iterdir()):
         return
     if not is_export(output):
         raise UserError(f"--output: {output} is not empty and holds no export; name another folder")
     if not overwrite:
         raise UserError(
-            f"--output: {output} holds an export already; name another folder, or --overwrite it"
+            f"--output: {output} already holds an export; name another folder, or use --overwrite"
         )
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds an export, of whatever version."""
+    """Return whether a folder holds an export of any version."""
     try:
-        return (
-            json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["format"] == FORMAT
-        )
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

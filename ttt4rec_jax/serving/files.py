@@ -1,12 +1,4 @@
-"""Histories from files and recommendations into files, a part at a time, whatever their size. Imports no JAX.
-
-Read: .parquet, .csv, .jsonl, or "-": JSON lines from stdin. Columns `user` and `items`, the ids of
-a history in order (a list; in a .csv with spaces between them); or `user` and `item`, a row a
-click, the rows of a user together and in order.
-Written: .parquet and .csv, a row a recommendation: user, rank, item, score, title where the data
-has any, source ("model", or "popularity" for an empty history). .jsonl, or "-" for stdout: a line a
-user, with lists. A file appears under its name when it is whole, or not at all.
-"""
+"""Stream histories from files and recommendations into files of any size. Imports no JAX."""
 
 import contextlib
 import csv
@@ -16,40 +8,54 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from data_prep import atomic
-from data_prep.settings import UserError
+from data_prep.settings import UserError, first_line
+from ttt4rec_jax.serving.load_export import Recommendation
 
+FORMATS = """\
+Histories are read from .parquet, .csv or .jsonl, or as JSON lines from stdin (-). The columns are
+user and items, the ids of a history in order (a list; in a .csv separated by spaces), or user and
+item with one row per click, in order, the rows of a user adjacent.
+Recommendations are written to .parquet or .csv with one row per recommended item: user, rank, item,
+score, title (where the data has titles) and source ("model", or "popularity" for an empty history);
+or to .jsonl or stdout (-) with one line per user, which holds lists. The file appears under its
+name only when it is complete."""
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-ROWS_AT_ONCE = 8192  # of a parquet file
-COLUMNS = ("user", "rank", "item", "score", "title", "source")
+BATCH_ROWS = 8192  # of a parquet file
 
 
-def suffix(flag: str, path: str) -> str:
-    """How a file is read or written. Raises UserError if its name does not say."""
-    found = ".jsonl" if path == "-" else Path(path).suffix.lower()
-    if found not in SUFFIXES:
+def file_format(flag: str, path: str) -> str:
+    """Return the suffix by which a file is read or written. Raise UserError for an unknown one."""
+    suffix = ".jsonl" if path == "-" else Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
         raise UserError(
-            f"{flag}: {path!r} is of an unknown form; expected a name in {', '.join(SUFFIXES)}, or -"
+            f"{flag}: {path!r} has an unknown format; "
+            f"expected a name in {', '.join(SUFFIXES)}, or -"
         )
-    return found
+    return suffix
 
 
 class Reader:
-    """Iterates over (user, ids) of a file. done, of total (None: not known) in unit: how far it has come."""
+    """Iterate over the (user, ids) of a file.
+
+    done, total, unit: the progress, in bytes or rows; total is None where it is not known.
+    """
 
     def __init__(self, path: str):
-        """Raises UserError if there is no such file."""
+        """Raise UserError if there is no such file."""
         self.path = path
-        self.kind = suffix("--histories", path)
+        self.kind = file_format("--histories", path)
         self.done = 0
-        self.total = None
+        self.total: int | None = None
         self.unit = "B"
         if path == "-":
             return
         if not Path(path).is_file():
             raise UserError(
-                f"--histories: no file {path}; expected one of users' clicks ({', '.join(SUFFIXES)}, or -)"
+                f"--histories: no file {path}; "
+                f"expected users' clicks in {', '.join(SUFFIXES)}, or -"
             )
         self.total = os.path.getsize(path)
 
@@ -60,35 +66,31 @@ class Reader:
             first = next(rows, None)
             if first is None:
                 raise self._error("holds no histories")
-            users = self._together if "item" in first else self._lists
-            yield from users(itertools.chain([first], rows))
+            histories = self._grouped if "item" in first else self._lists
+            yield from histories(itertools.chain([first], rows))
         except OSError as error:
             raise self._error(f"cannot be read ({error.strerror})") from error
 
     def _error(self, what: str) -> UserError:
-        form = (
+        name = "stdin" if self.path == "-" else self.path
+        expected = (
             '{"user": ..., "items": [...]} on each line'
             if self.kind == ".jsonl"
             else "columns user and items, or user and item"
         )
-        return UserError(
-            f"--histories: {'stdin' if self.path == '-' else self.path}: {what}; expected {form}"
-        )
+        return UserError(f"--histories: {name}: {what}; expected {expected}")
 
     def _lists(self, rows: Iterator[dict]) -> Iterator[tuple]:
         for row in rows:
             items = row["items"]
             yield row["user"], items.split() if isinstance(items, str) else items or []
 
-    def _together(self, rows: Iterator[dict]) -> Iterator[tuple]:
-        finished = (
-            set()
-        )  # hashes: a user's rows may stand apart by mistake, which would be two short histories
+    def _grouped(self, rows: Iterator[dict]) -> Iterator[tuple]:
+        # hashes of users: rows that are not sorted would otherwise become several short histories
+        finished = set()
         for user, clicks in itertools.groupby(rows, lambda row: row["user"]):
             if hash(user) in finished:
-                raise self._error(
-                    f"the rows of user {user!r} do not stand together, sort them by user"
-                )
+                raise self._error(f"the rows of user {user!r} are not adjacent, sort them by user")
             finished.add(hash(user))
             yield user, [row["item"] for row in clicks]
 
@@ -115,26 +117,31 @@ class Reader:
                 raise self._error(f"line {number} is no JSON ({error})") from error
             names = self._names(row) if isinstance(row, dict) else None
             first = first or names
-            is_good = names and names == first and isinstance(row["user"], (str, int))
-            if not is_good or isinstance(row[names[1]], list) != (names[1] == "items"):
+            if (
+                names is None
+                or names != first
+                or not isinstance(row["user"], (str, int))
+                or isinstance(row[names[1]], list) != (names[1] == "items")
+            ):
                 raise self._error(f"line {number} is {line.strip()[:60]}")
             yield {name: row[name] for name in names}
 
     def _csv(self) -> Iterator[dict]:
         rows = csv.DictReader(self._lines(), strict=True)
         try:
-            names = self._names(rows.fieldnames or [])
+            columns = rows.fieldnames or []
+            names = self._names(columns)
             if names is None:
-                raise self._error(f"has the columns {', '.join(rows.fieldnames or []) or 'none'}")
+                raise self._error(f"has the columns {', '.join(columns) or 'none'}")
             for row in rows:
                 if None in row or None in row.values():
-                    raise self._error(f"line {rows.line_num} has not {len(rows.fieldnames)} fields")
+                    raise self._error(f"line {rows.line_num} does not have {len(columns)} fields")
                 yield {name: row[name] for name in names}
         except csv.Error as error:
             raise self._error(f"at line {rows.line_num}: {error}") from error
 
     def _parquet(self) -> Iterator[dict]:
-        import polars as pl  # not at the top: --help need not wait for it
+        import polars as pl  # here, so that --help does not wait for the import
 
         try:
             frame = pl.scan_parquet(self.path, glob=False)
@@ -145,40 +152,36 @@ class Reader:
                 raise self._error(f"has users of type {schema['user']}")
             self.total = frame.select(pl.len()).collect().item()
             self.unit = " rows"
-            for part in frame.select(names).collect_batches(chunk_size=ROWS_AT_ONCE):
+            for part in frame.select(names).collect_batches(chunk_size=BATCH_ROWS):
                 for row in part.iter_rows(named=True):
                     self.done += 1
                     yield row
         except pl.exceptions.PolarsError as error:
-            raise self._error(f"cannot be read ({str(error).splitlines()[0]})") from error
+            raise self._error(f"cannot be read ({first_line(error)})") from error
 
     def _names(self, columns: Iterable[str]) -> tuple[str, str] | None:
-        """Which of the two shapes the columns are of."""
-        return next(
-            (
-                names
-                for names in (("user", "items"), ("user", "item"))
-                if set(names) <= set(columns)
-            ),
-            None,
-        )
+        """Return which two of the columns hold the histories; None if they hold none."""
+        for names in (("user", "items"), ("user", "item")):
+            if set(names) <= set(columns):
+                return names
+        return None
 
 
 class Writer:
-    """Writes recommendations of users, in parts; a context in which an error leaves no file."""
+    """Write recommendations in parts; a context manager that leaves no file after an error."""
 
     def __init__(self, path: str):
-        """Raises UserError if it cannot be written there."""
+        """Raise UserError if the file cannot be written there."""
         self.path = Path(path)
-        self.kind = suffix("--output", path)
+        self.kind = file_format("--output", path)
         self.is_stdout = path == "-"
         if not self.is_stdout and (self.path.is_dir() or not os.access(self.path.parent, os.W_OK)):
             raise UserError(
-                f"--output: {path} cannot be written; name a file in a folder that is there"
+                f"--output: {path} cannot be written; name a file in a folder that exists"
             )
-        self._parts = []
+        self._parts: list[Any] = []
 
-    def __enter__(self):
+    def __enter__(self) -> "Writer":
         if self.is_stdout:
             self._file = sys.stdout
             return self
@@ -192,16 +195,16 @@ class Writer:
         )
         return self
 
-    def write(self, users: list, found: list) -> None:
-        """Adds the recommendations (recommend.Recommendation) of some users."""
+    def write(self, users: list, recommendations: list[Recommendation]) -> None:
+        """Add one recommendation per user."""
         try:
             if self.kind == ".jsonl":
                 self._file.writelines(
                     json.dumps(as_dict(*pair), ensure_ascii=False) + "\n"
-                    for pair in zip(users, found, strict=True)
+                    for pair in zip(users, recommendations, strict=True)
                 )
             else:
-                self._write_rows(as_rows(users, found))
+                self._write_rows(as_rows(users, recommendations))
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -231,7 +234,7 @@ class Writer:
         self._parts.append(self._scratch / f"{len(self._parts):06}.parquet")
         pl.DataFrame(columns, schema_overrides=types, strict=False).write_parquet(self._parts[-1])
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self.is_stdout:
             sys.stdout.flush()
             return
@@ -257,31 +260,30 @@ class Writer:
         pl.concat(parts, how="vertical_relaxed").sink_parquet(self._whole)
 
 
-def as_dict(user, found) -> dict:
-    """A line of JSON."""
-    titles = {} if found.titles is None else {"titles": found.titles}
+def as_dict(user: Any, recommendation: Recommendation) -> dict[str, Any]:
+    """Return a user's recommendation as the content of a line of JSON."""
+    titles = {} if recommendation.titles is None else {"titles": recommendation.titles}
     return {
         "user": user,
-        "items": found.ids,
-        "scores": found.scores.tolist(),
+        "items": recommendation.ids,
+        "scores": recommendation.scores.tolist(),
         **titles,
-        "source": found.source,
+        "source": recommendation.source,
     }
 
 
-def as_rows(users: list, found: list) -> dict[str, list]:
-    """Columns, a row a recommendation."""
-    counts = [len(one.ids) for one in found]
-    columns = {
-        "user": [user for user, count in zip(users, counts, strict=True) for _ in range(count)],
-        "rank": [rank for count in counts for rank in range(1, count + 1)],
-        "item": [id for one in found for id in one.ids],
-        "score": [score for one in found for score in one.scores.tolist()],
-        "title": [title for one in found for title in one.titles or ()],
-        "source": [
-            one.source for one, count in zip(found, counts, strict=True) for _ in range(count)
-        ],
+def as_rows(users: list, recommendations: list[Recommendation]) -> dict[str, list]:
+    """Return recommendations as columns with one row per recommended item."""
+    columns: dict[str, list] = {
+        name: [] for name in ("user", "rank", "item", "score", "title", "source")
     }
-    if found and found[0].titles is None:
+    for user, (ids, scores, titles, source) in zip(users, recommendations, strict=True):
+        columns["user"] += [user] * len(ids)
+        columns["rank"] += range(1, len(ids) + 1)
+        columns["item"] += ids
+        columns["score"] += scores.tolist()
+        columns["title"] += titles or ()
+        columns["source"] += [source] * len(ids)
+    if recommendations and recommendations[0].titles is None:
         del columns["title"]
     return columns

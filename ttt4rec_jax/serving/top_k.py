@@ -1,12 +1,13 @@
-"""The k best items of histories or of user vectors: pure functions, scored in evaluation's own tiles.
+"""The k best items by user vectors or by a model of pairs: pure functions, in evaluation's tiles.
 
-What may not be recommended to a user comes as one bit an item (byte 0's lowest bit is item 1), so
-that a request's shape depends neither on its filters nor on how much was seen. Ties go to the item
-that comes first.
+Items that may not be recommended to a user are a bit mask (item 1 in the lowest bit of byte 0), so
+that the shapes of a request depend neither on its filters nor on how many items the user has seen.
+Ties go to the item that comes first.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,96 +15,78 @@ import numpy as np
 
 from ttt4rec_jax.evaluation import ranking
 
-GROUP = 16  # items that share a maximum
+GROUP_SIZE = 16  # items that share a maximum
 
 
-def pad_up(n: int, least: int = 1) -> int:
-    """The power of two that n is padded to: few shapes, few compilations."""
-    return max(least, 1 << (n - 1).bit_length())
+def pack_mask(blocked_V: np.ndarray) -> np.ndarray:
+    """Return the bits [W] of a mask over the items, padded to whole tiles of blocked items."""
+    padded = np.pad(blocked_V, (0, -len(blocked_V) % ranking.TILE), constant_values=True)
+    return np.packbits(padded, bitorder="little")
 
 
-def fill(x, rows: int) -> np.ndarray:
-    """x with more rows behind, which repeat the first."""
-    return np.concatenate([x, np.repeat(x[:1], rows - len(x), 0)])
+def unpack_mask(blocked_BxW: jax.Array) -> jax.Array:
+    """Return the mask [B, 8 W] of packed bits."""
+    bits_BxWx8 = (blocked_BxW[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+    return bits_BxWx8.reshape(*blocked_BxW.shape[:-1], -1) > 0
 
 
-def padded(histories: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(histories at the left of [B, length], zeros behind; their lengths [B])."""
-    lengths = np.array([len(items) for items in histories], np.int32)
-    history_BxL = np.zeros((len(histories), length), np.int32)
-    history_BxL[np.arange(length) < lengths[:, None]] = np.concatenate(
-        [*histories, np.zeros(0, np.int32)]
-    )
-    return history_BxL, lengths
+def top_k_of_users(
+    user_BxKxD: jax.Array, item_NxCxD: jax.Array, blocked_BxW: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return (scores, items) [B, k] by user vectors and the item vectors of ranking.item_tiles."""
+    score = functools.partial(ranking.Products.tile, user_BxKxD)
+    return top_k(score, item_NxCxD, blocked_BxW, k)
 
 
-def in_tiles(blocked_V: np.ndarray) -> np.ndarray:
-    """Bits [W], for whole tiles, of what is blocked: places beyond the last item are too."""
-    whole = np.pad(blocked_V, (0, -len(blocked_V) % ranking.TILE), constant_values=True)
-    return np.packbits(whole, bitorder="little")
+def top_k_of_histories(
+    model: Any,
+    history_BxL: jax.Array,
+    length_B: jax.Array,
+    blocked_BxW: jax.Array,
+    num_items: int,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Return (scores, items) [B, k] by a model that scores pairs of a history and an item.
+
+    Memory stays bounded: only a few histories and one tile of items are scored at a time.
+    """
+    score = functools.partial(ranking.Pairs(model).tile, (history_BxL, length_B))
+    return top_k(score, ranking.item_tiles(num_items), blocked_BxW, k)
 
 
-def mark(bits_BxW: np.ndarray, items: Sequence[np.ndarray]) -> None:
-    """Sets the bits of each row's items, in place."""
-    row = np.repeat(np.arange(len(items)), [*map(len, items)])
-    place = np.concatenate([*items, np.zeros(0, np.int32)]) - 1
-    np.bitwise_or.at(bits_BxW, (row, place >> 3), np.uint8(1) << (place & 7).astype(np.uint8))
+def top_k(
+    score: Callable[[jax.Array], jax.Array], tile_NxC: jax.Array, blocked_BxW: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return (scores, items) [B, k] of the best items; blocked ones come last and score -inf.
 
+    `score` maps a tile [C, ...] to scores [B, C].
+    """
+    blocked_NxBxW = blocked_BxW.reshape(blocked_BxW.shape[0], len(tile_NxC), -1).swapaxes(0, 1)
 
-def unpack(blocked_BxW):
-    """[B, 8 W] of bits."""
-    return ((blocked_BxW[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1).reshape(
-        *blocked_BxW.shape[:-1], -1
-    ) > 0
-
-
-def of_users(user_BxKxD, item_NxCxD, blocked_BxW, k: int):
-    """(scores, items) [B, k] by user vectors. item_NxCxD: the vectors of ranking.item_tiles."""
-    return top(functools.partial(ranking.Products.tile, user_BxKxD), item_NxCxD, blocked_BxW, k)
-
-
-def of_histories(model, history_BxL, length_B, blocked_BxW, num_items: int, k: int):
-    """(scores, items) [B, k] by a model that scores pairs; a few histories and a tile of items are in memory at a time."""
-    item_NxC = ranking.item_tiles(num_items)
-    return top(
-        functools.partial(ranking.Pairs(model).tile, (history_BxL, length_B)),
-        item_NxC,
-        blocked_BxW,
-        k,
-    )
-
-
-def top(score, tile_NxC, blocked_BxW, k: int):
-    """(scores, items) [B, k] of the best; blocked ones stand last, at -inf. score: a tile -> scores [B, C]."""
-    tiles = len(tile_NxC)
-    blocked_NxBxW = blocked_BxW.reshape(blocked_BxW.shape[0], tiles, -1).swapaxes(0, 1)
-
-    def tile(tile_and_blocked):
+    def score_tile(tile_and_blocked):
         tile_C, blocked_BxW = tile_and_blocked
-        return jnp.where(unpack(blocked_BxW), -jnp.inf, score(tile_C))
+        return jnp.where(unpack_mask(blocked_BxW), -jnp.inf, score(tile_C))
 
-    return best(jax.lax.map(tile, (tile_NxC, blocked_NxBxW)), k)
+    return grouped_top_k(jax.lax.map(score_tile, (tile_NxC, blocked_NxBxW)), k)
 
 
-def best(score_NxBxC, k: int):
-    """(scores, items) [B, k] of the greatest scores, k at most N C.
+def grouped_top_k(score_NxBxC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return (scores, items) [B, k] of the largest scores; k is at most N * C.
 
-    The k best items lie in the k groups of greatest maxima (of equal maxima, the first): an item
-    elsewhere has k items before it, one of each. So only maxima and k groups are sorted, not the
-    catalogue.
+    The k best items lie in the k groups with the largest maxima (the first of equal maxima), since
+    an item of any other group is preceded by the maxima of these k. So only the maxima and k groups
+    are sorted, not the whole catalogue.
     """
     N, B, C = score_NxBxC.shape
-    if 2 * GROUP * k > N * C:
-        scores, place_Bxk = jax.lax.top_k(score_NxBxC.swapaxes(0, 1).reshape(B, N * C), k)
-        return scores, place_Bxk + 1
-    grouped = score_NxBxC.reshape(N, B, C // GROUP, GROUP)
+    if 2 * GROUP_SIZE * k > N * C:
+        scores_Bxk, index_Bxk = jax.lax.top_k(score_NxBxC.swapaxes(0, 1).reshape(B, N * C), k)
+        return scores_Bxk, index_Bxk + 1
+    grouped = score_NxBxC.reshape(N, B, C // GROUP_SIZE, GROUP_SIZE)
     maxima_BxG = grouped.max(-1).swapaxes(0, 1).reshape(B, -1)
-    group_Bxk = jnp.sort(
-        jax.lax.top_k(maxima_BxG, k)[1], 1
-    )  # sorted, so that of equal scores the first item is found first
-    tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP)
+    # in the order of the catalogue, so that the first item of equal scores comes first
+    group_Bxk = jnp.sort(jax.lax.top_k(maxima_BxG, k)[1], 1)
+    tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP_SIZE)
     score_BxkxG = grouped[tile_Bxk, jnp.arange(B)[:, None], group_of_tile_Bxk]
-    scores, place_Bxk = jax.lax.top_k(score_BxkxG.reshape(B, k * GROUP), k)
-    return scores, jnp.take_along_axis(
-        group_Bxk, place_Bxk // GROUP, 1
-    ) * GROUP + place_Bxk % GROUP + 1
+    scores_Bxk, index_Bxk = jax.lax.top_k(score_BxkxG.reshape(B, k * GROUP_SIZE), k)
+    first_Bxk = jnp.take_along_axis(group_Bxk, index_Bxk // GROUP_SIZE, 1) * GROUP_SIZE
+    return scores_Bxk, first_Bxk + index_Bxk % GROUP_SIZE + 1

@@ -1,0 +1,76 @@
+"""files.py: histories in every format, errors of one line, recommendations in parts."""
+
+import polars as pl
+import pytest
+from helpers import HISTORIES, make_recommender, serving_config, write_histories
+
+from data_prep.settings import UserError
+from ttt4rec_jax.serving import files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with HISTORIES in every format."""
+    folder = tmp_path_factory.mktemp("histories")
+    write_histories(folder)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("shape", ["lists", "rows"])
+def test_every_format_gives_the_same_histories(folder, form, shape):
+    expected = {user: clicks for user, clicks in HISTORIES.items() if clicks or shape == "lists"}
+    reader = files.Reader(str(folder / f"{shape}.{form}"))
+    lists = {user: [int(item) for item in items] for user, items in reader}
+    assert lists == expected and reader.done == reader.total
+
+
+def test_parts_are_joined_even_if_the_types_of_users_differ(random_dataset, tmp_path):
+    titles = [f"title {i}" for i in range(1, 31)]
+    recommender = make_recommender(serving_config("popularity"), random_dataset, titles)
+    two_lists = recommender.recommend([[100], [200]], k=2)
+    empty_list = recommender.recommend([[100]], include_only=[100])
+    with files.Writer(str(tmp_path / "top.parquet")) as writer:
+        for users, lists in (([1, 2], two_lists), (["x"], empty_list), (["a", "b"], two_lists)):
+            writer.write(users, lists)
+    table = pl.read_parquet(tmp_path / "top.parquet")
+    assert table["user"].to_list() == ["1", "1", "2", "2", "a", "a", "b", "b"]
+    assert table["item"].dtype == pl.Int64 and table["title"].dtype == pl.String
+
+
+BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {
+    "x.jsonl": [
+        ('{"user": 1, "items": [1]}\n{"user": 2, "items"', "line 2 is no JSON"),
+        ("[1, 2]\n", "line 1 is [1, 2]"),
+        ('{"user": 1, "items": 5}\n', 'line 1 is {"user": 1, "items": 5}'),
+        ("", "holds no histories"),
+        (
+            '{"user": 1, "item": 1}\n{"user": 2, "item": 1}\n{"user": 1, "item": 2}\n',
+            "user 1 are not adjacent",
+        ),
+        (b'{"user": "\xff"}\n', "line 1 is not UTF-8"),
+        ('{"user": 1, "items": [1]}\n{"user": 1, "item": 1}\n', "line 2"),
+    ],
+    "x.csv": [
+        ("who,items\n1,2\n", "has the columns who, items"),
+        ("user,items\n1\n", "line 2 does not have 2 fields"),
+        ('user,items\n1,"2\n', "unexpected end of data"),
+        ('user,"items\n', "unexpected end of data"),
+        ("", "has the columns none"),
+    ],
+    "x.parquet": [("not one", "cannot be read")],
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_an_unreadable_file_of_histories_is_one_clear_line(tmp_path, name):
+    for content, expected in BAD_FILES[name]:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(UserError) as error:
+            list(files.Reader(str(tmp_path / name)))
+        text = str(error.value)
+        assert (
+            expected in text
+            and "\n" not in text
+            and text.startswith(f"--histories: {tmp_path / name}: ")
+        )

@@ -1,0 +1,224 @@
+"""Print recommendations: for a file of histories, for one user, or click by click.
+
+Imports no JAX, so that a wrong flag is answered at once.
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.settings import UserError
+from ttt4rec_jax.cli.command import exit_code
+from ttt4rec_jax.cli.recommend_flags import COMMAND, RecommendFlags
+from ttt4rec_jax.runs.items import Catalogue
+from ttt4rec_jax.serving.files import Reader, Writer
+from ttt4rec_jax.serving.load_export import Recommendation
+
+if TYPE_CHECKING:
+    from ttt4rec_jax.serving.recommender import Recommender
+
+BATCH_HISTORIES = 4096  # histories of a file that are in memory at a time
+MAX_SHOWN = 10  # of a user's last clicks, and of the titles that match a text
+
+
+def main(argv: list[str]) -> int:
+    """Recommend as the flags say. Returns the exit code, see command.exit_code."""
+    return exit_code(lambda: run(COMMAND.parse(argv).settings(RecommendFlags)))
+
+
+def run(args: RecommendFlags) -> None:
+    """Do what the flags of experiments/recommend.py ask for. Raise UserError."""
+    reader = Reader(args.histories) if args.output else None
+    writer = Writer(args.output) if args.output else None
+    # these import JAX, which a wrong file name need not wait for
+    from ttt4rec_jax.cli.devices import enable_compilation_cache
+    from ttt4rec_jax.serving.recommender import Recommender
+
+    enable_compilation_cache(args.program_cache)
+    recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
+    items = recommender.items
+    if args.k > len(items):
+        note(f"note: --k={args.k}, but there are {len(items):,} items: lists are shorter")
+    options = {
+        "unknown": args.unknown,
+        "exclude_seen": not args.include_seen,
+        "exclude": split_ids(args.exclude),
+        "include_only": split_ids(args.include_only) if args.include_only else None,
+    }
+    whole = args.whole_history
+    if reader and writer:
+        recommend_to_file(recommender, reader, writer, args.k, whole_history=whole, **options)
+        return
+    history = []
+    if args.histories:
+        history = history_in_file(args.histories, args.user)
+    elif args.user:
+        history = history_in_data(items, args.run, args.user, args.data_dir, args.cache_dir)
+    if args.interactive:
+        converse(recommender, history, args.k, **options)
+    else:
+        show_user(recommender, args.user, history, args.k, whole_history=whole, **options)
+
+
+def split_ids(text: str) -> list[str]:
+    """Return the ids of a comma-separated list."""
+    return [id for id in text.split(",") if id]
+
+
+def note(text: str) -> None:
+    """Print a line that is not part of the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def recommend_to_file(
+    recommender: "Recommender", reader: Reader, writer: Writer, k: int, **options: Any
+) -> None:
+    """Stream histories through the model into a file, with a progress bar.
+
+    options: those of Recommender.recommend.
+    """
+    from tqdm import tqdm
+
+    num_users = 0
+    num_empty = 0
+    # disable=None: tqdm hides the bar when stderr is not a terminal
+    with writer, tqdm(total=reader.total, unit=reader.unit, unit_scale=True, disable=None) as bar:
+        histories = iter(reader)
+        while batch := list(itertools.islice(histories, BATCH_HISTORIES)):
+            users, clicks = zip(*batch, strict=True)
+            recommendations = recommender.recommend(clicks, k, **options)
+            writer.write(list(users), recommendations)
+            num_users += len(batch)
+            num_empty += sum(one.source == "popularity" for one in recommendations)
+            bar.total = reader.total
+            bar.unit = reader.unit
+            bar.set_postfix_str(f"{num_users:,} users", refresh=False)
+            bar.update(reader.done - bar.n)
+    empty = f"; {num_empty:,} of them had no click and got popular items" if num_empty else ""
+    note(f"{num_users:,} users{empty}")
+
+
+def history_in_file(path: str, user: str) -> list:
+    """Return the clicks of a user in a file of histories. Raise UserError if there are none."""
+    for name, clicks in Reader(path):
+        if str(name) == user:
+            return clicks
+    raise UserError(f"--user: {user!r} is not in {path}")
+
+
+def history_in_data(
+    items: Catalogue, run: str | Path, user: str, data_dir: str, cache_dir: str
+) -> list[int | str]:
+    """Return the clicks of a user in the data of a run. Raise UserError.
+
+    items: those of the run; data_dir, cache_dir: the flags of main.py.
+    """
+    from data_prep.prepare import prepare
+    from ttt4rec_jax.runs.folder import RunFolder, load_config
+    from ttt4rec_jax.runs.items import history_of, ids_of
+
+    config = load_config(RunFolder(Path(run)).config)
+    prepared = prepare(config.data, data_dir, cache_dir)
+    if ids_of(prepared) != items.ids:
+        raise UserError(
+            f"--user: {prepared} has other items than the run; "
+            "give the data that it was trained on, or --histories"
+        )
+    return [items.ids[item - 1] for item in history_of(prepared, user)]
+
+
+def show_user(
+    recommender: "Recommender", user: str, history: Sequence, k: int, **options: Any
+) -> None:
+    """Print a user's last clicks and recommendations. options: those of Recommender.recommend."""
+    (recommendation,) = recommender.recommend([history], k, **options)
+    last = f", the last {MAX_SHOWN}:" if len(history) > MAX_SHOWN else ""
+    print(f"user {user}: {len(history)} clicks{last}")
+    for id in history[-MAX_SHOWN:]:
+        print(f"      {format_item(recommender.items, id)}")
+    print(f"\nrecommended ({format_source(recommendation, len(history))}):")
+    print(format_table(recommendation))
+
+
+def converse(
+    recommender: "Recommender", history: Sequence, k: int, unknown: str, **filters: Any
+) -> None:
+    """Read clicks from stdin, by id or by a part of a title, and print the new list after each.
+
+    history, unknown: those of Recommender.open_session; filters: those of Recommender.recommend.
+    """
+    items = recommender.items
+    session = recommender.open_session(history, unknown)
+    cost = (
+        "each click costs the same"
+        if session.is_constant_cost
+        else f"the last {recommender.config.max_len} clicks are read again after each"
+    )
+    print(f"{recommender.config.model}, {len(items):,} items; {cost}")
+    print("enter an id or a part of a title; an empty line ends")
+    before = None
+    while True:
+        recommendation = session.recommend(k, **filters)
+        print(f"{format_source(recommendation, session.clicks)}:")
+        print(format_table(recommendation, before), flush=True)
+        before = recommendation.ids
+        id = ask_for_click(items)
+        if id is None:
+            return
+        session.observe(id)
+        print(format_item(items, id))
+
+
+def ask_for_click(items: Catalogue) -> int | str | None:
+    """Ask until a line of stdin identifies an item, and return its id; None for an empty line."""
+    while True:
+        print("click> ", end="", flush=True)
+        text = sys.stdin.readline().strip()
+        if not text:
+            print()
+            return None
+        if (id := items.get(text)) is not None:
+            return id
+        matches = items.search(text)
+        if len(matches) == 1:
+            return matches[0]
+        print(format_matches(items, text, matches))
+
+
+def format_table(recommendation: Recommendation, before: list | None = None) -> str:
+    """Return recommendations as lines of rank, move since the list `before`, score, id, title."""
+    lines = []
+    for rank, (id, score) in enumerate(zip(recommendation.ids, recommendation.scores, strict=True)):
+        title = (recommendation.titles[rank] or "") if recommendation.titles else ""
+        move = "" if before is None else f"{format_move(rank, before, id):>5}"
+        lines.append(f"{rank + 1:>4}{move}  {score:>10.4f}  {id!s:<12}  {title}".rstrip())
+    return "\n".join(lines) or "   no item is left to recommend"
+
+
+def format_move(rank: int, before: list, id: int | str) -> str:
+    """Return how far an item has risen since the list `before`: new, =, +3 or -3."""
+    if id not in before:
+        return "new"
+    rise = before.index(id) - rank
+    return f"{rise:+d}" if rise else "="
+
+
+def format_source(recommendation: Recommendation, num_clicks: int) -> str:
+    """Return what a list is based on."""
+    if recommendation.source == "popularity":
+        return "no click yet: popular items by training clicks"
+    return f"after {num_clicks} clicks"
+
+
+def format_item(items: Catalogue, id: int | str) -> str:
+    """Return an id and its title, if any."""
+    return f"{id!s:<12}  {items.title(id)}".rstrip()
+
+
+def format_matches(items: Catalogue, text: str, matches: list) -> str:
+    """Return the answer to a text that is no id and not part of just one title."""
+    more = ", the first are:" if len(matches) > MAX_SHOWN else ":" if matches else ""
+    shown = "".join(f"\n      {format_item(items, id)}" for id in matches[:MAX_SHOWN])
+    return f"{text!r} is no id, and {len(matches)} titles contain it{more}{shown}"
