@@ -18,7 +18,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import metrics
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data import batches
-from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.evaluation import evaluator, ranking
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.serving import engine

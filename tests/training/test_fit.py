@@ -244,7 +244,7 @@ RATES = [{"model": {"initializer_range": 0.1}}, {"seed": 3}, {"learning_rate": 0
 RANGES = [{"model": {"initializer_range": r}} for r in (0.05, 0.1, 0.2, 0.5)]
 
 
-EVERY = {"targets": "every", "batch_size": 8}
+EVERY = {"targets": "every", "batch_size": 8, "length_buckets": 1}
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"], ids=["in turn", "side by side"])

@@ -41,7 +41,7 @@ def run(args: RecommendFlags) -> None:
     items = recommender.items
     if args.k > len(items):
         note(f"note: --k={args.k}, but there are {len(items):,} items: lists are shorter")
-    options = {
+    options: dict[str, Any] = {
         "unknown": args.unknown,
         "exclude_seen": not args.include_seen,
         "exclude": split_ids(args.exclude),
