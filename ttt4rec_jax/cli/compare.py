@@ -1,14 +1,15 @@
 """The command experiments/compare.py: compare the systems of finished runs. Imports no JAX."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+from data_prep import atomic
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.evaluation.compare import compare
 from ttt4rec_jax.evaluation.compare_table import table
 from ttt4rec_jax.metrics import PROTOCOLS
-from ttt4rec_jax.runs.folder import write_json
 
 PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
 
@@ -55,7 +56,8 @@ def _compare(argv: list[str]) -> None:
     comparison = compare([Path(run) for run in parsed.positional], protocol)
     if flags.json:
         try:
-            write_json(Path(flags.json), comparison)
+            with atomic.file(Path(flags.json)) as file:
+                file.write((json.dumps(comparison, indent=2) + "\n").encode())
         except OSError as error:
             raise UserError(
                 f"--json: {flags.json} cannot be written ({error.strerror}); name another file"

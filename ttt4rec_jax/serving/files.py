@@ -243,7 +243,9 @@ class Writer:
                 if self._file:
                     self._file.close()
                 if kind is None:
-                    if self._parts and self.kind == ".parquet":
+                    if self.kind == ".parquet":
+                        if not self._parts:
+                            self._write_part(as_rows([], []))
                         self._join()
                     atomic.move(self._whole, self.path)
             except OSError as error:
