@@ -249,7 +249,9 @@ def test_a_user_who_has_clicked_every_item_trains_without_negatives(way):
         for user, known in enumerate(map(set, training_clicks(dataset))):
             negatives = set(np.asarray(made.negatives)[of == user].ravel().tolist())
             assert negatives == {0} if user == 0 else negatives and not negatives & (known | {0})
-    graphdef, params = models.split(asked.model, dataset, *(np.array([x]) for x in (0, 0.02, 0.02)))
+    graphdef, params = models.split(
+        asked.model, dataset.num_items, *(np.array([x]) for x in (0, 0.02, 0.02))
+    )
     alone = made._replace(
         weight=jnp.where(np.reshape(of == 0, (-1, *[1] * (made.weight.ndim - 1))), made.weight, 0)
     )

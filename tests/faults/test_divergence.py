@@ -167,7 +167,9 @@ def test_absurd_inner_settings_end_in_finite_figures_or_are_told(model, random_d
         ranges = np.full(
             (2, 1), standard_deviation, np.float32
         )  # arguments of a program, so that one serves all
-        _, params = models.split(asked.model, random_dataset, np.zeros(1, np.uint32), *ranges)
+        _, params = models.split(
+            asked.model, random_dataset.num_items, np.zeros(1, np.uint32), *ranges
+        )
         trainer.first_state = trainer.first_state._replace(params=params)
         try:
             outcome = fit(asked, random_dataset, tmp_path / str(standard_deviation), trainer)

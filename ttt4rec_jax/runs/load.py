@@ -6,14 +6,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
 from ttt4rec_jax.runs import items as catalogue
-from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax import models
+from ttt4rec_jax.models import TrainingClicks
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
@@ -34,8 +34,8 @@ def load_run(
     if not folder.config.exists():
         raise UserError(f"{folder.path}: no config.json, so it holds no run; name the folder of a run")
     config = load_config(folder.config)
-    items, dataset = _items_and_data(folder, config, data_dir, cache_dir)
-    build = functools.partial(models.build, config.model, dataset, config.train.seed)
+    items, training = _items_and_clicks(folder, config, data_dir, cache_dir)
+    build = functools.partial(models.build, config.model, len(items), config.train.seed, training=training)
     if not MODELS[config.model.model].trained:
         graphdef, params = nnx.split(build(), nnx.Param)
         return config.model, graphdef, nnx.to_pure_dict(params), items
@@ -55,15 +55,17 @@ def _best(folder: RunFolder, like: dict) -> dict:
     return found[0]
 
 
-def _items_and_data(folder: RunFolder, config: Config, data_dir, cache_dir) -> tuple[Catalogue, Dataset]:
-    """A run's items, and what its model is built from: their number, and the training clicks if it is not trained."""
+def _items_and_clicks(
+    folder: RunFolder, config: Config, data_dir: str | Path, cache_dir: str | Path
+) -> tuple[Catalogue, TrainingClicks | None]:
+    """Return a run's items and the training clicks, None where a trained model needs none."""
     is_trained = MODELS[config.model.model].trained
     if folder.catalogue.exists() and (is_trained or folder.training_clicks.exists()):
         items = catalogue.read(folder.catalogue)
-        nothing = np.zeros(0, np.int32), np.zeros(1, np.int64)
-        clicks, offsets = nothing if is_trained else catalogue.training_clicks(folder.training_clicks)
-        counts = {"users": len(offsets) - 1, "items": len(items), "interactions": len(clicks)}
-        return items, Dataset({"counts": counts}, clicks, offsets, offsets[1:], None, None)
+        if is_trained:
+            return items, None
+        clicks, offsets = catalogue.training_clicks(folder.training_clicks)
+        return items, TrainingClicks(clicks, offsets, offsets[1:])
     try:
         prepared = prepare(config.data, data_dir, cache_dir)
     except UserError as error:
@@ -75,4 +77,4 @@ def _items_and_data(folder: RunFolder, config: Config, data_dir, cache_dir) -> t
         if found != expected:
             what = f"its data had sha256 {expected[:16]}, {prepared} has {found[:16]}"
             raise UserError(f"{folder.path}: {what}; give the data that it was trained on")
-    return catalogue.of_prepared(prepared, dataset), dataset
+    return catalogue.of_prepared(prepared, dataset), TrainingClicks.from_dataset(dataset)

@@ -151,7 +151,10 @@ class Trainer:
             raise UserError(
                 f"--dataset: {dataset.manifest['name']} has no user with two training clicks, nothing to train on"
             )
-        graphdef, params = models.split(config.model, dataset, *self._starts())
+        training = models.TrainingClicks.from_dataset(dataset)
+        graphdef, params = models.split(
+            config.model, dataset.num_items, *self._starts(), training=training
+        )
         self.mesh = self.mesh.of(params)
         self.first_params = params if self.is_trained else self.mesh.place(params, RUNS)
         self.ttt_impl = models.ttt_impl(config.model)
