@@ -163,7 +163,7 @@ def steps_of(dataset, model, **train):
     )
     config = ModelConfig(model=model, **shape)
     graphdef, params = models.split(
-        config, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.3, np.float32)
+        config, dataset.num_items, np.zeros(1, np.uint32), *np.full((2, 1), 0.3, np.float32)
     )
     params = jax.tree.map(lambda x: x[0], params)
     found = []
@@ -370,7 +370,9 @@ def serving_config(model: str, **more) -> ModelConfig:
 
 def split_model(config: ModelConfig, dataset):
     """(graphdef, params) of a model whose embeddings are wide enough to tell scores apart."""
-    graphdef, params = nnx.split(models.build(config, dataset, 0), nnx.Param)
+    training = models.TrainingClicks.from_dataset(dataset)
+    model = models.build(config, dataset.num_items, 0, training=training)
+    graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     if "embedding" in params:
         params["embedding"] = params["embedding"] * 20

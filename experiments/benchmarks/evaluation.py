@@ -52,7 +52,7 @@ def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
     """Return a row for each way to rank the data set's test users."""
     clicks = batches.device_clicks(dataset)
     graphdef, stacked = models.split(
-        model, dataset, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32)
+        model, dataset.num_items, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32)
     )
     params = jax.tree.map(lambda x: x[0], stacked)
     del stacked

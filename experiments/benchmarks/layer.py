@@ -3,15 +3,15 @@
     python experiments/benchmarks/layer.py --lengths 10 50 200 --json layer.json
 
 Rows: one pass over the input (memory traffic: read and written once), the projections and norm
-alone (a floor that every mixer pays), causal softmax attention between the same projections, and
-TttLayer in each implementation. All but the first take [B, L, D] and give gradients of every
-parameter and of the input; programs of one length run in turns. Ratios are of medians; a loaded
-machine moves the
-milliseconds, hardly the ratios.
+alone (the cost of any mixer), causal softmax attention between the same projections, and TttLayer
+in each implementation. All but the first take [B, L, D] and return the gradients of every parameter
+and of the input; programs of one length run in turns. Ratios are of medians: a busy machine changes
+the milliseconds, but hardly the ratios.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -24,17 +24,26 @@ from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
 
 
 class Projections(nnx.Module):
-    """Query, key and value projections, a norm and the output projection, with nothing (or attention) in between."""
+    """Projections to queries, keys and values, optionally attention, a norm and a projection."""
 
     def __init__(self, dim: int, num_heads: int, attend: bool, rngs: nnx.Rngs):
         self.num_heads = num_heads
         self.attend = attend
-        for name in ("theta_q", "theta_k", "theta_v", "theta_o"):
-            setattr(self, name, nnx.Param(0.02 * jax.random.normal(rngs.params(), (dim, dim))))
+
+        def projection():
+            return nnx.Param(0.02 * jax.random.normal(rngs.params(), (dim, dim)))
+
+        self.theta_q = projection()
+        self.theta_k = projection()
+        self.theta_v = projection()
+        self.theta_o = projection()
         self.scale = nnx.Param(jnp.ones(dim))
         self.bias = nnx.Param(jnp.zeros(dim))
 
-    def __call__(self, x_BxLxD, length_B, last_only: bool = False):
+    def __call__(
+        self, x_BxLxD: jax.Array, length_B: jax.Array, last_only: bool = False
+    ) -> jax.Array:
+        """Return the outputs [B, L, D]; last_only is not supported."""
         length = x_BxLxD.shape[1]
         valid_BxL = jnp.arange(length) < length_B[:, None]
         q, k, v = (x_BxLxD @ theta[...] for theta in (self.theta_q, self.theta_k, self.theta_v))
@@ -49,8 +58,13 @@ class Projections(nnx.Module):
         return layer_norm(mixed, Norm(self.scale[...], self.bias[...])) @ self.theta_o[...]
 
 
-def program(module, x, length, last_only: bool = False):
-    """The compiled forward and backward pass of a layer, closed over its arguments, and the temporary bytes it needs."""
+Program = tuple[Callable[[], object], int | None]
+
+
+def program(
+    module: nnx.Module, x: jax.Array, length: jax.Array, last_only: bool = False
+) -> Program:
+    """Return (a layer's compiled forward and backward pass on arguments, its temporary bytes)."""
     graphdef, params = nnx.split(module, nnx.Param)
     out = 1 if last_only else x.shape[1]
     cotangent = jax.random.normal(jax.random.key(1), (x.shape[0], out, x.shape[2]))
@@ -64,8 +78,8 @@ def program(module, x, length, last_only: bool = False):
     return (lambda: compiled(*arguments)), None if memory is None else memory.temp_size_in_bytes
 
 
-def programs_of(length: int, sizes, args) -> dict:
-    """Every row of one length: name -> (program, temporary bytes)."""
+def programs_of(length: int, sizes: list[int], args: argparse.Namespace) -> dict[str, Program]:
+    """Return every row of one length: name -> (program, temporary bytes)."""
     x = jax.random.normal(jax.random.key(0), (args.batch_size, length, args.dim))
     lengths = jnp.full(args.batch_size, length)
 
@@ -76,7 +90,7 @@ def programs_of(length: int, sizes, args) -> dict:
         return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
 
     scaled = jax.jit(lambda x: 2 * x).lower(x).compile()
-    rows = {
+    rows: dict[str, Program] = {
         "one pass over the input": ((lambda: scaled(x)), 0),
         "projections and norm": program(
             Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths
@@ -91,14 +105,13 @@ def programs_of(length: int, sizes, args) -> dict:
     return rows
 
 
-def report(length: int, args) -> list[dict]:
-    """Measures one length and prints its table."""
+def report(length: int, args: argparse.Namespace) -> list[dict]:
+    """Measure one length, print its table and return its rows."""
     sizes = sorted({length if size == 0 else min(size, length) for size in args.mini_batch_sizes})
     rows = programs_of(length, sizes, args)
     medians = interleaved({name: run for name, (run, _) in rows.items()}, args.repeats)
-    print(
-        f"\nlength {length}\n{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}"
-    )
+    print(f"\nlength {length}")
+    print(f"{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}")
     results = []
     for name, (_, temp_bytes) in rows.items():
         definition = medians.get(" ".join([*name.split()[:2], "scan"])) if "b=" in name else None
@@ -119,7 +132,7 @@ def report(length: int, args) -> list[dict]:
     return results
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -139,7 +152,8 @@ def main():
     args = parser.parse_args()
     before = machine()
     print(
-        f"{before}; batch {args.batch_size}, D={args.dim}, H={args.num_heads}, forward and backward, medians of {args.repeats}"
+        f"{before}; batch {args.batch_size}, D={args.dim}, H={args.num_heads}, "
+        f"forward and backward, medians of {args.repeats}"
     )
     results = [row for length in args.lengths for row in report(length, args)]
     print(f"\nload at the end: {machine()['load']}")

@@ -22,7 +22,6 @@ from ttt4rec_jax import models
 from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.batches import Clicks
-from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 from ttt4rec_jax.training.optim import optimizer
@@ -54,9 +53,8 @@ def compiled_step(
     config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000
 ) -> jax.stages.Compiled:
     """Compile the program of training steps for a catalogue from shapes alone."""
-    dataset = Dataset({"counts": {"items": num_items}}, *[None] * 5)
     graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: models.build(config.model, dataset, 0)), nnx.Param
+        nnx.eval_shape(lambda: models.build(config.model, num_items, 0)), nnx.Param
     )
     tx = optimizer(config.train)
 

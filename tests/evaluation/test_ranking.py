@@ -111,7 +111,12 @@ def test_nothing_is_compiled_before_it_is_asked_for(random_dataset, monkeypatch)
 
 
 def test_popularity_counts_training_clicks_alone(random_dataset):
-    model = models.build(ModelConfig(model="popularity"), random_dataset, 0)
+    model = models.build(
+        ModelConfig(model="popularity"),
+        random_dataset.num_items,
+        0,
+        training=models.TrainingClicks.from_dataset(random_dataset),
+    )
     counts = np.zeros(31)
     for start, end in zip(random_dataset.offsets[:-1], random_dataset.train_ends, strict=True):
         np.add.at(counts, random_dataset.items[start:end], 1)

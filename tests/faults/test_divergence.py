@@ -172,7 +172,9 @@ def test_absurd_inner_settings_end_in_finite_figures_or_are_told(model, random_d
         ranges = np.full(
             (2, 1), standard_deviation, np.float32
         )  # arguments of a program, so that one serves all
-        _, params = models.split(asked.model, random_dataset, np.zeros(1, np.uint32), *ranges)
+        _, params = models.split(
+            asked.model, random_dataset.num_items, np.zeros(1, np.uint32), *ranges
+        )
         program = executables.program
         first_state = program.training.first_state._replace(params=params)
         training = dataclasses.replace(program.training, first_state=first_state)

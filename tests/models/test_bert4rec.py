@@ -1,4 +1,4 @@
-"""BERT4Rec: what masked training hides, attention in both directions, the mask behind the history."""
+"""BERT4Rec: masked batches, bidirectional attention, the mask appended to the history."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ttt4rec_jax.data.examples import training_examples
 SIZES = {"model": "bert4rec", "dim": 8, "max_len": 6}
 
 
-def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
+def test_masked_batches_mask_clicks_of_the_training_sequences(random_dataset):
     config = Config(
         model=ModelConfig(**SIZES, mask_probability=0.4, mask_last_probability=0.2),
         train=TrainConfig(batch_size=8, length_buckets=2),
@@ -21,7 +21,7 @@ def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
     clicks = batches.device_clicks(random_dataset)
     mask = random_dataset.num_items + 1
     examples, buckets = training_examples(random_dataset, config)
-    hidden = 0
+    masked = 0
     last_only = 0
     valid = 0
     rows = 0
@@ -39,30 +39,30 @@ def test_masked_batches_hide_clicks_of_the_training_sequences(random_dataset):
             sequence = random_dataset.items[end - count : end + 1]
             assert batch.length[row] == count + 1
             np.testing.assert_array_equal(target[row, : count + 1], sequence)
-            places = weight[row] > 0
-            assert places.any() and not places[count + 1 :].any(), (
-                "each sequence hides something, padding never"
+            is_masked = weight[row] > 0
+            assert is_masked.any() and not is_masked[count + 1 :].any(), (
+                "each sequence has a masked click, padding never"
             )
-            np.testing.assert_array_equal(history[row], np.where(places, mask, target[row]))
-            hidden = hidden + places.sum()
-            last_only = last_only + (places.sum() == 1 and places[count])
-            valid = valid + count + 1
-            rows = rows + 1
-    assert abs(hidden / valid - 0.4) < 0.08 and 0.2 < last_only / rows < 0.5
+            np.testing.assert_array_equal(history[row], np.where(is_masked, mask, target[row]))
+            masked += is_masked.sum()
+            last_only += is_masked.sum() == 1 and is_masked[count]
+            valid += count + 1
+            rows += 1
+    assert abs(masked / valid - 0.4) < 0.08 and 0.2 < last_only / rows < 0.5
 
 
 def test_an_output_depends_on_clicks_on_both_sides_and_on_no_padding(random_dataset):
-    model = models.build(ModelConfig(**SIZES), random_dataset, 0)
+    model = models.build(ModelConfig(**SIZES), random_dataset.num_items, 0)
     history = jnp.array([[3, 31, 9, 4, 0, 0, 0]])
     encode = jax.jit(lambda history: model.encode(history, jnp.array([4]), every=True)[0, 1, 0])
     expected = encode(history)
-    for place in (0, 2, 3):
-        assert np.abs(encode(history.at[0, place].set(11)) - expected).max() > 1e-6
+    for position in (0, 2, 3):
+        assert np.abs(encode(history.at[0, position].set(11)) - expected).max() > 1e-6
     np.testing.assert_array_equal(encode(history.at[0, 5].set(11)), expected)
 
 
-def test_a_user_vector_is_the_output_at_a_mask_behind_the_history(random_dataset):
-    model = models.build(ModelConfig(**SIZES), random_dataset, 0)
+def test_a_user_vector_is_the_output_at_a_mask_appended_to_the_history(random_dataset):
+    model = models.build(ModelConfig(**SIZES), random_dataset.num_items, 0)
     got = model.encode(jnp.array([[3, 7, 9, 0, 0, 0], [1, 2, 3, 4, 5, 6]]), jnp.array([3, 6]))
     mask = random_dataset.num_items + 1
     masked = jnp.array([[3, 7, 9, mask, 0, 0, 0], [1, 2, 3, 4, 5, 6, mask]])

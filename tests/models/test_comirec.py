@@ -1,4 +1,4 @@
-"""ComiRec: interests against loops, which interest trains and scores, diverse aggregation against its definition."""
+"""ComiRec: interests against loops, the interest that trains and scores, diverse aggregation."""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,13 @@ K = 3
 LENGTH = 4
 
 
-def build(dataset, name, **more):
-    return models.build(
-        ModelConfig(model=name, dim=D, max_len=L, num_interests=K, **more), dataset, 0
-    )
+def build(name, **more):
+    return models.build(ModelConfig(model=name, dim=D, max_len=L, num_interests=K, **more), 30, 0)
 
 
 def clicks(seed=1):
-    """Embedded clicks of one history and which of them are valid."""
-    x_LxD = np.asarray(jax.random.normal(jax.random.key(seed), (L, D)))
-    return x_LxD, np.arange(L) < LENGTH
+    """Return the embedded clicks of one history and which of them are valid."""
+    return jax.random.normal(jax.random.key(seed), (L, D)), jnp.arange(L) < LENGTH
 
 
 def softmax(x, axis):
@@ -34,21 +31,21 @@ def softmax(x, axis):
     return e / e.sum(axis, keepdims=True)
 
 
-def test_self_attentive_interests_equal_equations_5_and_6(random_dataset):
-    model = build(random_dataset, "comirec_sa")
-    (x_LxD, valid_L) = clicks()
-    place = np.asarray(model.positions[...])
-    h = np.stack([x_LxD[t] + place[LENGTH - 1 - t] for t in range(LENGTH)])
+def test_self_attentive_interests_equal_equations_5_and_6():
+    model = build("comirec_sa")
+    x_LxD, valid_L = clicks()
+    position = np.asarray(model.positions[...])
+    h = np.stack([x_LxD[t] + position[LENGTH - 1 - t] for t in range(LENGTH)])
     a = softmax(np.tanh(h @ np.asarray(model.w1[...])) @ np.asarray(model.w2[...]), 0)
     got = model.interests(x_LxD[None], valid_L[None], jnp.array([LENGTH]))[0]
-    np.testing.assert_allclose(got, a.T @ x_LxD[:LENGTH], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got, a.T @ np.asarray(x_LxD[:LENGTH]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_dynamic_routing_equals_algorithm_1(random_dataset, iterations):
-    model = build(random_dataset, "comirec_dr", routing_iterations=iterations)
+def test_dynamic_routing_equals_algorithm_1(iterations):
+    model = build("comirec_dr", routing_iterations=iterations)
     x_LxD, valid_L = clicks()
-    votes = x_LxD[:LENGTH] @ np.asarray(model.bilinear[...])
+    votes = np.asarray(x_LxD[:LENGTH]) @ np.asarray(model.bilinear[...])
     logits = np.random.default_rng(0).standard_normal((L, K), np.float32)[:LENGTH][::-1].copy()
     for _ in range(iterations):
         sums = softmax(logits, 1).T @ votes
@@ -60,8 +57,8 @@ def test_dynamic_routing_equals_algorithm_1(random_dataset, iterations):
 
 
 @pytest.mark.parametrize("name", ["comirec_sa", "comirec_dr"])
-def test_interests_differ_and_a_history_without_clicks_is_finite(random_dataset, name):
-    model = build(random_dataset, name)
+def test_interests_differ_and_a_history_without_clicks_is_finite(name):
+    model = build(name)
     interests = model.encode(jnp.array([[3, 7, 1, 9, 0, 0], [0] * 6]), jnp.array([4, 0]))
     assert np.isfinite(interests).all()
     assert (

@@ -18,8 +18,8 @@ def prelu(x, layer):
     return np.where(x > 0, x, np.asarray(layer.slope[...]) * x)
 
 
-def test_score_equals_its_formula(random_dataset):
-    model = models.build(ModelConfig(model="din", dim=D, max_len=L), random_dataset, 0)
+def test_score_equals_its_formula():
+    model = models.build(ModelConfig(model="din", dim=D, max_len=L), 30, 0)
     table = np.asarray(model.embedding[...])
     history = [3, 9, 3]
     candidates = [4, 3, 17]
@@ -38,7 +38,7 @@ def test_score_equals_its_formula(random_dataset):
         expected.append(affine(x, model.out_3)[0])
     got = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates))
     np.testing.assert_allclose(got[0], expected, rtol=1e-4, atol=1e-5)
-    # so many at once are scored by another order of products
+    # many candidates are scored by another order of products
     many = model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array(candidates * 20))
     np.testing.assert_allclose(many[0], expected * 20, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(

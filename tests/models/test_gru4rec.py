@@ -1,4 +1,4 @@
-"""GRU4Rec: the recurrence against its equations, a position at a time."""
+"""GRU4Rec: the recurrence against its equations, position by position."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""ICLRec: the losses and Lloyd's algorithm against loops in numpy, what each augmentation keeps, fillers inert to the bit."""
+"""ICLRec: losses and Lloyd's algorithm against loops in NumPy, augmentations, inert fillers."""
 
 import jax
 import jax.numpy as jnp
@@ -34,19 +34,15 @@ def build(**settings):
 
 def random_histories(lengths, seed=0):
     items = np.random.default_rng(seed).integers(1, ITEMS + 1, (*np.shape(lengths), LENGTH))
-    return np.where(np.arange(LENGTH) < np.asarray(lengths)[..., None], items, 0).astype(np.int32)
+    valid = np.arange(LENGTH) < np.asarray(lengths)[..., None]
+    return jnp.asarray(np.where(valid, items, 0), jnp.int32)
 
 
 def make_batch(lengths, weight, every=True):
     history = random_histories(lengths)
     weight = np.asarray(weight, np.float32)
-    weight = weight[:, None] * (history > 0) if every else weight
-    return Batch(
-        *map(
-            jnp.asarray,
-            (history, np.asarray(lengths, np.int32), history, weight, np.zeros((0,), np.int32)),
-        )
-    )
+    weight = weight[:, None] * (history > 0) if every else jnp.asarray(weight)
+    return Batch(history, jnp.asarray(lengths, jnp.int32), history, weight, jnp.zeros(0, jnp.int32))
 
 
 def some_context(seed=1):
@@ -60,7 +56,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def loss_and_grads(model):
-    """(own_loss, its gradients) of parameters, a batch of six, a context and a key, compiled once for all tests."""
+    """Return the function to (own_loss, its gradients) of six rows, compiled once for all tests."""
     graphdef, _, rest = nnx.split(model, nnx.Param, ...)
     return jax.jit(
         jax.value_and_grad(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args))
@@ -68,7 +64,11 @@ def loss_and_grads(model):
 
 
 def nt_xent(a, b, label, real, temperature):
-    """The loss of the module's docstring, one anchor and one candidate at a time; histories of one label are no negatives."""
+    """Return the loss of the module's docstring, one anchor and one candidate at a time.
+
+    Histories of the same label are not negatives of each other.
+    """
+    a, b, real = map(np.asarray, (a, b, real))
     total = []
     for x, y in ((a, b), (b, a)):
         for i in np.flatnonzero(real):
@@ -83,22 +83,23 @@ def nt_xent(a, b, label, real, temperature):
 
 def two_views(seed=0, rows=7):
     a, b = np.random.default_rng(seed).standard_normal((2, rows, DIM)).astype(np.float32)
-    return a, b, np.array([1, 1, 0, 1, 1, 1, 0], bool)[:rows]
+    real = np.array([1, 1, 0, 1, 1, 1, 0], bool)[:rows]
+    return tuple(map(jnp.asarray, (a, b, real)))
 
 
 @pytest.mark.parametrize("label", [[0, 1, 2, 3, 4, 5, 6], [0, 1, 0, 1, 2, 0, 1], [0] * 7])
 def test_contrast_loss_equals_a_loop(label):
     a, b, real = two_views()
-    same = np.equal.outer(label, label)
+    same = jnp.asarray(np.equal.outer(label, label))
     loss = iclrec.contrast_loss(a, b, same, real, 0.5)
     np.testing.assert_allclose(loss, nt_xent(a, b, label, real, 0.5), rtol=1e-5, atol=1e-6)
 
 
 def test_intent_loss_contrasts_each_view_with_the_unit_intent_of_its_history():
     a, b, real = two_views(1)
-    intents = np.array(some_context()["intents"])
-    intent = np.array([0, 2, 1, 2, 0, 1, 1])
-    c = (intents / np.linalg.norm(intents, axis=1, keepdims=True))[intent]
+    intents = some_context()["intents"]
+    intent = jnp.array([0, 2, 1, 2, 0, 1, 1])
+    c = (intents / jnp.linalg.norm(intents, axis=1, keepdims=True))[intent]
     expected = (nt_xent(a, c, intent, real, 0.5) + nt_xent(b, c, intent, real, 0.5)) / 2
     np.testing.assert_allclose(
         iclrec.intent_loss(a, b, intent, intents, real, 0.5), expected, rtol=1e-5
@@ -117,7 +118,7 @@ def test_own_loss_is_the_weighted_sum_of_both(every, score):
     )
     summary = nnx.jit(lambda model, *args: model.summary(*args))
     first, second = np.split(np.array(summary(model, views, lengths, dropout_key)), 2)
-    # the intents are those of the histories themselves, without dropout, whose means are taken here
+    # the intents are those of the histories themselves, without dropout; their means are taken here
     # one by one
     represent = nnx.jit(
         lambda model: model.represent(batch.history, batch.length, every=True, key=None)
@@ -137,7 +138,7 @@ def test_own_loss_is_the_weighted_sum_of_both(every, score):
     by_intent = (nt_xent(first, c, intent, real, 0.5) + nt_xent(second, c, intent, real, 0.5)) / 2
     expected = 0.7 * nt_xent(first, second, np.arange(6), real, 0.5) + 0.3 * by_intent
     loss = nnx.jit(lambda model, *args: model.own_loss(*args))(
-        model, batch, {"intents": intents}, key
+        model, batch, {"intents": jnp.asarray(intents)}, key
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -190,24 +191,23 @@ def test_gradients_are_finite_where_vectors_are_zero(zero_parameters, model, los
     batch = make_batch([4, 6, 2, 1, 1, 1], [1, 1, 1, 0, 0, 0])
     loss, grads = loss_and_grads(params, batch, model.initial_context(), jax.random.key(0))
     assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    if zero_parameters:  # L_SeqCL: one positive and two others, twice, all of similarity 0; in one intent there are no others
+    if zero_parameters:
+        # L_SeqCL: one positive and two others, twice, all of similarity 0; in one intent there are
+        # no others
         np.testing.assert_allclose(loss, 0.7 * np.log(5), rtol=1e-6)
 
 
-def test_parameter_count():
-    block = DIM + 4 * DIM * DIM + DIM + (DIM * 4 * DIM + 4 * DIM + 4 * DIM * DIM + DIM)
-    count = sum(p.size for p in jax.tree.leaves(nnx.state(build(num_blocks=2), nnx.Param)))
-    assert count == (ITEMS + 2) * DIM + LENGTH * DIM + 2 * block + DIM
+@pytest.fixture(scope="module")
+def crops():
+    return jax.jit(jax.vmap(iclrec.crop, (None, None, 0)))
 
 
 @pytest.mark.parametrize("n", range(1, LENGTH + 1))
-def test_crop_is_any_run_of_a_fifth(n):
+def test_crop_is_any_run_of_a_fifth(n, crops):
     history = jnp.arange(1, LENGTH + 1) * (jnp.arange(LENGTH) < n)
     size = max(n // 5, 1)
-    places = np.r_[np.linspace(0, 1, 4 * LENGTH, endpoint=False), 1 - 2**-24].astype(np.float32)
-    views, lengths = map(
-        np.array, jax.jit(jax.vmap(iclrec.crop, (None, None, 0)))(history, n, places)
-    )
+    starts = np.r_[np.linspace(0, 1, 4 * LENGTH, endpoint=False), 1 - 2**-24].astype(np.float32)
+    views, lengths = map(np.array, crops(history, n, starts))
     np.testing.assert_array_equal(lengths, size)
     np.testing.assert_array_equal(views[:, :size], views[:, :1] + np.arange(size))
     np.testing.assert_array_equal(views[:, size:], 0)
@@ -215,36 +215,39 @@ def test_crop_is_any_run_of_a_fifth(n):
 
 
 @pytest.mark.parametrize("n", range(1, LENGTH + 1))
-def test_hide_masks_seven_tenths_of_the_clicks(n):
+def test_seven_tenths_of_the_clicks_are_masked(n):
     history = random_histories(n)
     noise = np.random.default_rng(n).random(LENGTH, np.float32)
-    view = np.array(iclrec.hide(history, n, noise, MASK))
-    hidden = np.argsort(noise[:n])[: 7 * n // 10]
-    np.testing.assert_array_equal(np.flatnonzero(view == MASK), np.sort(hidden))
+    view = np.array(iclrec.mask_items(history, jnp.asarray(n), jnp.asarray(noise), MASK))
+    masked = np.argsort(noise[:n])[: 7 * n // 10]
+    np.testing.assert_array_equal(np.flatnonzero(view == MASK), np.sort(masked))
     np.testing.assert_array_equal(view[view != MASK], history[view != MASK])
     np.testing.assert_array_equal(view[n:], 0)
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 9, 10, 12])
-@pytest.mark.parametrize("place", [0.0, 0.5, 1 - 2**-24])
-def test_reorder_shuffles_a_run_of_a_fifth(n, place):
+@pytest.mark.parametrize("start", [0.0, 0.5, 1 - 2**-24])
+def test_reorder_shuffles_a_run_of_a_fifth(n, start):
     history = random_histories(n)
     size = n // 5
-    start = int(np.float32(place) * (n - size + 1))
-    noise = np.linspace(1 - 2**-24, 0, LENGTH, dtype=np.float32)  # the run comes out backwards
-    expected = history.copy()
-    expected[start : start + size] = history[start : start + size][::-1]
-    np.testing.assert_array_equal(iclrec.reorder(history, n, np.float32(place), noise), expected)
-    equal = np.zeros(LENGTH, np.float32)
-    np.testing.assert_array_equal(iclrec.reorder(history, n, np.float32(place), equal), history)
+    first = int(np.float32(start) * (n - size + 1))
+    noise = jnp.linspace(1 - 2**-24, 0, LENGTH, dtype=jnp.float32)  # the run comes out reversed
+    expected = np.array(history)
+    expected[first : first + size] = expected[first : first + size][::-1].copy()
+    run = history, jnp.asarray(n), jnp.asarray(start, jnp.float32)
+    np.testing.assert_array_equal(iclrec.reorder(*run, noise), expected)
+    np.testing.assert_array_equal(iclrec.reorder(*run, jnp.zeros(LENGTH)), history)
 
 
 def test_augment_draws_a_view_for_each_history():
-    lengths = np.tile([12, 10, 3, 1], 300)
-    histories = random_histories(lengths)
-    views, sizes = map(np.array, iclrec.augment(histories, lengths, MASK, jax.random.key(0)))
-    of = {"crop": sizes < lengths, "hide": (views == MASK).any(1)}
-    of["reorder"] = ~of["crop"] & ~of["hide"]
+    length_B = jnp.tile(jnp.array([12, 10, 3, 1]), 300)
+    history_BxL = random_histories(length_B)
+    augment = jax.jit(lambda key: iclrec.augment(history_BxL, length_B, MASK, key))
+    lengths = np.asarray(length_B)
+    histories = np.asarray(history_BxL)
+    views, sizes = map(np.array, augment(jax.random.key(0)))
+    of = {"crop": sizes < lengths, "mask": (views == MASK).any(1)}
+    of["reorder"] = ~of["crop"] & ~of["mask"]
     for name, chosen in of.items():
         assert 80 < chosen[lengths == 12].sum() < 120, name
     for history, view, n, size in zip(histories, views, lengths, sizes, strict=True):
@@ -258,36 +261,41 @@ def test_augment_draws_a_view_for_each_history():
         moved = np.flatnonzero(view != history)
         assert not len(moved) or np.ptp(moved) < n // 5
     assert (views != histories)[of["reorder"] & (lengths >= 10)].any()
-    again, _ = iclrec.augment(histories, lengths, MASK, jax.random.key(0))
-    other, _ = iclrec.augment(histories, lengths, MASK, jax.random.key(1))
+    again, _ = augment(jax.random.key(0))
+    other, _ = augment(jax.random.key(1))
     np.testing.assert_array_equal(views, again)
     assert (views != other).any()
 
 
 def blobs(seed=0):
-    """Points about five far places [M, B, D], their places [M, B], and which are real; fillers lie further off still."""
+    """Return points near five distant centres [M, B, D], their centres' numbers, which are real.
+
+    Fillers lie further away still.
+    """
     rng = np.random.default_rng(seed)
-    place = rng.integers(0, 5, (6, 20))
+    label = rng.integers(0, 5, (6, 20))
     real = rng.random((6, 20)) < 0.8
-    points = 10 * np.eye(DIM)[place] + 0.1 * rng.standard_normal((6, 20, DIM))
-    return np.where(real[..., None], points, 1e3).astype(np.float32), place, real
+    points = 10 * np.eye(DIM)[label] + 0.1 * rng.standard_normal((6, 20, DIM))
+    return np.where(real[..., None], points, 1e3).astype(np.float32), label, real
 
 
-def test_kmeans_finds_far_clusters():
-    points, place, real = blobs()
-    centres = np.array(
-        iclrec.lloyd(points, real, points[real][np.unique(place[real], return_index=True)[1]])
-    )
-    expected = [points[real & (place == c)].mean(0) for c in range(5)]
+def lloyd(points, real, start):
+    return np.array(LLOYD(*map(jnp.asarray, (points, real, start))))
+
+
+LLOYD = jax.jit(iclrec.lloyd)
+
+
+def test_kmeans_finds_distant_clusters():
+    points, label, real = blobs()
+    centres = lloyd(points, real, points[real][np.unique(label[real], return_index=True)[1]])
+    expected = [points[real & (label == c)].mean(0) for c in range(5)]
     np.testing.assert_allclose(centres, expected, rtol=1e-5, atol=1e-5)
-    # from random starts there may be fewer clusters than centres, so that several draws are given:
-    # the best finds all
-    found = [
-        np.array(iclrec.kmeans(points, real, 5, key))
-        for key in jax.random.split(jax.random.key(0), 30)
-    ]
-    errors = [np.square(points[real][:, None] - c).sum(-1).min(-1).mean() for c in found]
-    assert min(errors) < 0.2 and max(map(np.max, found)) < 20
+    # a random start may end in fewer clusters than centres; the best of several starts finds all
+    kmeans = jax.jit(lambda key: iclrec.kmeans(jnp.asarray(points), jnp.asarray(real), 5, key))
+    centres = [np.array(kmeans(key)) for key in jax.random.split(jax.random.key(0), 30)]
+    errors = [np.square(points[real][:, None] - c).sum(-1).min(-1).mean() for c in centres]
+    assert min(errors) < 0.2 and max(map(np.max, centres)) < 20
 
 
 def test_lloyd_equals_a_loop():
@@ -304,34 +312,34 @@ def test_lloyd_equals_a_loop():
                 for c in range(7)
             ]
         )
-    np.testing.assert_allclose(
-        jax.jit(iclrec.lloyd)(points, real, start), expected, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(lloyd(points, real, start), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(expected[-1], 99)
-    other = np.where(real[..., None], points, 5)
-    np.testing.assert_array_equal(
-        iclrec.lloyd(points, real, start), iclrec.lloyd(other, real, start)
-    )
+    other = np.where(real[..., None], points, np.float32(5))
+    np.testing.assert_array_equal(lloyd(points, real, start), lloyd(other, real, start))
 
 
 def test_kmeans_starts_at_distinct_real_points(monkeypatch):
     monkeypatch.setattr(iclrec, "lloyd", lambda points, real, start: start)
     points, _, real = blobs()
     count = int(real.sum())
-    start = np.array(iclrec.kmeans(points, real, count, jax.random.key(0)))
+
+    def kmeans(count, seed):
+        key = jax.random.key(seed)
+        return np.array(iclrec.kmeans(jnp.asarray(points), jnp.asarray(real), count, key))
+
+    start = kmeans(count, 0)
     np.testing.assert_array_equal(np.unique(start, axis=0), np.unique(points[real], axis=0))
     # more centres than points: each point once or twice
-    start = np.array(iclrec.kmeans(points, real, count + 3, jax.random.key(0)))
+    start = kmeans(count + 3, 0)
     assert len(np.unique(start, axis=0)) == count and start.max() < 20
-    draws = [iclrec.kmeans(points, real, 4, jax.random.key(seed)) for seed in (0, 0, 1)]
+    draws = [kmeans(4, seed) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
 
 
-def test_context_is_learnt_from_histories_of_two_clicks_or_more():
-    model = build()
+def test_context_is_learned_from_histories_of_two_clicks_or_more(model):
     key = jax.random.key(0)
-    lengths = np.array([[12, 0, 5, 1], [2, 1, 0, 7]], np.int32)
+    lengths = jnp.array([[12, 0, 5, 1], [2, 1, 0, 7]])
     histories = random_histories(lengths)
     graphdef, params = nnx.split(model)
     learn = jax.jit(
@@ -343,7 +351,7 @@ def test_context_is_learnt_from_histories_of_two_clicks_or_more():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), context) == jax.tree.map(
         lambda x: (x.shape, x.dtype), model.initial_context()
     )
-    changed = np.where(
+    changed = jnp.where(
         (lengths < 2)[..., None], random_histories(lengths * 0 + 12, seed=9), histories
     )
     np.testing.assert_array_equal(context["intents"], learn(changed, lengths)["intents"])
@@ -352,7 +360,8 @@ def test_context_is_learnt_from_histories_of_two_clicks_or_more():
     summaries = np.array(four.summary(histories.reshape(8, LENGTH), lengths.reshape(8)))[
         lengths.reshape(8) > 1
     ]
-    intents = np.array(four.learn_context((Histories(histories, lengths),), key)["intents"])
+    learn = jax.jit(lambda *batches: four.learn_context((Histories(*batches),), key))
+    intents = np.array(learn(histories, lengths)["intents"])
     order = [np.square(intents - s).sum(-1).argmin() for s in summaries]
     np.testing.assert_allclose(intents[order], summaries, rtol=1e-4, atol=1e-5)
     assert sorted(order) == [0, 1, 2, 3]

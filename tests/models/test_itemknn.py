@@ -1,4 +1,4 @@
-"""ItemKNN: scores against counting pairs, held-out clicks uncounted."""
+"""ItemKNN: scores against counted pairs of training clicks; held-out clicks do not count."""
 
 import itertools
 
@@ -19,7 +19,12 @@ def test_scores_count_users_who_trained_on_both(random_dataset, at_once, monkeyp
     for start, end in zip(random_dataset.offsets[:-1], random_dataset.train_ends, strict=True):
         for a, b in itertools.permutations(set(random_dataset.items[start:end].tolist()), 2):
             counts[a, b] += 1
-    model = models.build(ModelConfig(model="itemknn"), random_dataset, 0)
+    model = models.build(
+        ModelConfig(model="itemknn"),
+        V,
+        0,
+        training=models.TrainingClicks.from_dataset(random_dataset),
+    )
     last = jnp.arange(1, V + 1)
     items = jnp.arange(1, V + 1)
     history = jnp.stack([jnp.full_like(last, 2), last, jnp.zeros_like(last)], 1)

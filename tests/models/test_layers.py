@@ -1,4 +1,4 @@
-"""Dropout's masks: the share, the scale, and independence between elements and keys."""
+"""Dropout: the share dropped, the scale, and independence between elements and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from ttt4rec_jax.models.layers import dropout, hashed_bits
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_drops_the_share_asked_for_and_keeps_the_mean(rate):
+def test_drops_the_given_share_and_keeps_the_mean(rate):
     got = np.asarray(dropout(jnp.ones((400, 250)), rate, jax.random.key(3)))
     assert set(np.unique(got)) == {np.float32(0), np.float32(1 / (1 - rate))}
     assert abs((got == 0).mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / got.size)

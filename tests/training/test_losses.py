@@ -1,4 +1,4 @@
-"""Each loss against its formula written out with numpy, and against the loss that it stands in for."""
+"""Each loss against its formula in NumPy, and against the loss that it approximates."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import pytest
 
 from ttt4rec_jax.training import losses
 
-POSITIVE = 0.7
-NEGATIVES = np.array([-1.2, 0.3, 2.0])
+POSITIVE = jnp.array(0.7)
+NEGATIVES = jnp.array([-1.2, 0.3, 2.0])
 
 
 def sigmoid(x):
@@ -22,7 +22,7 @@ def test_bce():
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_bce_is_finite_far_out(sign):
-    value, slope = jax.value_and_grad(lambda s: losses.bce(s, jnp.array([-s])))(sign * 1e4)
+    value, slope = jax.value_and_grad(lambda s: losses.bce(s, -s[None]))(jnp.array(sign * 1e4))
     assert np.isfinite(value) and np.isfinite(slope)
 
 
@@ -51,7 +51,7 @@ def test_softmax_leaves_the_padding_item_out():
     )
 
 
-def test_softmax_leaves_out_what_stands_beyond_the_items():
+def test_softmax_leaves_out_ids_beyond_the_items():
     logits = np.array([9.0, 0.1, -0.4, 1.3, 7.0, 8.0])
     got = losses.softmax(jnp.asarray(logits), jnp.array(3), 3)
     np.testing.assert_allclose(
@@ -66,12 +66,11 @@ def test_sampled_softmax_over_all_other_items_is_softmax():
     np.testing.assert_allclose(got, losses.softmax(logits, jnp.array(3), 4), rtol=1e-5)
 
 
-def test_sampled_softmax_leaves_out_draws_of_the_target():
+def test_sampled_softmax_leaves_out_samples_of_the_target():
     without = losses.sampled_softmax(
         jnp.array(0.5), jnp.array(3), jnp.array([0.2, -0.1]), jnp.array([1, 2]), 101
     )
-    # the same two other draws beside a hit: each still counts for 100 / K items, of which K is now
-    # 3
+    # the same two samples beside a hit: each still counts for 100 / K items, where K is now 3
     hit = losses.sampled_softmax(
         jnp.array(0.5), jnp.array(3), jnp.array([0.2, 0.5, -0.1]), jnp.array([1, 3, 2]), 151
     )
@@ -80,11 +79,11 @@ def test_sampled_softmax_leaves_out_draws_of_the_target():
 
 def test_sampled_softmax_is_unbiased_in_its_normaliser():
     logits = jax.random.normal(jax.random.key(0), (201,))
-    draws = jax.random.randint(jax.random.key(1), (4000, 50), 1, 201)
-    loss = jax.vmap(lambda d: losses.sampled_softmax(logits[7], jnp.array(7), logits[d], d, 200))(
-        draws
+    samples = jax.random.randint(jax.random.key(1), (4000, 50), 1, 201)
+    loss = jax.vmap(lambda s: losses.sampled_softmax(logits[7], jnp.array(7), logits[s], s, 200))(
+        samples
     )
-    # exp(loss) is the normaliser over exp(positive); a draw that hits (1 in 200) is left out
+    # exp(loss) is the normaliser over exp(positive); a sample that hits (1 in 200) is left out
     np.testing.assert_allclose(
         jnp.exp(loss).mean(), jnp.exp(losses.softmax(logits, jnp.array(7), 200)), rtol=0.02
     )

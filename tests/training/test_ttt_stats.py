@@ -1,4 +1,4 @@
-"""--ttt_stats: the figures against loops over tokens and heads; that training knows nothing of them; that they are kept."""
+"""--ttt_stats: values against loops over tokens and heads, training unchanged, what is recorded."""
 
 import dataclasses
 import json
@@ -16,7 +16,8 @@ from ttt4rec_jax.config import Config, ModelConfig, RecordConfig, check_resumabl
 from ttt4rec_jax.plots import inner_means
 from ttt4rec_jax.training import ttt_stats
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm, inner_loss
-from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, evens_first, rotate
+from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer
+from ttt4rec_jax.ttt.rope import deinterleave, rotate
 from ttt4rec_jax.ttt.stats import layer_stats
 
 LENGTHS = [7, 3, 0, 5]
@@ -46,14 +47,14 @@ def shaken(module):
 
 
 def by_hand(layer, x_BxLxD, lengths):
-    """`layer_stats` from the layer's parameters, token by token: plain gradient descent on each token's inner loss."""
+    """Return `layer_stats` by plain gradient descent on each token's inner loss, token by token."""
     learner = INNER_LEARNERS[layer.config.inner]
     b = layer.config.mini_batch_size
     heads = layer.config.num_heads
     F = layer.config.dim // heads
     scale = [max(1 / (i + 1) + float(layer.token_index_offset[...][i]), 0) for i in range(b)]
     loss_and_grad = jax.jit(jax.value_and_grad(lambda w, *rest: inner_loss(learner, w, *rest)))
-    found = {name: np.zeros(heads) for name in STATS} | {"rate_min": np.full(heads, np.inf)}
+    stats = {name: np.zeros(heads) for name in STATS} | {"rate_min": np.full(heads, np.inf)}
     tokens = sum(lengths)
     for h in range(heads):
         own = slice(h * F, (h + 1) * F)
@@ -73,7 +74,7 @@ def by_hand(layer, x_BxLxD, lengths):
                 key = (x @ layer.theta_k[...])[own]
                 value = (x @ layer.theta_v[...])[own]
                 turned = rotate(
-                    evens_first(key[None], 1), np.array([slot]), layer.config.rope_theta
+                    deinterleave(key[None], 1), np.array([slot]), layer.config.rope_theta
                 )[0]
                 key = jnp.stack(jnp.split(turned, 2), 1).reshape(-1)  # interleaved again
                 gate = jax.nn.sigmoid(
@@ -84,31 +85,31 @@ def by_hand(layer, x_BxLxD, lengths):
                 so_far = jax.tree.map(lambda s, g, rate=rate: s + rate * g, so_far, gradient)
                 seen = jax.tree.map(lambda w, g, s=scale[slot]: w - s * g, start, so_far)
                 after = inner_loss(learner, seen, norm, key, value)
-                for name, figure in {
+                for name, value in {
                     "loss_before": before,
                     "loss_after": after,
                     "rate": rate,
                     "slot_scale": scale[slot],
                     "step": rate * scale[slot],
                 }.items():
-                    found[name][h] += figure / tokens
-                found["rate_min"][h] = min(found["rate_min"][h], rate)
-                found["rate_max"][h] = max(found["rate_max"][h], rate)
+                    stats[name][h] += value / tokens
+                stats["rate_min"][h] = min(stats["rate_min"][h], rate)
+                stats["rate_max"][h] = max(stats["rate_max"][h], rate)
             if length:
                 moved, size = (
                     np.concatenate([np.ravel(m) for m, _ in maps])
                     for maps in (jax.tree.map(jnp.subtract, seen, first), first)
                 )
-                found["weight_change"][h] += (
+                stats["weight_change"][h] += (
                     np.linalg.norm(moved) / np.linalg.norm(size) / sum(n > 0 for n in lengths)
                 )
-    return found
+    return stats
 
 
 @pytest.mark.parametrize(
     "inner, mini_batch_size", [("linear", 1), ("linear", 4), ("mlp", 4), ("linear", 10)]
 )
-def test_the_figures_are_those_of_gradient_descent_written_out(inner, mini_batch_size):
+def test_statistics_are_those_of_gradient_descent_by_hand(inner, mini_batch_size):
     layer_config = TttConfig(
         dim=8, num_heads=2, mini_batch_size=mini_batch_size, inner=inner, inner_learning_rate=2.0
     )
@@ -132,17 +133,17 @@ def test_the_figures_are_those_of_gradient_descent_written_out(inner, mini_batch
     [{"backbone": "mamba", "inner": "mlp"}, {"positions": "learned"}],
     ids=lambda s: "-".join(s),
 )
-def test_a_models_blocks_see_what_they_see_when_it_encodes(random_dataset, settings):
-    asked = ModelConfig(
+def test_a_models_blocks_read_what_they_read_when_it_encodes(random_dataset, settings):
+    config = ModelConfig(
         dim=8, max_len=6, num_blocks=2, mini_batch_size=4, initializer_range=0.3, **settings
     )
-    model = shaken(models.build(asked, random_dataset, 0))
+    model = shaken(models.build(config, random_dataset.num_items, 0))
     graphdef, params = nnx.split(model, nnx.Param)
     histories = ttt_stats.sample(random_dataset, 6)
 
     @jax.jit
     def both(params):
-        """(the statistics, the same of what reaches each layer when the model encodes)."""
+        """Return the statistics, and those of what reaches each layer when the model encodes."""
         model = nnx.merge(graphdef, params)
         seen = []
         got = ttt_stats.model_stats(model, *histories)
@@ -183,10 +184,10 @@ def test_the_sample_is_the_validation_histories(random_dataset, monkeypatch):
     )
 
 
-def test_a_figure_that_is_not_known_is_null(random_dataset):
+def test_a_statistic_that_is_not_finite_is_null(random_dataset):
     zero = np.zeros(1, np.float32)
     graphdef, params = models.split(
-        small_config().model, random_dataset, zero.astype(np.uint32), zero, zero
+        small_config().model, random_dataset.num_items, zero.astype(np.uint32), zero, zero
     )
     (block,) = ttt_stats.TttStats(graphdef, random_dataset, 4)(jax.tree.map(lambda x: x[0], params))
     assert block["weight_change"] == [None, None], "W_0 is 0"
@@ -200,16 +201,16 @@ def test_a_figure_that_is_not_known_is_null(random_dataset):
 
 @pytest.fixture(scope="module")
 def recorded(random_dataset, tmp_path_factory):
-    """(folder, [without, with] statistics: executables and outcome) of the same run."""
+    """Return (folder, [without, with] statistics: executables and outcome) of the same run."""
     folder = tmp_path_factory.mktemp("runs")
-    found = []
+    runs = []
     for name in ("without", "with"):
-        asked = dataclasses.replace(
+        config = dataclasses.replace(
             small_config({"num_blocks": 2}), record=RecordConfig(ttt_stats=name == "with")
         )
-        executables = compiled([asked], random_dataset)
-        found.append((executables, fit_run(asked, random_dataset, folder / name, executables)))
-    return folder, found
+        executables = compiled([config], random_dataset)
+        runs.append((executables, fit_run(config, random_dataset, folder / name, executables)))
+    return folder, runs
 
 
 def test_training_is_bit_equal_with_and_without(recorded):
@@ -228,7 +229,7 @@ def test_training_is_bit_equal_with_and_without(recorded):
     jax.tree.map(np.testing.assert_array_equal, without.test_ranks, with_stats.test_ranks)
 
 
-def test_an_epochs_line_holds_the_figures_of_its_parameters(recorded):
+def test_an_epochs_line_holds_the_statistics_of_its_parameters(recorded):
     folder, (_, (executables, outcome)) = recorded
     lines = [
         json.loads(line) for line in (folder / "with" / "metrics.jsonl").read_text().splitlines()
@@ -241,16 +242,16 @@ def test_an_epochs_line_holds_the_figures_of_its_parameters(recorded):
     assert lines[-1]["ttt_stats"] == executables.ttt_stats(last) != lines[0]["ttt_stats"]
 
 
-def test_stacked_runs_have_statistics_of_their_own(random_dataset, tmp_path, recorded):
+def test_stacked_runs_have_their_own_statistics(random_dataset, tmp_path, recorded):
     _, (_, (_, alone)) = recorded
-    asked = [
+    configs = [
         dataclasses.replace(
             small_config({"num_blocks": 2, "initializer_range": r}),
             record=RecordConfig(ttt_stats=True),
         )
         for r in (0.3, 0.1)
     ]
-    first, second = fit_runs(asked, random_dataset, tmp_path)
+    first, second = fit_runs(configs, random_dataset, tmp_path)
     for line, expected in zip(first.history, alone.history, strict=True):
         for name in STATS:
             assert inner_means(line["ttt_stats"])[name] == pytest.approx(

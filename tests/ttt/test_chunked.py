@@ -1,5 +1,6 @@
-"""The chunked form of TTT-Linear against its definition: values, every gradient, and the shape of the program."""
+"""The chunked form of TTT-Linear equals its definition in values and in every gradient."""
 
+import functools
 from functools import partial
 
 import jax
@@ -11,17 +12,40 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttt4rec_jax.ttt.chunked import pick, ttt_chunked
+from ttt4rec_jax.ttt.chunked import ttt_chunked
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm
 from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer
 from ttt4rec_jax.ttt.scan import State, Tokens, ttt_scan
+from ttt4rec_jax.ttt.select import select_impl
 
 WIDTH = 4
-DEFINITION = partial(ttt_scan, INNER_LEARNERS["linear"])
+SHAPES = [  # length, mini_batch_size, chunk, whether it starts in the middle of a mini-batch
+    (10, 1, 4, False),  # online, the last chunk is not full
+    (10, 1, 100, False),  # online, one chunk
+    (11, 3, 6, False),  # several mini-batches per chunk, the last one partial
+    (11, 3, 1, True),  # a chunk is at least a mini-batch
+    (7, 20, 4, False),  # shorter than a mini-batch
+    (9, 5, 10, True),
+    (9, 4, 4, True),
+    (6, 6, 6, False),  # batch gradient descent
+]
+CASES = [  # a shape, its valid tokens, the tokens in the state's open mini-batch
+    (SHAPES[0], 10, 0),
+    (SHAPES[1], 7, 0),  # padding
+    (SHAPES[2], 11, 0),
+    (SHAPES[3], 8, 2),
+    (SHAPES[4], 7, 0),
+    (SHAPES[5], 1, 3),  # the open mini-batch stays open
+    (SHAPES[6], 0, 3),  # nothing valid: the state stays
+    (SHAPES[7], 6, 0),
+]
 
 
 def random_case(seed: int, length: int, mini_batch_size: int, filled: int, dtype):
-    """Everything that gradients are taken of: (norm, slot_scale_b, weights, carried gradients, q, k, v, rate)."""
+    """Return everything that gradients are taken of.
+
+    (norm, slot_scale_b, weights, carried gradients, q, k, v, rate)
+    """
     rng = np.random.default_rng(seed)
 
     def normal(*shape, scale=1.0):
@@ -44,32 +68,35 @@ def random_case(seed: int, length: int, mini_batch_size: int, filled: int, dtype
     )
 
 
-def run(core, case, valid: int, filled: int, aligned: bool):
-    """(outputs with padding cleared, state) and the gradients of a random linear function of both."""
-    rng = np.random.default_rng(0)
-    valid_L = jnp.arange(len(case[4])) < valid
+@functools.cache
+def compiled(chunk: int | None, aligned: bool):
+    """Return a function of (case, valid, filled); chunk None is the definition.
 
-    def loss(norm, slot_scale_b, weights, carried, q, k, v, rate):
-        state = State(weights, carried, jnp.asarray(filled, jnp.int32))
-        outputs, state = core(
-            norm,
-            slot_scale_b,
-            state,
-            Tokens(q, k, v, jnp.where(valid_L, rate, 0), valid_L),
-            aligned,
-        )
-        result = (
-            None if outputs is None else jnp.where(valid_L[: len(outputs), None], outputs, 0),
-            state,
-        )
-        floats = jax.tree.leaves((result[0], state.weights, state.gradients))
-        return sum((x * rng.normal(size=x.shape)).sum() for x in floats), result
+    It returns ((outputs with padding cleared, state), the gradients of a random linear function of
+    both), and is compiled once for all cases of a shape.
+    """
+    definition = partial(ttt_scan, INNER_LEARNERS["linear"])
+    core = definition if chunk is None else partial(ttt_chunked, chunk=chunk)
 
-    argnums = tuple(
-        i for i in range(8) if not (aligned and i == 3)
-    )  # aligned promises that nothing is carried
-    (_, result), gradients = jax.jit(jax.value_and_grad(loss, argnums, has_aux=True))(*case)
-    return result, gradients
+    def loss(norm, slot_scale_b, weights, carried, q, k, v, rate, valid, filled):
+        rng = np.random.default_rng(0)
+        valid_L = jnp.arange(len(q)) < valid
+        state = State(weights, carried, filled)
+        tokens = Tokens(q, k, v, jnp.where(valid_L, rate, 0), valid_L)
+        outputs, state = core(norm, slot_scale_b, state, tokens, aligned)
+        outputs = jnp.where(valid_L[: len(outputs), None], outputs, 0)
+        floats = jax.tree.leaves((outputs, state.weights, state.gradients))
+        return sum((x * rng.normal(size=x.shape)).sum() for x in floats), (outputs, state)
+
+    # aligned promises that nothing is carried
+    argnums = tuple(i for i in range(8) if not (aligned and i == 3))
+    gradient = jax.jit(jax.value_and_grad(loss, argnums, has_aux=True))
+
+    def run(case, valid, filled):
+        (_, result), gradients = gradient(*case, jnp.int32(valid), jnp.int32(filled))
+        return result, gradients
+
+    return run
 
 
 def assert_close(actual, expected, tolerance):
@@ -82,47 +109,29 @@ def assert_close(actual, expected, tolerance):
         )
 
 
+def assert_equals_definition(shape, valid, filled, seed, tolerance):
+    length, size, chunk, carries = shape
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    case = random_case(seed, length, size, filled, dtype)
+    fast = compiled(chunk, not carries)(case, valid, filled)
+    assert_close(fast, compiled(None, not carries)(case, valid, filled), tolerance)
+
+
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-9), (False, 1e-4)])
-@pytest.mark.parametrize(
-    ("length", "size", "chunk", "valid", "filled"),
-    [
-        (10, 1, 4, 10, None),  # online, a last chunk that is not full
-        (10, 1, 100, 7, None),  # online, one chunk, padding
-        (11, 3, 6, 11, None),  # several mini-batches a chunk, the last one partial
-        (11, 3, 1, 8, 2),  # a chunk is at least a mini-batch; a carried state
-        (7, 20, 4, 7, None),  # shorter than a mini-batch
-        (9, 5, 10, 1, 3),  # the carried mini-batch does not fill up
-        (9, 4, 4, 0, 3),  # nothing valid: the state stays
-        (6, 6, 6, 6, None),  # batch gradient descent
-    ],
-)
-def test_equals_definition(length, size, chunk, valid, filled, x64, tolerance):
+@pytest.mark.parametrize(("shape", "valid", "filled"), CASES)
+def test_equals_definition(shape, valid, filled, x64, tolerance):
     with jax.enable_x64(x64):
-        case = random_case(1, length, size, filled or 0, jnp.float64 if x64 else jnp.float32)
-        arguments = (case, valid, filled or 0, filled is None)
-        assert_close(
-            run(partial(ttt_chunked, chunk=chunk), *arguments),
-            run(DEFINITION, *arguments),
-            tolerance,
-        )
+        assert_equals_definition(shape, valid, filled, 1, tolerance)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_equals_definition_anywhere(data):
-    length = data.draw(st.integers(1, 9), "length")
-    size = data.draw(st.integers(1, 6), "mini_batch_size")
-    chunk = data.draw(st.integers(1, 10), "chunk")
+    length, size, _, carries = shape = data.draw(st.sampled_from(SHAPES), "shape")
     valid = data.draw(st.integers(0, length), "valid")
-    filled = data.draw(st.none() | st.integers(0, size - 1), "filled")
+    filled = data.draw(st.integers(0, size - 1), "filled") if carries else 0
     with jax.enable_x64(True):
-        case = random_case(
-            data.draw(st.integers(0, 99), "seed"), length, size, filled or 0, jnp.float64
-        )
-        arguments = (case, valid, filled or 0, filled is None)
-        assert_close(
-            run(partial(ttt_chunked, chunk=chunk), *arguments), run(DEFINITION, *arguments), 1e-9
-        )
+        assert_equals_definition(shape, valid, filled, data.draw(st.integers(0, 99), "seed"), 1e-9)
 
 
 def layer(impl: str, size: int, chunk: int = 0):
@@ -221,7 +230,13 @@ def every_equation(jaxpr, name: str):
                 yield from every_equation(inner, name)
 
 
-def test_pick_knows_what_it_can_run():
-    assert pick(10, 1, "linear")[0] == "chunked"
-    assert pick(10, 1, "mlp")[0] == "dual"
-    assert pick(10, 1, "my_learner")[0] == "scan"
+def test_the_selected_implementation_can_run_the_inner_learner():
+    assert select_impl(10, 1, "linear")[0] == "chunked"
+    assert select_impl(10, 1, "mlp")[0] == "dual"
+    assert select_impl(10, 1, "my_learner")[0] == "scan"
+
+
+def test_chunks_have_equal_length():
+    assert select_impl(50, 1, "linear")[1] == 50
+    assert select_impl(51, 1, "linear")[1] == 26
+    assert select_impl(10, 20, "linear")[1] == 20, "at least a mini-batch"

@@ -1,4 +1,4 @@
-"""The layer against numbers computed elsewhere in float64: outputs and all gradients (tests/golden/README.md)."""
+"""Outputs and gradients against float64 numbers computed elsewhere (tests/golden/README.md)."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_there_are_golden_files():
 
 
 def load_layer(file, impl):
-    """The layer that a golden file describes, with its parameters."""
+    """Return the layer that a golden file describes, and {name: parameter}."""
     meta = {
         key.removeprefix("meta."): file[key].item() for key in file.files if key.startswith("meta.")
     }
@@ -43,9 +43,8 @@ def load_layer(file, impl):
         slots[w], slots[b] = layer.fast_weights[depth]
     for name, slot in slots.items():
         value = jnp.asarray(file[f"param.{name}"])
-        slot.set_value(
-            value[:, 0] if name.startswith("b0") else value
-        )  # biases are [H, 1, F] there, [H, F] here
+        # biases are [H, 1, F] there, [H, F] here
+        slot.set_value(value[:, 0] if name.startswith("b0") else value)
     return layer, slots
 
 
@@ -60,7 +59,7 @@ def test_output_and_gradients(path, impl):
     with jax.enable_x64(True), np.load(path) as file:
         if impl == "chunked" and file["meta.kind"].item() != "linear":
             pytest.skip("the chunked form is TTT-Linear's")
-        layer, _ = load_layer(file, impl)
+        layer, slots = load_layer(file, impl)
         x = jnp.asarray(file["x"])
         cotangent = jnp.asarray(file["cotangent"])
         lengths = jnp.full(x.shape[0], x.shape[1])
@@ -73,13 +72,6 @@ def test_output_and_gradients(path, impl):
         np.testing.assert_allclose(y, file["y"], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(grad_x, file["grad.x"], rtol=1e-5, atol=1e-7, err_msg="grad.x")
         nnx.update(layer, grads)  # the same slots now hold the gradients
-        _ = layer
-        slots = {name: getattr(layer, name) for name in plain_names(file)}
-        linear = "param.W0" in file.files
-        for depth, (w, b) in enumerate(
-            [("W0", "b0")] if linear else [("W0_1", "b0_1"), ("W0_2", "b0_2")]
-        ):
-            slots[w], slots[b] = layer.fast_weights[depth]
         for name, slot in slots.items():
             expected = file[f"grad.{name}"]
             expected = expected[:, 0] if name.startswith("b0") else expected

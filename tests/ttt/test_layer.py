@@ -1,7 +1,6 @@
-"""The Flax layer: padding, the last position alone, and one token at a time, all against the whole sequence.
+"""The Flax layer: padding, the last position, and single tokens against the whole sequence.
 
-And its backbones: the mamba backbone's convolutions and gate against numpy, the transformer
-backbone's parameters.
+And its backbones: mamba's convolutions and gate against NumPy, the transformer's parameters.
 """
 
 from functools import partial
@@ -13,7 +12,8 @@ import pytest
 from flax import nnx
 
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm
-from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, is_param, rotate
+from ttt4rec_jax.ttt.layer import Ranges, TttConfig, TttLayer, is_param
+from ttt4rec_jax.ttt.rope import rotate
 from ttt4rec_jax.ttt.scan import Tokens, initial_state, ttt_scan
 
 IMPLS = ["scan", "dual", "chunked"]
@@ -63,7 +63,7 @@ def inputs(batch, length):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("mini_batch_size, backbone", SIZES)
-def test_what_stands_in_padding_changes_no_bit(impl, mini_batch_size, backbone):
+def test_padding_changes_no_bit(impl, mini_batch_size, backbone):
     layer = shaken(make_layer(mini_batch_size, impl, backbone=backbone))
     x = inputs(3, 7)
     lengths = jnp.array([7, 3, 1])
@@ -200,7 +200,7 @@ def test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation(
 
 
 def mamba_by_hand(layer, x_LxD):
-    """The mamba backbone in numpy, features in their own order, around the core's definition: outputs [L, D]."""
+    """Return the mamba backbone's outputs [L, D], in NumPy around the core's definition."""
     H = layer.config.num_heads
     (L, D) = x_LxD.shape
     b = layer.config.mini_batch_size
@@ -222,8 +222,8 @@ def mamba_by_hand(layer, x_LxD):
             ]
         )
 
-    def turned(rows):
-        """Every pair of neighbouring features of a head as a complex number, turned by the token's slot."""
+    def rotated(rows):
+        # every pair of neighbouring features of a head is a complex number
         pairs = rows.reshape(L, H, F // 2, 2) @ np.array([1, 1j])
         angle = (np.arange(L) % b)[:, None, None] * layer.config.rope_theta ** (
             -np.arange(0, F, 2) / F
@@ -232,8 +232,8 @@ def mamba_by_hand(layer, x_LxD):
         return np.stack([pairs.real, pairs.imag], -1).reshape(L, D)
 
     shared = x @ parameter("theta_qk")
-    q = turned(convolved(shared, parameter("conv_q_kernel"), parameter("conv_q_bias")))
-    k = turned(convolved(shared, parameter("conv_k_kernel"), parameter("conv_k_bias")))
+    q = rotated(convolved(shared, parameter("conv_q_kernel"), parameter("conv_q_bias")))
+    k = rotated(convolved(shared, parameter("conv_k_kernel"), parameter("conv_k_bias")))
     v = x @ parameter("theta_v")
     slot_scale_b = np.maximum(1 / np.arange(1, b + 1) + parameter("token_index_offset"), 0)
     outputs = []

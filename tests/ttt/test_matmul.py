@@ -1,4 +1,4 @@
-"""products.py against the plain products and means, in values and gradients, in the form of a CPU and in the plain one."""
+"""matmul.py against plain products and means, in the CPU's form and in the plain one."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ttt4rec_jax.ttt import matmul
 @pytest.fixture(params=[True, False], ids=["cpu", "other"])
 def platform(request, monkeypatch):
     monkeypatch.setattr(matmul, "on_cpu", lambda: request.param)
-    jax.clear_caches()  # what an earlier test traced in the other form
+    jax.clear_caches()  # programs that an earlier test traced in the other form
 
 
 def of_shape(seed, *shape):
@@ -19,7 +19,7 @@ def of_shape(seed, *shape):
 
 
 def agree(fast, plain, *arguments):
-    """Both give the same values, and gradients of a sum that weighs every element differently."""
+    """Check values, and gradients of a sum that weighs every element differently."""
 
     def weighed(function):
         return lambda *args: (function(*args) * of_shape(9, *plain(*args).shape)).sum()
@@ -48,7 +48,7 @@ def test_inner_products_of_rows(platform):
 
 
 def test_weighted_sums_of_rows(platform):
-    agree(jax.vmap(matmul.mix), jnp.matmul, of_shape(0, 4, 7, 5), of_shape(1, 4, 5, 8))
+    agree(jax.vmap(matmul.matmul), jnp.matmul, of_shape(0, 4, 7, 5), of_shape(1, 4, 5, 8))
 
 
 def test_projections_of_a_batch(platform):
@@ -56,7 +56,7 @@ def test_projections_of_a_batch(platform):
 
 
 def test_the_fast_form_is_another_program(monkeypatch):
-    """Otherwise the two cases above would test one thing twice."""
+    """Otherwise the two cases above would be the same."""
     monkeypatch.setattr(matmul, "on_cpu", lambda: True)
-    assert "optimization_barrier" in str(jax.make_jaxpr(matmul.turned)(jnp.ones((2, 3))))
+    assert "optimization_barrier" in str(jax.make_jaxpr(matmul.transposed)(jnp.ones((2, 3))))
     assert "dot_general" in str(jax.make_jaxpr(matmul.mean)(jnp.ones((2, 3))))

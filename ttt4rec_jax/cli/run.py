@@ -206,7 +206,10 @@ def dry_run(combinations: dict[str, Config], dataset: Dataset, root: Path) -> st
 
 def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
     """Return (examples per epoch, steps per epoch, the model's parameters)."""
-    module = nnx.eval_shape(lambda: models.build(config.model, dataset, 0))
+    training = models.TrainingClicks.from_dataset(dataset)
+    module = nnx.eval_shape(
+        lambda: models.build(config.model, dataset.num_items, 0, training=training)
+    )
     parameters = sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
     if not MODELS[config.model.model].trained:
         return 0, 0, parameters

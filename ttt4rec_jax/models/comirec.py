@@ -1,40 +1,59 @@
-"""ComiRec: several interests of a user, each a vector; the best of them scores a candidate.
+"""ComiRec: several interests of a user, each a vector, of which the best scores a candidate.
 
 Cen, Zhang, Zou, Zhou, Yang, Tang 2020, "Controllable Multi-Interest Framework for Recommendation"
 (arXiv:2005.09347): section 3.2, interests by dynamic routing (DR) or self-attention (SA); section
 3.3, training with the interest nearest the target (eq. 8; models.nearest_interest); section 3.4,
 aggregation that trades accuracy for diversity. What differs: the embeddings that interests are made
-of go through an RMSNorm, as does each interest where scores are not cosines; positions counted from
-the last click;
-this project's
-losses instead of sampled softmax
-alone.
+of go through an RMSNorm, as does each interest; positions are counted from the last click; this
+project's losses instead of sampled softmax alone.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.models.layers import EMBEDDING_RANGE, RMSNorm, Separable, dropout, normal
-
-ATTENTION_WIDTH = (
-    4  # hidden width of self-attention, in widths of an embedding, as in the authors' code
+from ttt4rec_jax.models.interface import Key
+from ttt4rec_jax.models.layers import (
+    EMBEDDING_RANGE,
+    TwoTowerModel,
+    dropout,
+    normal,
+    rms_norm,
 )
 
+# hidden width of self-attention, in widths of an embedding, as in the authors' code
+ATTENTION_WIDTH = 4
 
-class ComiRec(Separable):
-    """What both ways of extracting interests share; interface in models/__init__.py."""
+
+class ComiRec(TwoTowerModel):
+    """A TwoTower: what both ways of extracting interests share."""
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
-        self.norm_in = RMSNorm(config.dim)
-        self.norm_out = RMSNorm(config.dim)
+        self.norm_in = rms_norm(config.dim)
+        self.norm_out = rms_norm(config.dim)
         self.dropout = config.dropout
 
-    def encode(self, history_BxL, length_B, every: bool = False, key=None):
-        """The K interests of each history [B, K, D]."""
+    def interests(
+        self,
+        x_BxLxD: Float[Array, "B L D"],
+        valid_BxL: Bool[Array, "B L"],
+        length_B: Int[Array, " B"],
+    ) -> Float[Array, "B K D"]:
+        """Return the interests of histories whose embedded clicks are x."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        history_BxL: Int[Array, "B L"],
+        length_B: Int[Array, " B"],
+        every: bool = False,
+        key: Key = None,
+    ) -> Float[Array, "B K D"]:
+        """Return the K interests of each history; `every` is not supported."""
         valid_BxL = jnp.arange(history_BxL.shape[1]) < length_B[:, None]
         x_BxLxD = jnp.where(valid_BxL[..., None], self.embedding[...][history_BxL], 0)
         x_BxLxD = dropout(self.norm_in(x_BxLxD), self.dropout, key)
@@ -43,7 +62,7 @@ class ComiRec(Separable):
 
 
 class ComiRecSa(ComiRec):
-    """ComiRec-SA: A = softmax(W2^T tanh(W1 H^T))^T over positions, interests A^T H (eq. 5 and 6)."""
+    """ComiRec-SA: A = softmax(W2^T tanh(W1 H^T))^T over positions, interests A^T H (eq. 5, 6)."""
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
@@ -53,8 +72,16 @@ class ComiRecSa(ComiRec):
         self.w1 = normal(rngs, (D, hidden), D**-0.5)
         self.w2 = normal(rngs, (hidden, config.num_interests), hidden**-0.5)
 
-    def interests(self, x_BxLxD, valid_BxL, length_B):
-        """[B, K, D]. Positions count from the last click, so that they mean the same in histories of any length."""
+    def interests(
+        self,
+        x_BxLxD: Float[Array, "B L D"],
+        valid_BxL: Bool[Array, "B L"],
+        length_B: Int[Array, " B"],
+    ) -> Float[Array, "B K D"]:
+        """Return the attention's sums of clicks.
+
+        Positions count from the last click, so that they mean the same in histories of any length.
+        """
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(x_BxLxD.shape[1]), 0)
         placed_BxLxD = x_BxLxD + self.positions[...][back_BxL]
         score_BxLxK = jnp.tanh(placed_BxLxD @ self.w1[...]) @ self.w2[...]
@@ -64,11 +91,11 @@ class ComiRecSa(ComiRec):
 
 
 class ComiRecDr(ComiRec):
-    """ComiRec-DR: interests are capsules that clicks are routed to (algorithm 1), with one bilinear map S for all pairs.
+    """ComiRec-DR: interests are capsules that clicks are routed to (algorithm 1).
 
-    Routing logits begin at random numbers, N(0, 1), drawn once for each position and interest and
-    not learnt (as in MIND, Li et al. 2019, arXiv:1904.08030): from zeros, all interests would stay
-    the same.
+    One bilinear map S serves all pairs. Routing logits start at random numbers, N(0, 1), drawn once
+    for each position and interest and not learned (as in MIND, Li et al. 2019, arXiv:1904.08030):
+    from zeros, all interests would stay the same.
     """
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
@@ -77,14 +104,21 @@ class ComiRecDr(ComiRec):
         self.iterations = config.routing_iterations
         self.num_interests = config.num_interests
 
-    def interests(self, x_BxLxD, valid_BxL, length_B):
-        """[B, K, D]: softmax of each click's logits over interests, squashed sums, logits raised by agreement."""
+    def interests(
+        self,
+        x_BxLxD: Float[Array, "B L D"],
+        valid_BxL: Bool[Array, "B L"],
+        length_B: Int[Array, " B"],
+    ) -> Float[Array, "B K D"]:
+        """Return squashed sums of clicks, weighted by a softmax of each click's logits.
+
+        The logits, over interests, grow by the agreement of the click with the interest.
+        """
         votes_BxLxD = x_BxLxD @ self.bilinear[...]
-        still_BxLxD = jax.lax.stop_gradient(
-            votes_BxLxD
-        )  # as in the authors' code, only the last sums are learnt through
+        # as in the authors' code, gradients flow through the last sums only
+        still_BxLxD = jax.lax.stop_gradient(votes_BxLxD)
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(x_BxLxD.shape[1]), 0)
-        # drawn from the last click backwards, so that histories of any length begin alike
+        # drawn from the last click backwards, so that histories of any length start alike
         first_LxK = np.random.default_rng(0).standard_normal(
             (x_BxLxD.shape[1], self.num_interests), np.float32
         )
@@ -102,27 +136,32 @@ class ComiRecDr(ComiRec):
         return capsules_BxKxD
 
 
-def squash(x):
-    """|x|^2 / (1 + |x|^2) in the direction of x (Sabour et al. 2017, arXiv:1710.09829, eq. 1); 0 stays 0."""
+def squash(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """Return |x|^2 / (1 + |x|^2) in the direction of x; 0 stays 0.
+
+    Sabour et al. 2017, arXiv:1710.09829, eq. 1.
+    """
     square = jnp.square(x).sum(-1, keepdims=True)
     return x * jnp.sqrt(square + 1e-12) / (1 + square)
 
 
-def diverse_top_k(scores_V, categories_V, k: int, diversity: float):
-    """The k items that greedily maximise the sum of scores + diversity * pairs of unlike category (section 3.4, algorithm 2).
+def diverse_top_k(
+    scores_V: Float[ArrayLike, " V"],
+    categories_V: Int[Array, " V"],
+    k: int,
+    diversity: float,
+) -> Int[Array, " k"]:
+    """Return the k items that greedily maximise scores + diversity * pairs of different category.
 
-    Args: scores_V of all candidates; categories_V integers; diversity: lambda, 0 for the k best
-    scores.
-    Returns: item indices [k], in the order they were chosen.
+    Section 3.4, algorithm 2. Args: scores_V of all candidates; diversity: lambda, 0 for the k best
+    scores. Returns: item indices [k], in the order in which they were chosen.
     """
     scores_V = jnp.asarray(scores_V, jnp.float32)
 
     def choose(carry, _):
-        gain_V, unlike_V = carry
-        item = jnp.argmax(gain_V + diversity * unlike_V)
-        return (
-            gain_V.at[item].set(-jnp.inf),
-            unlike_V + (categories_V != categories_V[item]),
-        ), item
+        gain_V, different_V = carry
+        item = jnp.argmax(gain_V + diversity * different_V)
+        is_different_V = categories_V != categories_V[item]
+        return (gain_V.at[item].set(-jnp.inf), different_V + is_different_V), item
 
     return jax.lax.scan(choose, (scores_V, jnp.zeros_like(scores_V)), length=k)[1]

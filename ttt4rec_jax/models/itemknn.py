@@ -1,66 +1,74 @@
-"""ItemKNN: items by how many users clicked them together with the history's last item. A floor without training.
+"""ItemKNN: items by how many users clicked them and the history's last item. An untrained baseline.
 
 Item-to-item co-occurrence (Linden, Smith, York 2003, "Amazon.com Recommendations: Item-to-Item
 Collaborative Filtering", with counts instead of cosines), from the last click alone. All pairs of a
-user's clicks count, not only
-consecutive ones.
+user's clicks count, not only consecutive ones.
 """
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
-from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.models.interface import Key, TrainingClicks
 
 LONGEST = 1000  # a user's last training items that make pairs: pairs grow with the square
 PAIRS_AT_ONCE = 2**24  # in memory before they are merged
 
 
-def co_occurrences(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(starts [V + 2], neighbours, counts): those of item i lie at starts[i]..starts[i + 1], ascending.
+def co_occurrences(
+    training: TrainingClicks, num_items: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (starts [V + 2], neighbours, counts) of all items, neighbours in ascending order.
 
-    A pair of unlike items counts once for each user whose training clicks hold both; held-out
-    clicks would leak.
+    Those of item i are at starts[i]..starts[i + 1]. A pair of distinct items counts once for each
+    user whose training clicks hold both; held-out clicks would leak.
     """
-    num_items = dataset.num_items
     pairs = np.zeros(0, np.int64)
-    waiting = []
-    size = 0
     counts = np.zeros(0, np.int64)
+    waiting: list[np.ndarray] = []
+    size = 0
 
     def merged(pairs, counts, waiting):
-        found, number = np.unique(np.concatenate(waiting), return_counts=True)
-        keys, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-        return keys, np.bincount(place, np.concatenate([counts, number])).astype(np.int64)
+        new_pairs, new_counts = np.unique(np.concatenate(waiting), return_counts=True)
+        keys, index = np.unique(np.concatenate([pairs, new_pairs]), return_inverse=True)
+        return keys, np.bincount(index, np.concatenate([counts, new_counts])).astype(np.int64)
 
-    for start, end in zip(dataset.offsets[:-1], dataset.train_ends, strict=True):
-        items = np.unique(dataset.items[max(start, end - LONGEST) : end]).astype(np.int64)
+    for start, end in zip(training.offsets[:-1], training.train_ends, strict=True):
+        items = np.unique(training.items[max(start, end - LONGEST) : end]).astype(np.int64)
         both = (items[:, None] * (num_items + 1) + items)[~np.eye(len(items), dtype=bool)]
         waiting.append(both)
         size += len(both)
-        if (
-            size > PAIRS_AT_ONCE
-        ):  # merged now and then, so that memory holds the distinct pairs and little more
-            (pairs, counts) = merged(pairs, counts, waiting)
+        if size > PAIRS_AT_ONCE:  # memory holds the distinct pairs and little more
+            pairs, counts = merged(pairs, counts, waiting)
             waiting = []
             size = 0
     pairs, counts = merged(pairs, counts, waiting or [pairs[:0]])
-    of, neighbour = np.divmod(pairs, num_items + 1)
-    return np.searchsorted(of, np.arange(num_items + 2)), neighbour, counts
+    item, neighbour = np.divmod(pairs, num_items + 1)
+    return np.searchsorted(item, np.arange(num_items + 2)), neighbour, counts
 
 
 class ItemKnn(nnx.Module):
-    """Scores a candidate by its co-occurrences with the last click; interface in models/__init__.py."""
+    """A PairScorer: a candidate's score is its co-occurrences with the last click."""
 
-    def __init__(self, dataset: Dataset):
-        starts, neighbours, counts = co_occurrences(dataset)
+    def __init__(self, training: TrainingClicks, num_items: int):
+        starts, neighbours, counts = co_occurrences(training, num_items)
         self.starts = nnx.Param(jnp.asarray(starts, jnp.int32))
         self.neighbours = nnx.Param(jnp.asarray(neighbours, jnp.int32))
         self.counts = nnx.Param(jnp.asarray(counts, jnp.float32))
         self.rounds = int(np.diff(starts).max(initial=0)).bit_length()
 
-    def score(self, history_BxL, length_B, candidates, key=None):
-        """Scores [B, C] of candidates [B, C] or [C]; a candidate is found among the last click's neighbours by bisection."""
+    def score(
+        self,
+        history_BxL: Int[Array, "B L"],
+        length_B: Int[Array, " B"],
+        candidates: Int[Array, "*B C"],
+        key: Key = None,
+    ) -> Float[Array, "B C"]:
+        """Return scores [B, C] of candidates [B, C], or [C] for all histories.
+
+        A candidate is looked up among the last click's neighbours by bisection.
+        """
         last_B = jnp.take_along_axis(history_BxL, jnp.maximum(length_B - 1, 0)[:, None], 1)[:, 0]
         starts = self.starts[...]
         neighbours = self.neighbours[...]
@@ -77,5 +85,6 @@ class ItemKnn(nnx.Module):
             before = (low < high) & (neighbours[middle] < candidates)
             low = jnp.where(before, middle + 1, low)
             high = jnp.where(before, high, middle)
-        found = (low < stop) & (neighbours[jnp.minimum(low, len(neighbours) - 1)] == candidates)
-        return jnp.where(found, counts[jnp.minimum(low, len(neighbours) - 1)], 0)
+        index = jnp.minimum(low, len(neighbours) - 1)
+        is_neighbour = (low < stop) & (neighbours[index] == candidates)
+        return jnp.where(is_neighbour, counts[index], 0)

@@ -1,23 +1,35 @@
-"""Popularity: items by their training clicks, the same for everybody. The floor that any model must clear."""
+"""Popularity: items by their training clicks, the same for every user. The simplest baseline."""
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from data_prep.index import is_training
-from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.models.interface import Key, TrainingClicks
 
 
 class Popularity(nnx.Module):
-    """Scores an item by its number of training clicks; held-out clicks do not count, since that would leak them."""
+    """A TwoTower that scores an item by its number of training clicks.
 
-    def __init__(self, dataset: Dataset):
-        trained = is_training(dataset.offsets, dataset.train_ends)
-        clicks = np.bincount(dataset.items[trained], minlength=dataset.num_items + 1)
+    Held-out clicks do not count, since that would leak them.
+    """
+
+    def __init__(self, training: TrainingClicks, num_items: int):
+        items = training.items[is_training(training.offsets, training.train_ends)]
+        clicks = np.bincount(items, minlength=num_items + 1)
         self.clicks_V = nnx.Param(jnp.asarray(clicks, jnp.float32))
 
-    def encode(self, history_BxL, length_B, every: bool = False, key=None):
+    def encode(
+        self,
+        history_BxL: Int[Array, "B L"],
+        length_B: Int[Array, " B"],
+        every: bool = False,
+        key: Key = None,
+    ) -> Float[Array, "B 1 1"]:
+        """Return the number 1 for every user."""
         return jnp.ones((history_BxL.shape[0], 1, 1))
 
-    def item_vectors(self, items):
+    def item_vectors(self, items: Int[Array, "*items"]) -> Float[Array, "*items 1"]:
+        """Return the numbers of training clicks."""
         return self.clicks_V[...][items][..., None]

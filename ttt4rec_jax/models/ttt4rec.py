@@ -1,22 +1,23 @@
-"""TTT4Rec: a history through TTT layers, the state at its last click dotted with the candidate's tower.
+"""TTT4Rec: TTT layers over the history, whose output at the last click scores candidates.
 
 Zhan, Lv, Zhang, Li, "Preliminary Evaluation of the Test-Time Training Layers in Recommendation
-System", AAAI-25
-student abstract: item embeddings -> TTT-Linear -> RMSNorm -> F_s at the last click; F_t =
-MLP(candidate's embedding); score F_s . F_t. The pre-norm and the residual around the TTT layer, and
-the optional feed-forward network, are those of the TTT paper's backbone (Sun et al. 2024,
-arXiv:2407.04620, figure 13).
+System", AAAI-25 student abstract: item embeddings -> TTT-Linear -> RMSNorm -> F_s at the last
+click; F_t = MLP(candidate's embedding); score F_s . F_t. The pre-norm and the residual around the
+TTT layer, and the optional feed-forward network, are those of the TTT paper's backbone (Sun et al.
+2024, arXiv:2407.04620, figure 13).
 """
 
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.layers import Block, BlockRecommender
-from ttt4rec_jax.ttt.layer import LayerState, Ranges, TttConfig, TttLayer
+from ttt4rec_jax.ttt.forward import LayerState, Length, TttConfig
+from ttt4rec_jax.ttt.layer import Ranges, TttLayer
 
 
 def ttt_config(config: ModelConfig) -> TttConfig:
-    """The part of a model's settings that a TTT layer needs."""
+    """Return the part of a model's settings that a TTT layer needs."""
     return TttConfig(
         dim=config.dim,
         num_heads=config.num_heads,
@@ -29,7 +30,7 @@ def ttt_config(config: ModelConfig) -> TttConfig:
 
 
 class Ttt4Rec(BlockRecommender):
-    """The paper's recommender; interface in models/__init__.py."""
+    """The paper's recommender: a TwoTower that may be a StreamingModel."""
 
     def __init__(self, config: ModelConfig, ranges: Ranges, num_items: int, rngs: nnx.Rngs):
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
@@ -38,24 +39,28 @@ class Ttt4Rec(BlockRecommender):
 
     @property
     def is_stream(self) -> bool:
-        """Whether clicks can be read one by one without end: positions learned for max_len places stand in the way."""
+        """Whether histories of any length can be read click by click.
+
+        Position embeddings for max_len clicks prevent it.
+        """
         return self.positions is None
 
     def initial_state(self) -> tuple[LayerState, ...]:
-        """The state of every block before the first click."""
+        """Return the state of every block before the first click."""
         return tuple(block.mixer.initial_state() for block in self.blocks)
 
-    def advance(self, click_L, length, state: tuple[LayerState, ...]):
-        """Goes on from a state with clicks of one user, the first `length` (at least 1) valid.
+    def advance(
+        self, click_L: Int[Array, " L"], length: Length, state: tuple[LayerState, ...]
+    ) -> tuple[Float[Array, "1 D"], tuple[LayerState, ...]]:
+        """Continue from a state with clicks of one user; the first `length` >= 1 are valid.
 
-        Returns: (user vectors [1, D] at the last of them, as `encode` gives, state). What it costs
-        does not depend on how many clicks the state has seen.
+        Returns: (user vectors [1, D] at the last of them, as `encode` returns; the next state). The
+        cost does not depend on how many clicks the state has seen.
         """
         x = self.embedding[...][click_L]
         after = []
+        last = len(self.blocks) - 1
         for depth, (block, before) in enumerate(zip(self.blocks, state, strict=True)):
-            x, block_state = block.advance(
-                x, length, before, last_only=depth == len(self.blocks) - 1
-            )
+            x, block_state = block.advance(x, length, before, last_only=depth == last)
             after.append(block_state)
         return self.user_vectors(self.norm(x)[0]), tuple(after)

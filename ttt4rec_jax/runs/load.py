@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from data_prep.prepare import prepare
 from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
-from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
+from ttt4rec_jax.data.dataset import load_dataset
+from ttt4rec_jax.models import TrainingClicks
 from ttt4rec_jax.runs import items, read
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, load_config
@@ -41,8 +41,11 @@ def load_run(
             f"{folder.path}: no config.json, so it holds no run; name the folder of a run"
         )
     config = load_config(folder.config)
-    catalogue, dataset = _items_and_data(folder, config, data_dir, cache_dir)
-    build = functools.partial(models.build, config.model, dataset, config.train.seed)
+    catalogue, training = _items_and_clicks(folder, config, data_dir, cache_dir)
+    size = len(catalogue)
+    build = functools.partial(
+        models.build, config.model, size, config.train.seed, training=training
+    )
     if not MODELS[config.model.model].trained:
         graphdef, params = nnx.split(build(), nnx.Param)
         return config.model, graphdef, nnx.to_pure_dict(params), catalogue
@@ -64,29 +67,17 @@ def _best_params(folder: RunFolder, like: Params) -> Params:
     return params
 
 
-def _items_and_data(
+def _items_and_clicks(
     folder: RunFolder, config: Config, data_dir: str | Path, cache_dir: str | Path
-) -> tuple[Catalogue, Dataset]:
-    """Return a run's items, and the data that its model is built from.
-
-    Those are the number of items and, for a model that is not trained, the training clicks.
-    """
+) -> tuple[Catalogue, TrainingClicks | None]:
+    """Return a run's items and the training clicks, None where a trained model needs none."""
     is_trained = MODELS[config.model.model].trained
     if folder.catalogue.exists() and (is_trained or folder.training_clicks.exists()):
         catalogue = items.read(folder.catalogue)
-        clicks = np.zeros(0, np.int32)
-        offsets = np.zeros(1, np.int64)
-        if not is_trained:
-            clicks, offsets = items.training_clicks(folder.training_clicks)
-        counts = {
-            "users": len(offsets) - 1,
-            "items": len(catalogue),
-            "interactions": len(clicks),
-        }
-        nothing = np.zeros(0, np.int32)
-        no_targets = Targets(nothing, nothing, nothing[:, None])
-        dataset = Dataset({"counts": counts}, clicks, offsets, offsets[1:], no_targets, no_targets)
-        return catalogue, dataset
+        if is_trained:
+            return catalogue, None
+        clicks, offsets = items.training_clicks(folder.training_clicks)
+        return catalogue, TrainingClicks(clicks, offsets, offsets[1:])
     try:
         prepared = prepare(config.data, data_dir, cache_dir)
     except UserError as error:
@@ -103,4 +94,4 @@ def _items_and_data(
                 f"{folder.path}: its data had sha256 {expected[:16]}, {prepared} has "
                 f"{actual[:16]}; give the data that it was trained on"
             )
-    return items.from_prepared(prepared, dataset), dataset
+    return items.from_prepared(prepared, dataset), TrainingClicks.from_dataset(dataset)

@@ -157,7 +157,10 @@ def initial_parameters(configs: Sequence[Config], dataset: Dataset) -> tuple[nnx
     seeds_R = np.array([config.train.seed for config in configs], np.uint32)
     ranges_R = np.array([config.model.initializer_range for config in configs], np.float32)
     w0_ranges_R = np.array([config.model.w0_range for config in configs], np.float32)
-    return models.split(configs[0].model, dataset, seeds_R, ranges_R, w0_ranges_R)
+    training = models.TrainingClicks.from_dataset(dataset)
+    return models.split(
+        configs[0].model, dataset.num_items, seeds_R, ranges_R, w0_ranges_R, training
+    )
 
 
 def make_training(program: Program) -> Training:
@@ -240,7 +243,7 @@ def make_learn_context(program: Program) -> tuple[Any, Callable[[Any, Any], Any]
     mesh = program.mesh
     graphdef = program.graphdef
     model = nnx.merge(graphdef, program.shapes)
-    if not hasattr(model, "learn_context"):
+    if not isinstance(model, models.LearnsContext):
         return (), None
     max_len = program.config.model.max_len
     histories = mesh.place(training_histories(program.dataset, max_len), SHARED)

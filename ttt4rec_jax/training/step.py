@@ -113,7 +113,9 @@ def batch_loss(
     loss = target_losses(model, scores, batch, config, num_items)
     total = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum()
     mean = total / jnp.maximum(batch.weight.sum(), 1)
-    return mean + model.own_loss(batch, context, own_key) if hasattr(model, "own_loss") else mean
+    if isinstance(model, models.HasAuxiliaryLoss):
+        return mean + model.own_loss(batch, context, own_key)
+    return mean
 
 
 def unless_finite(

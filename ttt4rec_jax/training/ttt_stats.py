@@ -1,6 +1,10 @@
-"""--ttt_stats: what a model's TTT layers do on a fixed sample of validation histories. Training knows nothing of it."""
+"""--ttt_stats: statistics of a model's TTT layers on a fixed sample of validation histories.
+
+Training does not depend on them.
+"""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,43 +18,51 @@ SAMPLE = 512  # histories: a fraction of a second an epoch for windows of 10 cli
 
 
 def sample(dataset: Dataset, max_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """Histories [B, L] of at most SAMPLE validation targets, evenly spaced over all of them, and their lengths [B]."""
+    """Return histories [B, L] of at most SAMPLE validation targets, and their lengths [B].
+
+    The targets are evenly spaced over all of them.
+    """
     targets: Targets = dataset.validation
     chosen = np.unique(np.linspace(0, len(targets.positions) - 1, SAMPLE).round().astype(int))
     stop_B = targets.positions[chosen]
     first_B = np.maximum(dataset.offsets[targets.users[chosen]], stop_B - max_len)
-    place_BxL = first_B[:, None] + np.arange(max_len)
-    is_valid = place_BxL < stop_B[:, None]
-    history_BxL = np.where(is_valid, dataset.items[np.where(is_valid, place_BxL, 0)], 0)
+    position_BxL = first_B[:, None] + np.arange(max_len)
+    is_valid = position_BxL < stop_B[:, None]
+    history_BxL = np.where(is_valid, dataset.items[np.where(is_valid, position_BxL, 0)], 0)
     return history_BxL.astype(np.int32), is_valid.sum(1, dtype=np.int32)
 
 
-def model_stats(model: Ttt4Rec, history_BxL, length_B) -> list[dict]:
-    """`layer_stats` of each block's TTT layer, first block first; without dropout."""
+def model_stats(
+    model: Ttt4Rec, history_BxL: jax.Array, length_B: jax.Array
+) -> list[dict[str, jax.Array]]:
+    """Return `layer_stats` of each block's TTT layer, first block first, without dropout."""
     x = model.embedding[...][history_BxL]
     if model.positions is not None:
         x = x + model.positions[: x.shape[1]]
-    found = []
+    stats = []
     for block in model.blocks:
-        found.append(layer_stats(block.mixer, block.norm(x), length_B))
+        stats.append(layer_stats(block.mixer, block.norm(x), length_B))
         x = block(x, length_B, last_only=False, key=None)
-    return found
+    return stats
 
 
 class TttStats:
-    """A run's parameters -> what an epoch's line holds under "ttt_stats": a dict a block, in each a list over heads.
+    """A function from a run's parameters to the "ttt_stats" of an epoch's line in metrics.jsonl.
 
-    See `layer_stats` for its figures; one that is not finite (W_0 of 0, an overflow) is None.
+    Those are a dict per block, in each a list over heads per statistic; see `layer_stats`. A value
+    that is not finite (W_0 of 0, an overflow) is None.
     """
 
-    def __init__(self, graphdef, dataset: Dataset, max_len: int):
+    def __init__(self, graphdef: nnx.GraphDef, dataset: Dataset, max_len: int):
         self._histories = sample(dataset, max_len)
         self._stats = jax.jit(
             lambda params, *histories: model_stats(nnx.merge(graphdef, params), *histories)
         )
 
-    def __call__(self, params) -> list[dict[str, list]]:
-        def listed(x_H):
+    def __call__(self, params: Any) -> list[dict[str, list[float | None]]]:
+        """Return the statistics of one run's parameters."""
+
+        def rounded(x_H):
             return [float(f"{x:.6g}") if math.isfinite(x) else None for x in x_H.tolist()]
 
-        return jax.tree.map(listed, jax.device_get(self._stats(params, *self._histories)))
+        return jax.tree.map(rounded, jax.device_get(self._stats(params, *self._histories)))

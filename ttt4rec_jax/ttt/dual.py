@@ -1,24 +1,28 @@
-"""The dual form of scan.py for stacks of affine maps: a mini-batch as a few matrix products, no weights per token.
+"""The dual form of scan.py for stacks of affine maps: no fast weights per token.
 
-The gradient of an affine map x W + b at token j is the outer product of its input x_j and the
-gradient g_j at its output, so what token i reads through the updated map is
+A mini-batch is a few matrix products. The gradient of an affine map x W + b at token j is the outer
+product of its input x_j and the gradient g_j at its output, so that token i reads through the
+updated map
 
     x_i W + b - slot_scale_i * sum over j <= i of rate_j * (x_i . x_j + 1) g_j
 
-(Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A). Equal to ttt_scan in values and
-gradients.
+(Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A). Values and gradients are equal to
+those of ttt_scan.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from ttt4rec_jax.ttt.inner import Norm, gelu, layer_norm
+from ttt4rec_jax.ttt.inner import FastWeights, Norm, gelu, layer_norm
 from ttt4rec_jax.ttt.matmul import mean
-from ttt4rec_jax.ttt.scan import State, Tokens, advance, over_mini_batches
+from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_mini_batches
 
 
-def output_gradient(z, norm: Norm, target, eps: float = 1e-6):
-    """The gradient of 1/2 || LN(z) - target ||^2 in z, over the last axis."""
+def output_gradient(
+    z: Float[Array, "*rows F"], norm: Norm, target: Float[Array, "*rows F"], eps: float = 1e-6
+) -> Float[Array, "*rows F"]:
+    """Return the gradient of 1/2 || LN(z) - target ||^2 in z, over the last axis."""
     centred = z - mean(z)
     inverse_std = jax.lax.rsqrt(mean(jnp.square(centred)) + eps)
     z_hat = centred * inverse_std
@@ -26,8 +30,13 @@ def output_gradient(z, norm: Norm, target, eps: float = 1e-6):
     return (g - mean(g) - z_hat * mean(g * z_hat)) * inverse_std
 
 
-def key_pass(weights, norm: Norm, tokens: Tokens):
-    """Inputs x and rate-weighted output gradients g of every map for a mini-batch's keys: a list of ([b, in], [b, out])."""
+def key_pass(
+    weights: FastWeights, norm: Norm, tokens: Tokens
+) -> list[tuple[Float[Array, "b in"], Float[Array, "b out"]]]:
+    """Return every map's inputs x [b, in] and rate-weighted output gradients g [b, out].
+
+    Both are those of a mini-batch's keys; the sum over tokens of x g is the gradient of the map.
+    """
     inputs = []
     slopes = []
     x = tokens.key
@@ -44,10 +53,16 @@ def key_pass(weights, norm: Norm, tokens: Tokens):
     return list(zip(inputs, reversed(gradients), strict=True))
 
 
-def ttt_dual(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned: bool = False):
-    """As `scan.ttt_scan`, for fast weights that are a tuple of (W, b)."""
+def ttt_dual(
+    norm: Norm,
+    slot_scale_b: Float[Array, " b"],
+    state: State,
+    tokens: Tokens,
+    aligned: bool = False,
+) -> tuple[Float[Array, "L F"] | None, State]:
+    """Do what `scan.ttt_scan` does, for fast weights that are a tuple of (W, b)."""
 
-    def mini_batch(state: State, tokens: Tokens):
+    def mini_batch(state, tokens):
         maps = key_pass(state.weights, norm, tokens)
         update = tuple((x.T @ g, g.sum(0)) for x, g in maps)
         after = advance(state, slot_scale_b, update, tokens.valid.sum(dtype=jnp.int32))
@@ -62,9 +77,9 @@ def ttt_dual(norm: Norm, slot_scale_b, state: State, tokens: Tokens, aligned: bo
         ):
             q = gelu(z) if depth else z
             step = (causal_bxb * (q @ x.T + 1)) @ g
-            if not aligned:  # what the first mini-batch had taken in before this sequence
+            if not aligned:  # add the gradients accumulated before this call
                 step += q @ carried_w + carried_b
             z = q @ w + b - scale_bx1 * step
         return after, tokens.query + layer_norm(z, norm)
 
-    return over_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)
+    return scan_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)

@@ -1,7 +1,8 @@
-"""The inner learners f(x; W), whose weights are the hidden state, and the loss that trains them at every token.
+"""The inner learners f(x; W), whose weights are the hidden state, and the loss that trains them.
 
-To add one: `InnerLearner(init, apply)` with any pytree of weights, and an entry in INNER_LEARNERS;
-scan.py and stream.py then take it as it is. Stacks of affine maps have the faster dual form too.
+To add an inner learner, write an `InnerLearner(init, apply)` with any pytree of weights and add it
+to INNER_LEARNERS; scan.py and stream.py take it without change. Stacks of affine maps also have the
+faster dual form.
 """
 
 from collections.abc import Callable
@@ -9,27 +10,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 FastWeights = Any  # a pytree of arrays
 
 
 class InnerLearner(NamedTuple):
-    """A small model: `init(key, width, std)` gives its weights W_0, `apply(weights, x_F)` its output [F]."""
+    """A small model: `init(key, width, std)` returns W_0, `apply(W, x_F)` the output [F]."""
 
-    init: Callable[[jax.Array, int, float], FastWeights]
+    init: Callable[[jax.Array, int, float | jax.Array], FastWeights]
     apply: Callable[[FastWeights, jax.Array], jax.Array]
     is_affine_stack: bool = False
 
 
 class Norm(NamedTuple):
-    """Scale and bias [F] of the layer norm on the inner learner's output."""
+    """Scale and bias of a layer norm: [F] of the one on the inner learner's output."""
 
     scale: jax.Array
     bias: jax.Array
 
 
-def layer_norm(x, norm: Norm, eps: float = 1e-6):
-    """Layer norm over the last axis."""
+def layer_norm(
+    x: Float[Array, "*rows F"], norm: Norm, eps: float = 1e-6
+) -> Float[Array, "*rows F"]:
+    """Return the layer norm over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     return (
         centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps) * norm.scale
@@ -37,16 +41,16 @@ def layer_norm(x, norm: Norm, eps: float = 1e-6):
     )
 
 
-def gelu(x):
-    """GELU by its tanh approximation, as in the TTT paper's code."""
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return GELU by its tanh approximation, as in the TTT paper's code."""
     return jax.nn.gelu(x, approximate=True)
 
 
 def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
-    """Affine maps with GELU in between; `expansion` gives the hidden widths in multiples of F.
+    """Return affine maps with GELU in between; `expansion` has the hidden widths in multiples of F.
 
-    Weights: a tuple of (W [in, out], b [out]). Sun et al. 2024 (arXiv:2407.04620), section 2.7:
-    none is TTT-Linear, one of 4 is TTT-MLP.
+    The weights are a tuple of (W [in, out], b [out]). TTT-Linear has no hidden layer, TTT-MLP has
+    one of width 4 F (Sun et al. 2024, arXiv:2407.04620, section 2.7).
     """
 
     def init(key, width, std):
@@ -66,13 +70,24 @@ def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
 INNER_LEARNERS = {"linear": affine_stack(()), "mlp": affine_stack((4,))}
 
 
-def inner_loss(learner: InnerLearner, weights: FastWeights, norm: Norm, key_F, value_F):
-    """The self-supervised loss of one token, 1/2 || LN(f(k; W)) - (v - k) ||^2: reconstruct the value from the key."""
+def inner_loss(
+    learner: InnerLearner,
+    weights: FastWeights,
+    norm: Norm,
+    key_F: Float[Array, " F"],
+    value_F: Float[Array, " F"],
+) -> Float[Array, ""]:
+    """Return the self-supervised loss of one token, 1/2 || LN(f(k; W)) - (v - k) ||^2.
+
+    The inner learner reconstructs the value from the key.
+    """
     return (
         0.5 * jnp.square(layer_norm(learner.apply(weights, key_F), norm) - (value_F - key_F)).sum()
     )
 
 
-def read_out(learner: InnerLearner, weights: FastWeights, norm: Norm, query_F):
-    """The output of one token, q + LN(f(q; W)), under the fast weights that it sees."""
+def read_out(
+    learner: InnerLearner, weights: FastWeights, norm: Norm, query_F: Float[Array, " F"]
+) -> Float[Array, " F"]:
+    """Return the output of one token, q + LN(f(q; W)), under the fast weights W."""
     return query_F + layer_norm(learner.apply(weights, query_F), norm)

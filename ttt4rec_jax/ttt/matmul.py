@@ -1,53 +1,64 @@
-"""Matrix products and means in the forms that XLA multiplies fast, forwards and backwards.
+"""Matrix products and means in the forms that XLA computes fast, forward and backward.
 
-Values are those of `x @ y` and `x.mean(-1, keepdims=True)`. What is special is for CPUs, measured
-by experiments/benchmarks/layer.py; other platforms get the plain form.
+The values are those of `x @ y` and `x.mean(-1, keepdims=True)`. The special forms are for CPUs, as
+measured by experiments/benchmarks/layer.py; other platforms get the plain form.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def on_cpu() -> bool:
-    """Whether programs are traced for a CPU."""
+    """Return whether programs are traced for a CPU."""
     return jax.default_backend() == "cpu"
 
 
-def mean(x):
-    """Mean over the last axis, which is kept. On a CPU a product with a column: XLA's reductions of short rows are slower."""
+def mean(x: Float[Array, "*rows F"]) -> Float[Array, "*rows 1"]:
+    """Return the mean over the last axis, which is kept.
+
+    On a CPU it is a product with a column, because XLA reduces short rows slowly there.
+    """
     width = x.shape[-1]
     if not on_cpu():
         return x.mean(-1, keepdims=True)
     return jnp.matmul(x, jnp.full((width, 1), 1 / width, x.dtype), precision="highest")
 
 
-def turned(x_ixj):
-    """The transpose; on a CPU as an array: XLA otherwise multiplies by it in place there, at a fraction of the speed."""
+def transposed(x_ixj: Float[Array, "i j"]) -> Float[Array, "j i"]:
+    """Return the transpose; on a CPU as an array of its own.
+
+    Without the barrier XLA multiplies by the transpose in place there, at a fraction of the speed.
+    """
     return jax.lax.optimization_barrier(x_ixj.T) if on_cpu() else x_ixj.T
 
 
 @jax.custom_vjp
-def gram(x_ixF, y_jxF):
-    """Inner products of rows [i, j]."""
+def gram(x_ixF: Float[Array, "i F"], y_jxF: Float[Array, "j F"]) -> Float[Array, "i j"]:
+    """Return the inner products of rows [i, j]."""
     return x_ixF @ y_jxF.T
 
 
-gram.defvjp(lambda x, y: (x @ y.T, (x, y)), lambda saved, d: (d @ saved[1], turned(d) @ saved[0]))
+gram.defvjp(
+    lambda x, y: (x @ y.T, (x, y)), lambda saved, d: (d @ saved[1], transposed(d) @ saved[0])
+)
 
 
 @jax.custom_vjp
-def mix(weights_ixj, y_jxF):
-    """Weighted sums of rows [i, F]; also x theta for rows x [T, D].
+def matmul(x_ixj: Float[Array, "i j"], y_jxF: Float[Array, "j F"]) -> Float[Array, "i F"]:
+    """Return x y: weighted sums of the rows of y, or rows of x times parameters y.
 
-    Not to be vmapped over one argument alone: the other's gradient would be computed for each, and
-    then added up.
+    Do not vmap it over one argument alone: the gradient of the other would be computed for each
+    element and then summed.
     """
-    return weights_ixj @ y_jxF
+    return x_ixj @ y_jxF
 
 
-mix.defvjp(lambda w, y: (w @ y, (w, y)), lambda saved, d: (d @ saved[1].T, turned(saved[0]) @ d))
+matmul.defvjp(
+    lambda x, y: (x @ y, (x, y)), lambda saved, d: (d @ saved[1].T, transposed(saved[0]) @ d)
+)
 
 
-def project(x, theta):
-    """x theta for rows x [..., D] of a whole batch; see `mix`."""
-    return mix(x.reshape(-1, x.shape[-1]), theta).reshape(*x.shape[:-1], -1)
+def project(x: Float[Array, "*rows D"], theta: Float[Array, "D E"]) -> Float[Array, "*rows E"]:
+    """Return x theta for the rows x [..., D] of a whole batch; see `matmul`."""
+    return matmul(x.reshape(-1, x.shape[-1]), theta).reshape(*x.shape[:-1], -1)

@@ -1,39 +1,39 @@
-"""Test-time training as it is defined: `lax.scan` over mini-batches, inner gradients from `jax.grad`.
+"""Test-time training as it is defined: `lax.scan` over mini-batches, inner gradients by `jax.grad`.
 
-For one sequence and one head; callers vmap. Within a mini-batch every token's gradient is taken at
-the weights W that the mini-batch began with, and token i sees
+All functions work on one sequence and one head; callers vmap. Within a mini-batch every token's
+gradient is taken at the weights W at the start of the mini-batch, and token i reads
 
     W_i = W - slot_scale_i * sum over j <= i of rate_j * (gradient of token j's loss at W)
 
 (Sun et al. 2024, arXiv:2407.04620, section 2.4, eq. 6 with a learned rate per token). When a
-mini-batch is full its last token's weights are carried to the next. mini_batch_size 1 is online
-gradient descent. Because slot_scale depends on i alone, W and the sum so far are all there is to
-carry, and a sequence can be
-cut
-anywhere.
+mini-batch is full, the weights of its last token start the next one. mini_batch_size 1 is online
+gradient descent. Because slot_scale depends on i alone, the state is W and the sum so far, and a
+sequence can be cut anywhere.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.ttt.inner import FastWeights, InnerLearner, Norm, inner_loss, read_out
 
 
 class State(NamedTuple):
-    """The hidden state: weights at the start of the current mini-batch, and what has come in since."""
+    """The weights at the start of the current mini-batch, and its gradients so far."""
 
     weights: FastWeights
     gradients: FastWeights  # sum of rate_j * gradient_j over the current mini-batch's tokens so far
-    filled: jax.Array  # how many those are, 0 <= filled < mini_batch_size
+    filled: jax.Array  # the number of those tokens, 0 <= filled < mini_batch_size
 
 
 class Tokens(NamedTuple):
-    """What the layer derives from a sequence: queries, keys, values [L, F], inner learning rates [L], validity [L].
+    """What the layer computes of a sequence for the inner learner.
 
-    Without queries (None) nothing is read out. Valid tokens come first; the rate of an invalid one
-    is 0.
+    Queries, keys and values [L, F], inner learning rates [L], validity [L]. Without queries (None)
+    nothing is read out. Valid tokens come first; the rate of an invalid token is 0.
     """
 
     query: jax.Array | None
@@ -44,17 +44,22 @@ class Tokens(NamedTuple):
 
 
 def initial_state(weights: FastWeights) -> State:
-    """The state before the first token."""
+    """Return the state before the first token."""
     return State(weights, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32))
 
 
-def seen_weights(state: State, scale) -> FastWeights:
-    """The fast weights seen by the token whose slot has this scale."""
+def weights_at_slot(state: State, scale: Float[Array, ""]) -> FastWeights:
+    """Return the fast weights that the token of the slot with this scale reads."""
     return jax.tree.map(lambda w, g: w - scale * g, state.weights, state.gradients)
 
 
-def advance(state: State, slot_scale_b, gradients: FastWeights, count) -> State:
-    """Adds the gradients of `count` more tokens; a mini-batch that is now full becomes the new weights."""
+def advance(
+    state: State,
+    slot_scale_b: Float[Array, " b"],
+    gradients: FastWeights,
+    count: int | Int[Array, ""],
+) -> State:
+    """Add the gradients of `count` more tokens; a mini-batch that is full updates the weights."""
     state = state._replace(
         gradients=jax.tree.map(jnp.add, state.gradients, gradients), filled=state.filled + count
     )
@@ -62,7 +67,7 @@ def advance(state: State, slot_scale_b, gradients: FastWeights, count) -> State:
     return State(
         jax.tree.map(
             lambda new, old: jnp.where(full, new, old),
-            seen_weights(state, slot_scale_b[-1]),
+            weights_at_slot(state, slot_scale_b[-1]),
             state.weights,
         ),
         jax.tree.map(lambda g: jnp.where(full, 0, g), state.gradients),
@@ -70,37 +75,59 @@ def advance(state: State, slot_scale_b, gradients: FastWeights, count) -> State:
     )
 
 
-def slots(tokens: Tokens, state: State, mini_batch_size: int, aligned: bool):
-    """The tokens in whole mini-batches [M, b, ...], and where the sequence's first token stands.
+def mini_batch_length(length: int, mini_batch_size: int, aligned: bool) -> int:
+    """Return how many slots of a mini-batch are computed for a sequence of `length` tokens.
 
-    `aligned` promises at trace time that the state is at the start of a mini-batch; otherwise the
-    tokens are moved right by state.filled, behind slots that are already spent. A sequence that is
-    shorter than a mini-batch and aligned with it is one short mini-batch: the slots that it cannot
-    reach are not
-    computed.
+    A sequence that is aligned with its only mini-batch and shorter is one short mini-batch.
+    """
+    return max(1, min(mini_batch_size, length)) if aligned else mini_batch_size
+
+
+def shift_right(x: jax.Array, first: Int[Array, ""], total: int, aligned: bool) -> jax.Array:
+    """Return [L, ...] as [total, ...], moved right by `first` slots, zeros elsewhere.
+
+    With `aligned`, first is 0 and known when the program is traced.
+    """
+    if aligned:
+        return jnp.pad(x, [(0, total - len(x))] + [(0, 0)] * (x.ndim - 1))
+    empty = jnp.zeros((total, *x.shape[1:]), x.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(empty, x, first, 0)
+
+
+def to_mini_batches(
+    tokens: Tokens, state: State, mini_batch_size: int, aligned: bool
+) -> tuple[Tokens, Int[Array, ""]]:
+    """Return the tokens in whole mini-batches [M, b, ...] and the slot of the first token.
+
+    `aligned` promises when the program is traced that the state is at the start of a mini-batch;
+    otherwise the tokens are moved right by state.filled, behind the slots that are already used. An
+    aligned sequence shorter than a mini-batch becomes one short mini-batch: slots that it cannot
+    reach are not computed.
     """
     length = len(tokens.key)
-    size = mini_batch_size if not aligned else max(1, min(mini_batch_size, length))
+    size = mini_batch_length(length, mini_batch_size, aligned)
     room = length if aligned else length + mini_batch_size - 1
     count = -(-room // size)
     first = jnp.zeros((), jnp.int32) if aligned else state.filled
 
     def place(x):
-        if aligned:
-            padded = jnp.pad(x, [(0, count * size - length)] + [(0, 0)] * (x.ndim - 1))
-        else:
-            empty = jnp.zeros((count * size, *x.shape[1:]), x.dtype)
-            padded = jax.lax.dynamic_update_slice_in_dim(empty, x, first, 0)
-        return padded.reshape(count, size, *x.shape[1:])
+        return shift_right(x, first, count * size, aligned).reshape(count, size, *x.shape[1:])
 
     return jax.tree.map(place, tokens), first
 
 
-def over_mini_batches(
-    mini_batch, state: State, tokens: Tokens, mini_batch_size: int, aligned: bool
-):
-    """Runs `mini_batch(state, tokens_b) -> (state, outputs_b)` along the sequence: (outputs [L, F] or None, state)."""
-    placed, first = slots(tokens, state, mini_batch_size, aligned)
+def scan_mini_batches(
+    mini_batch: Callable[[State, Tokens], tuple[State, Any]],
+    state: State,
+    tokens: Tokens,
+    mini_batch_size: int,
+    aligned: bool,
+) -> tuple[Any, State]:
+    """Run `mini_batch(state, tokens_b) -> (state, outputs_b)` along the sequence.
+
+    Returns: (outputs [L, F], or None if mini_batch returns None; the state at the end).
+    """
+    placed, first = to_mini_batches(tokens, state, mini_batch_size, aligned)
     if len(placed.key) == 1:
         state, outputs = mini_batch(state, jax.tree.map(lambda x: x[0], placed))
     else:
@@ -114,18 +141,19 @@ def over_mini_batches(
 def ttt_scan(
     learner: InnerLearner,
     norm: Norm,
-    slot_scale_b,
+    slot_scale_b: Float[Array, " b"],
     state: State,
     tokens: Tokens,
     aligned: bool = False,
-):
-    """The TTT layer's core on one sequence and one head, for any inner learner.
+) -> tuple[Float[Array, "L F"] | None, State]:
+    """Run the TTT layer's core on one sequence and one head, for any inner learner.
 
-    Args: slot_scale_b [b], max(1/i + offset_i, 0) for slot i = 1..b; see State, Tokens, `slots`.
+    Args: slot_scale_b, max(1/i + offset_i, 0) for slot i = 1..b; see State, Tokens and
+    `to_mini_batches`.
     Returns: outputs [L, F] (None without queries) and the state after the last valid token.
     """
 
-    def mini_batch(state: State, tokens: Tokens):
+    def mini_batch(state, tokens):
         def gradient(key_F, value_F, rate):
             def loss(weights):
                 return inner_loss(learner, weights, norm, key_F, value_F)
@@ -143,13 +171,12 @@ def ttt_scan(
             return after, None
 
         def output(query_F, scale, so_far):
-            return read_out(
-                learner, seen_weights(state._replace(gradients=so_far), scale), norm, query_F
-            )
+            weights = weights_at_slot(state._replace(gradients=so_far), scale)
+            return read_out(learner, weights, norm, query_F)
 
         so_far = jax.tree.map(
             lambda g, carried: carried + jnp.cumsum(g, 0), gradients, state.gradients
         )
         return after, jax.vmap(output)(tokens.query, slot_scale_b[: len(tokens.key)], so_far)
 
-    return over_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)
+    return scan_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)
