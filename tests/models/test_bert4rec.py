@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
@@ -25,11 +26,14 @@ def test_masked_batches_mask_clicks_of_the_training_sequences(random_dataset):
     last_only = 0
     valid = 0
     rows = 0
-    for seed in range(40):
-        order = jnp.arange(buckets[-1].first, buckets[-1].stop)
-        batch = batches.make_batch(
-            clicks, examples, order, jax.random.key(seed), config, mask - 1, buckets[-1].length
+    order = jnp.arange(buckets[-1].first, buckets[-1].stop)
+    make_batch = jax.jit(
+        lambda key: batches.make_batch(
+            clicks, examples, order, key, config, mask - 1, buckets[-1].length
         )
+    )
+    for seed in range(40):
+        batch = make_batch(jax.random.key(seed))
         history, target, weight = (
             np.asarray(x) for x in (batch.history, batch.target, batch.weight)
         )
@@ -63,9 +67,13 @@ def test_an_output_depends_on_clicks_on_both_sides_and_on_no_padding(random_data
 
 def test_a_user_vector_is_the_output_at_a_mask_appended_to_the_history(random_dataset):
     model = models.build(ModelConfig(**SIZES), random_dataset.num_items, 0)
-    got = model.encode(jnp.array([[3, 7, 9, 0, 0, 0], [1, 2, 3, 4, 5, 6]]), jnp.array([3, 6]))
+    encode = nnx.jit(
+        lambda model, *args, every: model.encode(*args, every), static_argnames="every"
+    )
+    history = jnp.array([[3, 7, 9, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+    got = encode(model, history, jnp.array([3, 6]), every=False)
     mask = random_dataset.num_items + 1
     masked = jnp.array([[3, 7, 9, mask, 0, 0, 0], [1, 2, 3, 4, 5, 6, mask]])
-    every = model.encode(masked, jnp.array([4, 7]), every=True)
+    every = encode(model, masked, jnp.array([4, 7]), every=True)
     np.testing.assert_allclose(got[0], every[0, 3], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got[1], every[1, 6], rtol=1e-4, atol=1e-5)

@@ -16,13 +16,13 @@ def test_the_recurrence_equals_its_equations():
     layer = Gru(D, nnx.Rngs(0))
     layer.b[...] = jax.random.normal(jax.random.key(2), (3 * D,))
     layer.c_n[...] = jax.random.normal(jax.random.key(3), (D,))
-    x = np.asarray(jax.random.normal(jax.random.key(1), (7, D)))
+    x = jax.random.normal(jax.random.key(1), (7, D))
     (w_r, w_z, w_n), (u_r, u_z, u_n), (b_r, b_z, b_n) = (
         np.split(np.asarray(p[...]), 3, -1) for p in (layer.w, layer.u, layer.b)
     )
     h = np.zeros(D)
     expected = []
-    for x_t in x:
+    for x_t in np.asarray(x):
         r = sigmoid(x_t @ w_r + h @ u_r + b_r)
         z = sigmoid(x_t @ w_z + h @ u_z + b_z)
         n = np.tanh(x_t @ w_n + b_n + r * (h @ u_n + np.asarray(layer.c_n[...])))

@@ -153,9 +153,9 @@ def test_own_loss_of_stacked_runs_is_that_of_each(model, loss_and_grads):
     ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     expected = [loss_and_grads(*run)[0] for run in runs]
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(lambda *run: loss_and_grads(*run)[0]))(*stacked), expected, rtol=1e-5
-    )
+    graphdef, _, rest = nnx.split(model, nnx.Param, ...)
+    loss = jax.vmap(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args))
+    np.testing.assert_allclose(jax.jit(loss)(*stacked), expected, rtol=1e-5)
     assert expected[0] != expected[1]
 
 
@@ -337,7 +337,9 @@ def test_kmeans_starts_at_distinct_real_points(monkeypatch):
     assert (draws[0] != draws[2]).any()
 
 
-def test_context_is_learned_from_histories_of_two_clicks_or_more(model):
+def test_context_is_learned_from_histories_of_two_clicks_or_more():
+    # Given as many intents as users, so that each is some user's summary
+    model = build(num_intents=4)
     key = jax.random.key(0)
     lengths = jnp.array([[12, 0, 5, 1], [2, 1, 0, 7]])
     histories = random_histories(lengths)
@@ -355,13 +357,10 @@ def test_context_is_learned_from_histories_of_two_clicks_or_more(model):
         (lengths < 2)[..., None], random_histories(lengths * 0 + 12, seed=9), histories
     )
     np.testing.assert_array_equal(context["intents"], learn(changed, lengths)["intents"])
-    # as many intents as users, so that each is some user's summary
-    four = IclRec(ModelConfig(**vars(model.config) | {"num_intents": 4}), ITEMS, nnx.Rngs(0))
-    summaries = np.array(four.summary(histories.reshape(8, LENGTH), lengths.reshape(8)))[
-        lengths.reshape(8) > 1
-    ]
-    learn = jax.jit(lambda *batches: four.learn_context((Histories(*batches),), key))
-    intents = np.array(learn(histories, lengths)["intents"])
+    summary = nnx.jit(lambda model, *args: model.summary(*args))
+    summaries = summary(model, histories.reshape(8, LENGTH), lengths.reshape(8))
+    summaries = np.array(summaries)[np.array(lengths).reshape(8) > 1]
+    intents = np.array(context["intents"])
     order = [np.square(intents - s).sum(-1).argmin() for s in summaries]
     np.testing.assert_allclose(intents[order], summaries, rtol=1e-4, atol=1e-5)
     assert sorted(order) == [0, 1, 2, 3]

@@ -250,7 +250,7 @@ def mamba_by_hand(layer, x_LxD):
             ttt_scan(
                 INNER_LEARNERS[layer.config.inner],
                 norm,
-                slot_scale_b,
+                jnp.asarray(slot_scale_b),
                 initial_state(weights),
                 tokens,
                 True,

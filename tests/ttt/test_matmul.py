@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -60,3 +61,9 @@ def test_the_fast_form_is_another_program(monkeypatch):
     monkeypatch.setattr(matmul, "on_cpu", lambda: True)
     assert "optimization_barrier" in str(jax.make_jaxpr(matmul.transposed)(jnp.ones((2, 3))))
     assert "dot_general" in str(jax.make_jaxpr(matmul.mean)(jnp.ones((2, 3))))
+
+
+def test_annotated_shapes_are_checked_under_pytest():
+    """--jaxtyping-packages in setup.cfg; without it the annotations would only be comments."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="y_jxF"):
+        matmul.gram(jnp.ones((2, 3)), jnp.ones((2, 4)))

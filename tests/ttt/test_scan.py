@@ -107,7 +107,8 @@ def test_any_inner_learner_works():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), state.weights, last)
 
 
-SHAPES = [(1, 1), (6, 1), (6, 4), (9, 3), (3, 6), (5, 5)]  # length, mini_batch_size
+# length and mini_batch_size: online, a partial last mini-batch, shorter than a mini-batch
+SHAPES = [(6, 1), (7, 3), (3, 6)]
 
 
 @functools.cache
@@ -132,7 +133,7 @@ def objective(name, inner, aligned):
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from(SHAPES), st.integers(0, 9), st.integers(0, 2**16))
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape, valid, seed):
     length, mini_batch_size = shape
@@ -179,8 +180,6 @@ PIECES = [  # mini_batch_size and the lengths of pieces of a sequence
     (1, (3, 2)),
     (3, (1, 4, 2)),
     (4, (2, 2)),
-    (4, (3, 4, 1)),
-    (5, (2, 1, 1)),
 ]
 
 

@@ -18,10 +18,10 @@ from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.models.layers import (
     EMBEDDING_RANGE,
+    RMSNorm,
     TwoTowerModel,
     dropout,
     normal,
-    rms_norm,
 )
 
 # hidden width of self-attention, in widths of an embedding, as in the authors' code
@@ -33,8 +33,8 @@ class ComiRec(TwoTowerModel):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
-        self.norm_in = rms_norm(config.dim)
-        self.norm_out = rms_norm(config.dim)
+        self.norm_in = RMSNorm(config.dim)
+        self.norm_out = RMSNorm(config.dim)
         self.dropout = config.dropout
 
     def interests(

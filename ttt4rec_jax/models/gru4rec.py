@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.models.layers import (
+    RMSNorm,
     TwoTowerModel,
     dropout,
     last_valid,
     normal,
-    rms_norm,
     split_key,
 )
 
@@ -63,7 +63,7 @@ class Gru4Rec(TwoTowerModel):
         self.layers = nnx.List([Gru(config.dim, rngs) for _ in range(config.num_blocks)])
         self.w_out = normal(rngs, (config.dim, config.dim), config.dim**-0.5)
         self.b_out = nnx.Param(jnp.zeros(config.dim))
-        self.norm = rms_norm(config.dim)
+        self.norm = RMSNorm(config.dim)
         self.dropout = config.dropout
 
     def encode(

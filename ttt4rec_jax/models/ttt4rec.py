@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.layers import Block, BlockRecommender
-from ttt4rec_jax.ttt.forward import LayerState, Length, TttConfig
+from ttt4rec_jax.ttt.forward import Length
 from ttt4rec_jax.ttt.layer import Ranges, TttLayer
+from ttt4rec_jax.ttt.params import LayerState, TttConfig
 
 
 def ttt_config(config: ModelConfig) -> TttConfig:

@@ -8,16 +8,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.ttt import forward
-from ttt4rec_jax.ttt.forward import (
+from ttt4rec_jax.ttt.forward import Length
+from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm
+from ttt4rec_jax.ttt.params import (
     CONV_WIDTH,
     Convolution,
     CoreParams,
     LayerState,
-    Length,
     Mamba,
     TttConfig,
 )
-from ttt4rec_jax.ttt.inner import INNER_LEARNERS, Norm
 from ttt4rec_jax.ttt.rope import deinterleave
 
 
