@@ -53,7 +53,7 @@ MOST_CACHED = 6  # compiled programs in memory
 
 
 def compiled(configs, dataset, mesh=None) -> Executables:
-    """The executables of some runs; compiled once for all settings that no compiled program depends on."""
+    """The executables of some runs; compiled once for all settings that do not change them."""
 
     def shared(config):
         train = config.train
@@ -73,7 +73,7 @@ def compiled(configs, dataset, mesh=None) -> Executables:
 
 
 def fit_runs(configs, dataset, folder, executables=None, mesh=None, **options) -> list:
-    """The outcomes of stacked runs, trained in folder/0, folder/1, ...; of a single run in the folder itself."""
+    """The outcomes of runs, trained in folder/0, folder/1, ...; of one in the folder itself."""
     group = RunFolder(folder)
     names = [""] if len(configs) == 1 else map(str, range(len(configs)))
     folders = [RunFolder(folder / name) for name in names]
@@ -131,7 +131,7 @@ def state_of(tx, params):
 
 
 def toy_step(tx):
-    """A train step whose loss is quadratic in what is looked up, so that its gradient can be written down."""
+    """A train step whose loss is quadratic in what is looked up, with a known gradient."""
 
     def step(state, batch, key):
         def loss_of(params):
@@ -155,7 +155,7 @@ def toy_step(tx):
 
 
 def steps_of(dataset, model, **train):
-    """The training step as it is and as --sparse_embeddings makes it, and the state to begin with."""
+    """The training step, dense and with --sparse_embeddings, and the first state."""
     shape = (
         {"dim": 8, "max_len": 4, "mini_batch_size": 2}
         if model == "ttt4rec"
@@ -267,14 +267,14 @@ def make_finished_job(job, output, good, seed_effect=0.02):
 
 
 def simulated_ranks(rng, users: int, shift: float, seed_effect: float, difficulty) -> Ranks:
-    """Ranks among 99 of users of some difficulty, by a training that is better for all by chance, and for each."""
+    """Ranks among 99, by the users' difficulty, the training's luck, and chance."""
     score = shift + rng.normal(0, seed_effect) - difficulty + rng.normal(0, 1, users)
     greater = np.floor(100 / (1 + np.exp(score))).astype(int).clip(0, 99)
     return Ranks(greater, np.zeros(users, int), np.full(users, 99))
 
 
 def make_finished_run(path, model="ttt4rec", seed=0, shift=2.0, users=300, change=None, **flags):
-    """A run folder with simulated ranks, written as the trainer does. change: of (result, columns), before they are written."""
+    """A run folder with simulated ranks. change: of (result, columns), before they are written."""
     values = {
         "data": DataConfig(dataset="synthetic"),
         "model": {},
@@ -391,7 +391,7 @@ def make_recommender(config: ModelConfig, dataset, titles=None) -> Recommender:
 
 
 def assert_same_lists(a, b, rtol=2e-4):
-    """Two recommendations agree: in scores, and in items but for those whose scores rounding may swap."""
+    """Two recommendations agree, but for items whose scores rounding may swap."""
     assert a.source == b.source
     np.testing.assert_allclose(a.scores, b.scores, rtol=rtol, atol=rtol)
     assert set(a.ids) == set(b.ids)

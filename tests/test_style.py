@@ -1,4 +1,4 @@
-"""Rules of the code that no linter knows: one assignment a statement, annotated public functions."""
+"""Rules that no linter knows: one assignment a statement, annotations, lengths, the map."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Batches against a brute-force reading of the user's clicks; negatives; nothing lost or trained twice in an epoch."""
+"""Batches against a brute-force reading of the clicks; negatives; each target once an epoch."""
 
 import collections
 

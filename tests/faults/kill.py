@@ -1,4 +1,4 @@
-"""Kills runs at chosen and at random moments, starts them again, and compares what they end in with undisturbed ones:
+"""Kill runs at chosen and random moments, restart them, and compare the end with undisturbed ones:
 
 python tests/faults/kill.py --kills=30
 
@@ -85,7 +85,7 @@ class Bench:
             raise RuntimeError(f"exit code {code}:\n{log.read_text()}")
 
     def kill(self, workload: str, run: str, aim: str, delay: float) -> str:
-        """Starts a run and kills it: where the kill fell, "" if the run ended before it could be killed."""
+        """Start a run and kill it. Return where the kill fell, "" if the run ended before it."""
         if aim == "preparation":
             shutil.rmtree(self.prepared, ignore_errors=True)
         before = self.unfinished_checkpoints(run)
@@ -143,7 +143,7 @@ class Bench:
 
 
 def difference(a: Path, b: Path) -> str:
-    """The first thing in which two finished folders differ, times aside; "" if they hold the same bits."""
+    """Return the first difference of two finished folders, times aside; "" if there is none."""
     names = [{p.parent.relative_to(x) for p in x.glob("**/result.json")} for x in (a, b)]
     if names[0] != names[1] or not names[0]:
         return f"results of {names[0]} and of {names[1]}"
@@ -189,7 +189,7 @@ def arrays(folder: Path) -> list[np.ndarray]:
 
 
 def campaign(bench: Bench, aims, seed: int, log=print) -> collections.Counter:
-    """Kills once for each aim, finishes what is begun, and compares: how many kills fell where, and how many runs ended.
+    """Kill once for each aim, finish the runs, compare: return how many kills fell where.
 
     Raises AssertionError at the first difference.
     """
@@ -236,7 +236,8 @@ def table(counts: collections.Counter) -> str:
     return "\n".join(
         [
             *lines,
-            f"| runs and sweeps that {ended} as the undisturbed one | {counts[ended, 'run']} | {counts[ended, 'sweep']} |",
+            f"| runs and sweeps that {ended} as the undisturbed one "
+            f"| {counts[ended, 'run']} | {counts[ended, 'sweep']} |",
         ]
     )
 

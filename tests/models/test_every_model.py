@@ -55,7 +55,7 @@ def output(model, history, length):
 @pytest.mark.parametrize(
     "name, target_tower",
     [(name, "none") for name in PARAMETERS]
-    + [(name, "mlp") for name in PARAMETERS if MODELS[name].separable],
+    + [(name, "mlp") for name in PARAMETERS if MODELS[name].is_two_tower],
 )
 def test_parameter_count(name, target_tower):
     config = settings(name, target_tower=target_tower)
@@ -80,7 +80,7 @@ def test_padding_is_inert_and_a_click_is_not(name):
     assert (of(model, history.at[0, 1].set(9), lengths)[0] != expected[0]).any()
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if MODELS[name].separable])
+@pytest.mark.parametrize("name", [name for name in TRAINED if MODELS[name].is_two_tower])
 def test_a_cosine_score_is_at_most_one_over_the_temperature(name):
     model = models.build(settings(name, score="cosine", temperature=0.1), V, 0)
     users = nnx.jit(output)(model, jnp.array([[3, 7, 1, 0, 0, 0]]), jnp.array([3]))
@@ -94,13 +94,13 @@ def test_models_have_the_interface_that_their_capabilities_promise(random_datase
     training = models.TrainingClicks.from_dataset(random_dataset)
     for name, capabilities in MODELS.items():
         model = models.build(settings(name), V, 0, training=training)
-        assert isinstance(model, models.TwoTower) == capabilities.separable
-        assert isinstance(model, models.PairScorer) == (not capabilities.separable)
+        assert isinstance(model, models.TwoTower) == capabilities.is_two_tower
+        assert isinstance(model, models.PairScorer) == (not capabilities.is_two_tower)
         is_iclrec = name == "iclrec"
         assert isinstance(model, models.HasAuxiliaryLoss) == is_iclrec
         assert isinstance(model, models.LearnsContext) == is_iclrec
         assert isinstance(model, models.StreamingModel) == (name == "ttt4rec")
-        has_table = capabilities.separable and capabilities.trained
+        has_table = capabilities.is_two_tower and capabilities.trained
         assert isinstance(model, models.HasItemTable) == has_table
 
 

@@ -56,10 +56,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def loss_and_grads(model):
-    """Return the function to (own_loss, its gradients) of six rows, compiled once for all tests."""
+    """Return the compiled function to (auxiliary loss, its gradients) of six rows."""
     graphdef, _, rest = nnx.split(model, nnx.Param, ...)
     return jax.jit(
-        jax.value_and_grad(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args))
+        jax.value_and_grad(
+            lambda params, *args: nnx.merge(graphdef, params, rest).auxiliary_loss(*args)
+        )
     )
 
 
@@ -137,7 +139,7 @@ def test_own_loss_is_the_weighted_sum_of_both(every, score):
     c = (intents / np.linalg.norm(intents, axis=1, keepdims=True))[intent]
     by_intent = (nt_xent(first, c, intent, real, 0.5) + nt_xent(second, c, intent, real, 0.5)) / 2
     expected = 0.7 * nt_xent(first, second, np.arange(6), real, 0.5) + 0.3 * by_intent
-    loss = nnx.jit(lambda model, *args: model.own_loss(*args))(
+    loss = nnx.jit(lambda model, *args: model.auxiliary_loss(*args))(
         model, batch, {"intents": jnp.asarray(intents)}, key
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -154,7 +156,7 @@ def test_own_loss_of_stacked_runs_is_that_of_each(model, loss_and_grads):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     expected = [loss_and_grads(*run)[0] for run in runs]
     graphdef, _, rest = nnx.split(model, nnx.Param, ...)
-    loss = jax.vmap(lambda params, *args: nnx.merge(graphdef, params, rest).own_loss(*args))
+    loss = jax.vmap(lambda params, *args: nnx.merge(graphdef, params, rest).auxiliary_loss(*args))
     np.testing.assert_allclose(jax.jit(loss)(*stacked), expected, rtol=1e-5)
     assert expected[0] != expected[1]
 

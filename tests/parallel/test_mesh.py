@@ -1,4 +1,4 @@
-"""One run on a mesh of eight (virtual) devices: the figures of one device, and no device that sees the whole table."""
+"""A run on eight (virtual) devices: one device's results, and no device sees the whole table."""
 
 import re
 

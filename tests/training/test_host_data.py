@@ -1,4 +1,4 @@
-"""Data that stay on the host give the batches, the losses and the ranks of data that lie on the device."""
+"""Data on the host give the batches, the losses and the ranks of data on the device."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The whole training step and evaluation lower for GPU and TPU too: nothing that only XLA's CPU accepts."""
+"""Training and evaluation lower for GPU and TPU too: nothing that only XLA's CPU accepts."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""--tensorboard: event files read back hold the run's history, each epoch once; without the extra it is one clear line."""
+"""--tensorboard: event files hold the history, each epoch once; without the extra, one line."""
 
 import dataclasses
 import shutil
@@ -53,7 +53,7 @@ def fit_both(dataset, folder, record, epochs):
 
 @pytest.fixture(scope="module")
 def resumed(random_dataset, tmp_path_factory):
-    """(folder, outcomes) of two runs that were stopped after an epoch, lost a process, and were resumed to three."""
+    """(folder, outcomes) of two runs that stopped after an epoch and were resumed to three."""
     pytest.importorskip("tensorboardX")
     folder = tmp_path_factory.mktemp("runs")
     fit_both(random_dataset, folder, RECORD, 1)
@@ -109,7 +109,8 @@ def test_the_learning_rate_follows_its_schedule_and_unknown_figures_are_left_out
 
 def test_without_the_extra_a_run_says_what_to_install_before_anything_starts(environment, tmp_path):
     script = (
-        f"import sys; sys.modules['tensorboardX'] = None; sys.path.insert(0, {str(ROOT / 'experiments')!r}); import main\n"
+        "import sys; sys.modules['tensorboardX'] = None\n"
+        f"sys.path.insert(0, {str(ROOT / 'experiments')!r}); import main\n"
         "sys.exit(main.main(['main.py', '--dataset=synthetic', '--tensorboard', '--run_dir=run']))"
     )
     command = [sys.executable, "-c", script]

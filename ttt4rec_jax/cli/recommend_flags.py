@@ -6,7 +6,7 @@ from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import PROGRAM_CACHE, Command, FinishedRun, Section
 from ttt4rec_jax.serving.files import FORMATS
 
-PURPOSE = f"""Recommend with a finished run: to every user in a file, to one user, or click by click:
+PURPOSE = f"""Recommend with a finished run: to all users in a file, to one user, or click by click:
 
 python experiments/recommend.py --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
 python experiments/recommend.py --run=runs/x --user=42

@@ -27,7 +27,7 @@ def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: 
         return
     for name, config in combinations.items():
         folder = RunFolder(root.path / name)
-        finished = folder.epochs_told()
+        finished = folder.epochs_logged()
         epochs = config.train.epochs
         if finished > epochs:
             raise UserError(

@@ -14,7 +14,7 @@ class Capabilities(NamedTuple):
     # Whether it has parameters to train; a baseline has none.
     trained: bool = True
     # Whether a score is a product of a user vector and an item vector (a two-tower model).
-    separable: bool = True
+    is_two_tower: bool = True
     # What target_tower=auto and positions=auto mean.
     target_tower: str = "none"
     positions: str = "none"
@@ -30,18 +30,18 @@ MODELS = {
     "ttt4rec": Capabilities(CAUSAL, target_tower="mlp"),
     "sasrec": Capabilities(CAUSAL, positions="learned"),
     "gru4rec": Capabilities(CAUSAL),
-    "din": Capabilities(WINDOW, separable=False),
+    "din": Capabilities(WINDOW, is_two_tower=False),
     "comirec_sa": Capabilities(WINDOW),
     "comirec_dr": Capabilities(WINDOW),
     "bert4rec": Capabilities(("masked", "last"), positions="learned", sparse=False),
     "iclrec": Capabilities(CAUSAL, positions="learned", sparse=False),
     "popularity": Capabilities(WINDOW, trained=False, sparse=False),
-    "itemknn": Capabilities(WINDOW, trained=False, separable=False, sparse=False),
+    "itemknn": Capabilities(WINDOW, trained=False, is_two_tower=False, sparse=False),
 }
 TTT = ("ttt4rec",)
 COMIREC = ("comirec_sa", "comirec_dr")
 BLOCKS = ("ttt4rec", "sasrec", "bert4rec", "iclrec")
-SEPARABLE = tuple(name for name, model in MODELS.items() if model.separable and model.trained)
+TWO_TOWER = tuple(name for name, model in MODELS.items() if model.is_two_tower and model.trained)
 # The models that have an option. An option that is not listed applies to all of them.
 OPTIONS = {
     "num_blocks": (*BLOCKS, "gru4rec"),
@@ -55,9 +55,9 @@ OPTIONS = {
     "fast_weight_range": TTT,
     "ttt_impl": TTT,
     "backbone": TTT,
-    "score": SEPARABLE,
-    "temperature": SEPARABLE,
-    "target_tower": SEPARABLE,
+    "score": TWO_TOWER,
+    "temperature": TWO_TOWER,
+    "target_tower": TWO_TOWER,
     "num_interests": COMIREC,
     "routing_iterations": ("comirec_dr",),
     "mask_probability": ("bert4rec",),

@@ -56,7 +56,7 @@ class Config:
         """Raise UserError if a loss, record or optimizer asks more than the model can do."""
         name = self.model.model
         model = MODELS[name]
-        if self.train.loss == "softmax" and model.trained and not model.separable:
+        if self.train.loss == "softmax" and model.trained and not model.is_two_tower:
             raise UserError(
                 f"--loss=softmax: --model={name} cannot score all items at each step; "
                 "choose --loss=sampled_softmax"

@@ -71,7 +71,7 @@ class IclRec(BlockRecommender):
         intents = kmeans(jnp.concatenate(summaries), real_MxB, self.config.num_intents, key)
         return {"intents": intents}
 
-    def own_loss(self, batch: Batch, context: dict, key: jax.Array) -> Float[Array, ""]:
+    def auxiliary_loss(self, batch: Batch, context: dict, key: jax.Array) -> Float[Array, ""]:
         """Return beta L_SeqCL + lambda L_ICL over the rows that have a target.
 
         The key draws views and dropout.

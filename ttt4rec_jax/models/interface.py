@@ -70,7 +70,7 @@ class PairScorer(Protocol):
 class HasAuxiliaryLoss(Protocol):
     """A model that adds a loss of its own to that of the next item."""
 
-    def own_loss(self, batch: Batch, context: Context, key: Key) -> Float[Array, ""]:
+    def auxiliary_loss(self, batch: Batch, context: Context, key: Key) -> Float[Array, ""]:
         """Return the loss of a batch, given what `LearnsContext` has learned."""
         ...
 

@@ -113,7 +113,7 @@ class RunFolder:
                 f"--run_dir: {self.path} cannot be written ({error.strerror}); name another folder"
             ) from error
 
-    def epochs_told(self) -> int:
+    def epochs_logged(self) -> int:
         """Return how many epochs metrics.jsonl holds; checkpoints may hold fewer."""
         try:
             return len(self.metrics.read_text(encoding="utf-8").splitlines())

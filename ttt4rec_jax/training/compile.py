@@ -26,7 +26,7 @@ def protocols(config: Config) -> dict[str, tuple[str, ...]]:
     A model that scores pairs takes minutes for users x items: it is validated among sampled
     negatives only, unless the full catalogue is what selects the epoch.
     """
-    is_two_tower = MODELS[config.model.model].separable
+    is_two_tower = MODELS[config.model.model].is_two_tower
     is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
     return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
 

@@ -59,7 +59,7 @@ def clipped(gradient: Any, max_norm: float) -> Any:
 
 
 class Rows(NamedTuple):
-    """The item ids of a batch [R], ascending, with 0 and repeats; the first of equals is written."""
+    """The item ids of a batch [R], ascending, with 0 and repeats; the first of each is written."""
 
     items: jax.Array
     is_first: jax.Array

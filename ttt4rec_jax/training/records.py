@@ -1,4 +1,4 @@
-"""What training leaves on disk, and how it resumes from that: checkpoints, metrics.jsonl, event files."""
+"""What training leaves on disk, and resuming from it: checkpoints, metrics.jsonl, event files."""
 
 import contextlib
 import dataclasses
@@ -83,7 +83,7 @@ def missing_best(saved: dict, best: Sequence[Checkpoints]) -> str:
 
 def warn_if_lost(run_folders: Sequence[RunFolder], progress: Progress, log: Log) -> None:
     """Log a warning if metrics.jsonl has epochs that no checkpoint holds."""
-    logged = max(folder.epochs_told() for folder in run_folders)
+    logged = max(folder.epochs_logged() for folder in run_folders)
     if logged > progress.epoch:
         log(
             f"metrics.jsonl has epoch {logged}, of which there is no whole checkpoint: "

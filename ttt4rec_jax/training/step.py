@@ -69,7 +69,7 @@ class Scores(NamedTuple):
 
 def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None) -> Scores:
     """Return the scores of a batch's targets and negatives. The key draws dropout."""
-    if not MODELS[config.model.model].separable:
+    if not MODELS[config.model.model].is_two_tower:
         shape = (len(batch.target), batch.negatives.shape[-1])
         negatives = jnp.broadcast_to(batch.negatives, shape)
         candidates = jnp.concatenate([batch.target[:, None], negatives], 1)
@@ -114,7 +114,7 @@ def batch_loss(
     total = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum()
     mean = total / jnp.maximum(batch.weight.sum(), 1)
     if isinstance(model, models.HasAuxiliaryLoss):
-        return mean + model.own_loss(batch, context, own_key)
+        return mean + model.auxiliary_loss(batch, context, own_key)
     return mean
 
 
