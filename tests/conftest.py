@@ -1,4 +1,4 @@
-"""Small data sets made in memory, for every test that needs one."""
+"""Small data sets in memory, a run of main.py, and how tests compile."""
 
 import functools
 import os
@@ -6,9 +6,9 @@ import os
 import jax
 import numpy as np
 import pytest
-from helpers import QUICK_TO_COMPILE, SMALL, run_main
+from helpers import NUM_TOY_ITEMS, QUICK_TO_COMPILE, SMALL, make_dataset, run_main
 
-from ttt4rec_jax.data.dataset import Dataset, Targets
+from ttt4rec_jax.data.dataset import Dataset
 
 
 def pytest_configure(config):
@@ -31,31 +31,6 @@ def optimizations(request):
     jax.config.update("jax_disable_most_optimizations", not is_optimized)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
-
-
-def make_dataset(
-    sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0
-) -> Dataset:
-    """A leave-one-out data set of users' item sequences; users of under three clicks only train."""
-    rng = np.random.default_rng(seed)
-    counts = np.array([len(s) for s in sequences])
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    users = np.flatnonzero(counts >= 3)
-    train_ends = np.where(counts >= 3, offsets[1:] - 2, offsets[1:])
-
-    def targets(back):
-        free = [np.setdiff1d(np.arange(1, num_items + 1), sequences[u]) for u in users]
-        negatives = np.stack([rng.choice(f, num_negatives, replace=False) for f in free]).astype(
-            np.int32
-        )
-        return Targets(
-            (offsets[users + 1] - back).astype(np.int32), users.astype(np.int32), negatives
-        )
-
-    counts = {"users": len(sequences), "items": num_items, "interactions": int(offsets[-1])}
-    manifest = {"name": "test", "counts": counts, "sha256": "0" * 64}
-    items = np.concatenate(sequences).astype(np.int32)
-    return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +91,9 @@ def recommender_of(random_dataset):
         return make_recommender(config, random_dataset, titles)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small() -> Dataset:
+    """A data set of as many items as the tests of optimizers count on."""
+    return make_dataset([[1, 2, 3, 4], [5, 6, 7, 8, 9]], NUM_TOY_ITEMS, num_negatives=2)

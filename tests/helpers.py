@@ -22,6 +22,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.cli import result as report
 from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig, program
 from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
 from ttt4rec_jax.runs.checkpoint import Checkpoints
@@ -34,6 +35,34 @@ from ttt4rec_jax.training.optim import optimizer
 from ttt4rec_jax.training.program import make_program
 from ttt4rec_jax.training.progress import Outcome
 from ttt4rec_jax.training.step import TrainState, make_train_step
+
+# --- data sets in memory
+
+
+def make_dataset(
+    sequences: list[list[int]], num_items: int, num_negatives: int = 5, seed: int = 0
+) -> Dataset:
+    """A leave-one-out data set of users' item sequences; users of under three clicks only train."""
+    rng = np.random.default_rng(seed)
+    counts = np.array([len(s) for s in sequences])
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    users = np.flatnonzero(counts >= 3)
+    train_ends = np.where(counts >= 3, offsets[1:] - 2, offsets[1:])
+
+    def targets(back):
+        free = [np.setdiff1d(np.arange(1, num_items + 1), sequences[u]) for u in users]
+        negatives = np.stack([rng.choice(f, num_negatives, replace=False) for f in free]).astype(
+            np.int32
+        )
+        return Targets(
+            (offsets[users + 1] - back).astype(np.int32), users.astype(np.int32), negatives
+        )
+
+    counts = {"users": len(sequences), "items": num_items, "interactions": int(offsets[-1])}
+    manifest = {"name": "test", "counts": counts, "sha256": "0" * 64}
+    items = np.concatenate(sequences).astype(np.int32)
+    return Dataset(manifest, items, offsets, train_ends, targets(2), targets(1))
+
 
 # --- training/test_fit.py
 

@@ -151,9 +151,9 @@ def test_output_that_nobody_reads_is_no_traceback(resume, code):
 EXPECTED_HELP = {
     "main.py": ("--model=", "--dataset=", "--mini_batch_size=", "--data_dir=", "--select_by="),
     "compare.py": ("RUN [RUN ...]", "--protocol=", "--json=", "seed", "reference"),
-    "plot.py": ("RUN [RUN ...]", "--output=", "--metric=", "[ndcg@5, "),
+    "plot.py": ("RUN [RUN ...]", "--output=", "--metric=", "[hit@5, "),
     "export.py": ("--run=", "--output=", "--k=", "--overwrite="),
-    "recommend.py": ("--run=", "--histories=", "--interactive=", "a row a click"),
+    "recommend.py": ("--run=", "--histories=", "--interactive=", "one row per click"),
     "reproduce.py": ("--table1=", "--seeds=3", "--quick=", "--jobs="),
 }
 

@@ -1,6 +1,7 @@
 """The prepared folder on disk: reuse, damage, kills and races."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -89,7 +90,8 @@ def damage_all(folder):
 
 def damage_version(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 0'))
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"format_version": 0}))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_dataset
 from flax import nnx
+from helpers import make_dataset
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig

@@ -219,7 +219,7 @@ MISTAKES = {
     "": "--output",
     "--run=run": "--output",
     "--run=nowhere --output=model": "--run: nowhere holds no run",
-    "--run=run --output=model --k=0": "--k: found 0, expected at least 1",
+    "--run=run --output=model --k=0": "--k: 0 is out of range, expected at least 1",
     "--run=run --output=run": "--output: run is not empty and holds no export",
     "--run=run --output=run --overwrite": "--output: run is not empty and holds no export",
     "--run=run --output=file": "--output: file is a file",

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import make_dataset
 from helpers import (
     L,
     V,
     assert_same_lists,
     catalogue_of,
+    make_dataset,
     make_recommender,
     serving_config,
     split_model,

@@ -4,8 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_dataset
-from helpers import DECAY, NUM_TOY_ITEMS, RATE, batch_of, random_batch, state_of, steps_of, toy_step
+from helpers import (
+    DECAY,
+    NUM_TOY_ITEMS,
+    RATE,
+    batch_of,
+    make_dataset,
+    random_batch,
+    state_of,
+    steps_of,
+    toy_step,
+)
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
@@ -40,12 +49,6 @@ def test_sparse_rows_are_lazy_adam(decay):
         np.testing.assert_allclose(state.params["embedding"], table, rtol=1e-5, atol=1e-6)
         bias -= RATE * (1 + decay * bias)
         np.testing.assert_allclose(state.params["bias"], bias, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A data set of as many items as the tests here count on."""
-    return make_dataset([[1, 2, 3, 4], [5, 6, 7, 8, 9]], NUM_TOY_ITEMS, num_negatives=2)
 
 
 # sampled_softmax gives the tower's bias a gradient of rounding errors alone, which Adam blows up: a
