@@ -139,7 +139,7 @@ def test_a_models_blocks_read_what_they_read_when_it_encodes(random_dataset, set
     )
     model = shaken(models.build(config, random_dataset.num_items, 0))
     graphdef, params = nnx.split(model, nnx.Param)
-    histories = ttt_stats.sample(random_dataset, 6)
+    histories = tuple(map(jnp.asarray, ttt_stats.sample(random_dataset, 6)))
 
     @jax.jit
     def both(params):
