@@ -24,6 +24,13 @@ def pytest_configure(config):
     jax.config.update("jax_num_cpu_devices", 8)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Forget compiled functions after each file: they would fill gigabytes over a whole run."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def optimizations(request):
     """Let XLA optimize fully in a test that is about bits, memory or speed, or on real data."""
@@ -45,7 +52,7 @@ def environment(tmp_path_factory):
         "TTT4REC_CACHE_DIR": str(folder / "prepared"),
         "XDG_CACHE_HOME": str(folder),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **QUICK_TO_COMPILE,
     }
 
 
@@ -54,7 +61,7 @@ def synthetic_run(environment, tmp_path_factory):
     """(a folder, the finished process of main.py that left the run "run" in it)."""
     cwd = tmp_path_factory.mktemp("work")
     flags = ["--dataset=synthetic", "--run_dir=run", *SMALL]
-    return cwd, run_main(environment | QUICK_TO_COMPILE, *flags, cwd=cwd)
+    return cwd, run_main(environment, *flags, cwd=cwd)
 
 
 @pytest.fixture(scope="session")

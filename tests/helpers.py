@@ -364,6 +364,7 @@ SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
 # For runs whose speed and bits are not compared with those of other processes: XLA compiles a third
 # faster.
 QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # for bits, speed and real data
 
 
 def run_main(environment, *flags, cwd, **options):

@@ -57,10 +57,10 @@ def evaluator_of(dataset, model):
     return evaluator.Evaluator(graphdef, params, dataset, batches.device_clicks(dataset), 3), params
 
 
-class Pairs(Table):
+class Pairs(nnx.Module):
     """The same as a model that scores pairs of history and candidate."""
 
-    encode = property()  # AttributeError: it has no user vectors
+    __init__ = Table.__init__
 
     def score(self, history, length, candidates, key=None):
         last = jnp.take_along_axis(history, length[:, None] - 1, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from helpers import QUICK_TO_COMPILE, SMALL, assert_one_line, run_main, try_mistakes
+from helpers import OPTIMIZED, SMALL, assert_one_line, run_main, try_mistakes
 
 from ttt4rec_jax.cli.main import main
 
@@ -93,7 +93,7 @@ def test_a_run_that_cannot_be_resumed_as_asked_is_refused(synthetic_run, in_proc
 
 def test_interrupted_and_resumed_equals_uninterrupted(environment, synthetic_run):
     cwd, _ = synthetic_run
-    environment = environment | QUICK_TO_COMPILE
+    environment = dict(environment)
     environment.pop("PYTHONUNBUFFERED", None)  # an epoch's line comes at once even through a pipe
     main_py = [sys.executable, str(ROOT / "experiments" / "main.py")]
     command = [*main_py, "--dataset=synthetic", "--run_dir=cut", *SMALL]
@@ -181,7 +181,7 @@ def test_the_papers_model_beats_popularity_on_beauty_within_4_gb(environment, tm
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environment,
+        env=environment | OPTIMIZED,
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
@@ -208,7 +208,6 @@ def test_a_sweep_trains_every_combination_and_never_redoes_one(environment, synt
     cwd, _ = synthetic_run
     shape = ["--dim=8", "--max_len=4", "--epochs=1", "--batch_size=512"]
     flags = ["--dataset=synthetic", "--run_dir=sweep", *shape, "--initializer_range=0.01,0.5"]
-    environment = environment | QUICK_TO_COMPILE
     done = run_main(environment, *flags, "--seed=0,1", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "4 combinations trained together" in done.stdout and "<- best" in done.stdout

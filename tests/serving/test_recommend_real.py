@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import OPTIMIZED
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
@@ -37,7 +38,12 @@ def test_recommendations_have_the_metrics_of_the_run(environment, tmp_path):
         "--run_dir=run",
     ]
     subprocess.run(
-        command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=900
+        command,
+        cwd=tmp_path,
+        env=environment | OPTIMIZED,
+        check=True,
+        capture_output=True,
+        timeout=900,
     )
     dataset = load_dataset(
         prepare(DataConfig(dataset="beauty"), str(DATA), environment["TTT4REC_CACHE_DIR"])

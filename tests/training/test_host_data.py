@@ -53,7 +53,13 @@ def config(kind="last", **settings):
         if model == "ttt4rec"
         else {}
     )
-    shared = {"batch_size": 13, "num_negatives": 3, "learning_rate": 0.01, "epochs": 2}
+    shared = {
+        "batch_size": 13,
+        "num_negatives": 3,
+        "learning_rate": 0.01,
+        "epochs": 2,
+        "length_buckets": 2,
+    }
     return Config(
         model=ModelConfig(model=model, dim=8, max_len=6, dropout=0.2, **options),
         train=TrainConfig(**shared | own | settings),

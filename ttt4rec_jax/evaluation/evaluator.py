@@ -14,6 +14,7 @@ from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.evaluation.grouping import group_by_length
 from ttt4rec_jax.evaluation.ranking import Counts, rank_targets
 from ttt4rec_jax.metrics import PROTOCOLS, Ranks
+from ttt4rec_jax.models import TwoTower
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, RUNS, SHARED, Mesh
 
 PyTree: TypeAlias = Any
@@ -64,7 +65,7 @@ class Evaluator:
         }
         largest = max(map(len, self._seen.values()))
         rows = min(ranking.TILE, largest + -largest % mesh.data)
-        is_two_tower = hasattr(nnx.merge(graphdef, params), "encode")
+        is_two_tower = isinstance(nnx.merge(graphdef, params), TwoTower)
         lengths = lengths_read(max_len) if is_two_tower else (max_len,)
         per_dispatch = None if clicks is not None else BATCHES_PER_DISPATCH
         self.grouping = group_by_length(self._seen, max_len, lengths, rows, per_dispatch)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ttt4rec_jax.data.batches import Clicks, histories
 from ttt4rec_jax.data.dataset import Targets
 from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.models import HasItemTable, TwoTower
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh
 
 TILE = 512  # users, and items, scored at once; three counts of up to TILE fit one int32
@@ -113,7 +114,7 @@ def item_tiles(num_items: int, multiple: int = 1) -> jax.Array:
 
 def item_vectors_of_tiles(model: Model, item_NxC: jax.Array, mesh: Mesh) -> jax.Array:
     """Return the item vectors [N, C, D] of the catalogue's tiles, on the devices that hold them."""
-    if mesh.model == 1 or not hasattr(model, "vectors_of"):
+    if mesh.model == 1 or not isinstance(model, HasItemTable):
         return jax.lax.map(model.item_vectors, item_NxC)
     rows = model.embedding[...][1:]
     more = item_NxC.size - len(rows)  # a look-up of all rows would gather the table on every device
@@ -228,7 +229,7 @@ def rank_targets(
     Cheapest if histories of similar length share a batch. M runs over the groups by ascending
     length.
     """
-    is_two_tower = hasattr(model, "encode")
+    is_two_tower = isinstance(model, TwoTower)
     item_NxC = item_tiles(num_items, mesh.model)
     first_N = 1 + TILE * jnp.arange(len(item_NxC))
     tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_two_tower else item_NxC

@@ -14,6 +14,7 @@ from flax import nnx
 
 from ttt4rec_jax.data.batches import lengths_read
 from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.models import StreamingModel, TwoTower
 from ttt4rec_jax.serving import top_k
 from ttt4rec_jax.serving.load_export import next_power_of_two, pad_rows, windows
 from ttt4rec_jax.serving.recurrent import RecurrentPrograms
@@ -40,12 +41,12 @@ class Ranked(NamedTuple):
 
 def is_two_tower(model: Any) -> bool:
     """Return whether a model has user vectors and item vectors, instead of scoring pairs."""
-    return hasattr(model, "encode")
+    return isinstance(model, TwoTower)
 
 
 def is_recurrent(model: Any) -> bool:
     """Return whether a model reads click after click into a state of fixed size."""
-    return getattr(model, "is_stream", False)
+    return isinstance(model, StreamingModel) and model.is_stream
 
 
 class Engine:
