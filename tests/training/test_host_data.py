@@ -176,8 +176,9 @@ def test_stacked_runs_take_data_from_the_host(runs, random_dataset, tmp_path):
 
 def test_a_mesh_takes_data_from_the_host(random_dataset, tmp_path):
     asked = config("sampled")
-    expected = fit_run(asked, random_dataset, tmp_path / "device")
-    got = fit_run(asked, on_host(random_dataset), tmp_path / "host", mesh=DeviceMesh(4, 2))
+    mesh = DeviceMesh(4, 2)
+    expected = fit_run(asked, random_dataset, tmp_path / "device", mesh=mesh)
+    got = fit_run(asked, on_host(random_dataset), tmp_path / "host", mesh=mesh)
     assert_same(got, expected)
 
 
