@@ -10,6 +10,33 @@ from helpers import NUM_TOY_ITEMS, QUICK_TO_COMPILE, SMALL, make_dataset, run_ma
 
 from ttt4rec_jax.data.dataset import Dataset
 
+# variants that a change rarely breaks alone: .ci/run leaves them out, `pytest -m slow` runs them
+SLOW = (
+    *(
+        f"test_learns_an_order_that_popularity_cannot[{name}]"
+        for name in ("din", "bert4rec", "comirec_sa", "comirec_dr")
+    ),
+    *(
+        f"test_eight_devices_give_the_figures_of_one[{name}]"
+        for name in ("gru4rec", "bert4rec", "comirec_dr")
+    ),
+    "test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation[1-linear-impls0]",
+    "test_gradients_of_mamba_are_finite_and_the_same_in_every_implementation[1-mlp-impls1]",
+    "test_stacked_runs_yield_what_each_yields_alone[mixed, side by side]",
+    "test_stacked_runs_take_data_from_the_host[a device each]",
+    "test_a_run_is_that_of_data_on_the_device[sampled]",
+    "test_a_benchmark_runs[layer-flags0]",
+    "test_a_benchmark_runs[catalogue-flags2]",
+    "test_a_session_equals_the_whole_history[b4]",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the slow variants."""
+    for item in items:
+        if item.nodeid.endswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 def pytest_configure(config):
     """Spend less on compilation, which is most of what these tests cost.

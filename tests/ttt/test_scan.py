@@ -133,7 +133,7 @@ def objective(name, inner, aligned):
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.sampled_from(SHAPES), st.integers(0, 9), st.integers(0, 2**16))
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape, valid, seed):
     length, mini_batch_size = shape
