@@ -44,7 +44,7 @@ TRAIN = f"""
 import functools, sys, time
 sys.path.insert(0, "experiments")
 import main
-from ttt4rec_jax.cli import run
+from ttt4rec_jax.training import fit
 
 ends = []
 
@@ -54,7 +54,7 @@ def note(dispatch):  # called when the steps before a dispatch are finished
         if len(ends) == 1:
             print("{SIGN}", flush=True)
 
-run.fit = functools.partial(run.fit, on_dispatch=note)
+fit.fit = functools.partial(fit.fit, on_dispatch=note)
 code = main.main(["experiments/main.py", *sys.argv[1:]])
 print("trained for", ends[-1] - ends[0] if ends else 0, "s")
 sys.exit(code)

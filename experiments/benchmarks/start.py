@@ -28,14 +28,14 @@ def child(began: float, argv: list[str]) -> None:
     sys.path.insert(0, str(EXPERIMENTS))
     import main
 
-    from ttt4rec_jax.cli import run
+    from ttt4rec_jax.training import fit
 
     def first_step(dispatch) -> None:  # called when the steps before a dispatch are finished
         if dispatch.first:
             print(f"\nfirst step {time.time() - began:.3f}", flush=True)
             os._exit(0)
 
-    run.fit = functools.partial(run.fit, on_dispatch=first_step)
+    fit.fit = functools.partial(fit.fit, on_dispatch=first_step)
     sys.exit(main.main(["main.py", *argv]))
 
 
