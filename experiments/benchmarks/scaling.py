@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax import models
-from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config.execution import mesh_sizes
 from ttt4rec_jax.data.batches import Clicks
 from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh

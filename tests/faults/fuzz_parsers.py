@@ -15,8 +15,10 @@ import numpy as np
 
 from data_prep import readers, sources
 from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax.cli import flags, resume
+from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.pipeline import resume
+from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs import folder as run_folder
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.serving import files
@@ -100,7 +102,7 @@ def arguments(argv: list[str]) -> str:
 
     def parse():
         lists, given = flags.parse(["main.py", *argv], "purpose")
-        flags.settings(resume.complete(lists, given))
+        combine(resume.complete(lists, given, print))
 
     return told(parse)
 

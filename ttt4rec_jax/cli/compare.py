@@ -13,8 +13,8 @@ from ttt4rec_jax.metrics import PROTOCOLS
 
 PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
 
-python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
-python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json
+{program} runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
+{program} runs/my-sweep --protocol=full --json=comparison.json
 
 Runs whose settings differ only in the seed are one system. The first run's system is the
 reference: every other system is compared with it by the difference of the means, its 95% interval,

@@ -33,7 +33,7 @@ def run(args: RecommendFlags) -> None:
     reader = Reader(args.histories) if args.output else None
     writer = Writer(args.output) if args.output else None
     # these import JAX, which a wrong file name need not wait for
-    from ttt4rec_jax.cli.devices import enable_compilation_cache
+    from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
 
     enable_compilation_cache(args.program_cache)
