@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.settings import DataConfig, UserError, nearest
 from ttt4rec_jax.config import SECTIONS
 from ttt4rec_jax.config.execution import RunConfig
-from ttt4rec_jax.config.models import CUSTOM, config_class, own_options
+from ttt4rec_jax.config.models import CUSTOM, config_class, not_an_option, own_options
 from ttt4rec_jax.models import custom
 
 # The options of RunConfig that train and sweep take.
@@ -67,6 +67,9 @@ def option_lists(
                 f"{name}: an option of the data; give it to prepare, as in "
                 f"prepare(..., {name}={value!r})"
             )
+        for owner in () if name in lists else CUSTOM:
+            if name in own_options(owner):
+                raise not_an_option(name, " or ".join(models))
         if name not in lists or name in _not_taken():
             raise UserError(f"{name}: there is no such option{nearest(name, lists)}")
         lists[name] = _values(value)

@@ -2,7 +2,6 @@
 
 import functools
 import html
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,11 +13,10 @@ from flax import nnx
 from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.models import custom
 from ttt4rec_jax.pipeline import result as results
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.runs.load import load_run
+from ttt4rec_jax.runs.load import load_run, provide
 from ttt4rec_jax.serving.export import export_run
 from ttt4rec_jax.serving.recommender import Recommender
 
@@ -133,25 +131,3 @@ def load(run_dir: str | Path, *, model: Any = None, inner: Any = None) -> Run:
     """
     provide(Path(run_dir), model, inner)
     return Run(run_dir)
-
-
-def provide(run_dir: Path, model: Any, inner: Any) -> None:
-    """Register a model and an inner learner under the names that a run has saved.
-
-    Raises UserError.
-    """
-    if model is None and inner is None:
-        return
-    try:
-        saved = json.loads(RunFolder(run_dir).config.read_text(encoding="utf-8"))["model"]
-        names = {"model": str(saved["model"]), "inner": str(saved["inner"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run_dir}: holds no run; name the folder of a run") from error
-    if isinstance(model, str):
-        custom.import_model(model, names["model"])
-    elif model is not None:
-        custom.register(names["model"], model)
-    if isinstance(inner, str):
-        custom.import_inner(inner, names["inner"])
-    elif inner is not None:
-        custom.register_inner(names["inner"], inner)

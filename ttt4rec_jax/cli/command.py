@@ -34,6 +34,8 @@ class FinishedRun(DataFolders):
     """The flags of a command that loads a finished run."""
 
     run: str = option("", "Folder of the run (required).")
+    model: str = option("", "module:Class of the run's model, if it is your own.")
+    inner: str = option("", "module:name of the run's inner learner, if it is your own.")
 
     def check_run(self) -> None:
         """Raise UserError if --run is missing or names a folder that holds no run."""
@@ -43,6 +45,13 @@ class FinishedRun(DataFolders):
             raise UserError(
                 f"--run: {self.run} holds no run (no config.json there); name the folder of a run"
             )
+
+    def import_own(self) -> None:
+        """Import the model and the inner learner that the flags name. Raises UserError."""
+        if self.model or self.inner:
+            from ttt4rec_jax.runs.load import provide  # imports JAX
+
+            provide(Path(self.run), self.model or None, self.inner or None)
 
 
 class Section(NamedTuple):
@@ -94,10 +103,9 @@ class Command:
         """Return what --help prints."""
         rest = f"{self.positional} [{self.positional} ...] " if self.positional else ""
         call = shlex.join(invocation(program))
-        script = (
-            program if program.startswith(INSTALLED) else f"python experiments/{Path(program).name}"
-        )
-        purpose = self.purpose.replace("{program}", script)
+        is_script = not program.startswith(INSTALLED)
+        example = f"experiments/{Path(program).name}" if is_script else program
+        purpose = self.purpose.replace("{program}", shlex.join(invocation(example)))
         lines = [purpose, "", f"usage: {call} {rest}[--flag=value ...]"]
         if self.positional:
             lines += ["", f"  {self.positional}", _indented(self.positional_help)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from data_prep import atomic
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, Section, exit_code
+from ttt4rec_jax.cli.flags import import_named
 from ttt4rec_jax.evaluation.compare import compare
 from ttt4rec_jax.evaluation.compare_table import table
 from ttt4rec_jax.metrics import PROTOCOLS
@@ -31,6 +32,8 @@ class CompareFlags:
         "both", "Compare by this evaluation only, or by both.", choices=("both", *PROTOCOLS)
     )
     json: str = option("", "Also write the comparison to this file.")
+    model: str = option("", "module:Class of a run's model that is your own; several by commas.")
+    inner: str = option("", "module:name of a run's inner learner that is your own; as --model.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -50,6 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> None:
+    import_named(argv)
     parsed = COMMAND.parse(argv)
     flags = parsed.settings(CompareFlags)
     protocol = "" if flags.protocol == "both" else flags.protocol

@@ -49,6 +49,7 @@ def _export(argv: list[str]) -> None:
     export_folder.check(output, flags.overwrite)
     from ttt4rec_jax.serving.export import export_run  # imports JAX
 
+    flags.import_own()
     manifest = export_run(
         flags.run,
         output,

@@ -37,6 +37,7 @@ def run(args: RecommendFlags) -> None:
     from ttt4rec_jax.serving.recommender import Recommender
 
     enable_compilation_cache(args.program_cache)
+    args.import_own()
     recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
     items = recommender.items
     if args.k > len(items):
