@@ -25,14 +25,15 @@ BUILT_IN_INNER = frozenset(INNER)
 OPTION_TYPES = (bool, int, float, str)
 
 
-def register(name: str, cls: type[nnx.Module]) -> None:
+def register(name: str, cls: Any) -> None:
     """Make a model available as `model=name`.
 
     Args:
-        cls: A class with __init__(config, num_items, rngs) and the methods of a protocol of
-            models/interface.py. Its attributes `config_class` (a frozen dataclass that extends
-            ModelConfig; fields that it adds are options of the model), `capabilities` and `uses`
-            (options of ModelConfig that it honours beside max_len, dim and dropout) are optional.
+        cls: A class that extends nnx.Module, with __init__(config, num_items, rngs) and the methods
+            of a protocol of models/interface.py. These attributes are optional: `config_class`, a
+            frozen dataclass that extends ModelConfig, whose own fields are options of the model;
+            `capabilities`; `uses`, the options of ModelConfig that the model honours beside
+            max_len, dim and dropout.
 
     A name that is registered again, as when a notebook's cell is run twice, means the new class.
     Raises UserError if the class is not such a model, or the name is one of this package's.
@@ -97,8 +98,8 @@ def inferred(name: str, cls: type[nnx.Module]) -> Capabilities:
     )
 
 
-def register_inner(name: str, learner: InnerLearner) -> None:
-    """Make an inner learner available as `inner=name`.
+def register_inner(name: str, learner: Any) -> None:
+    """Make an inner learner, an InnerLearner(init, apply), available as `inner=name`.
 
     Raises UserError if it is no InnerLearner, or the name is one of this package's.
     """

@@ -62,7 +62,7 @@ def fit(
     program = executables.program
     training = program.training
     if training is None:
-        return [untrained_outcome(executables)]
+        return [untrained_outcome(executables)] * len(program.configs)
     with open_records(program, folder, run_folders) as records:
         state, sums, progress = resumed(program, training, records, log)
         with progress_bar(program, training, progress, bar) as shown, StopRequest() as stop:
