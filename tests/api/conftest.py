@@ -1,13 +1,12 @@
 """Data of the Python interface's tests, and what they register, forgotten afterwards."""
 
 import pytest
+from own_models import TINY
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax.config import MODELS
 from ttt4rec_jax.config.models import CUSTOM, INNER
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS
-
-TINY = {"dim": 8, "max_len": 5, "epochs": 2, "learning_rate": 0.005, "progress": False}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A model and an inner learner that are not part of the package, as a user would write them."""
+"""A model and an inner learner that are not part of the package; settings of small trainings."""
 
 import dataclasses
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax.models.layers import TwoTowerModel
+
+TINY = {"dim": 8, "max_len": 5, "epochs": 2, "learning_rate": 0.005, "progress": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

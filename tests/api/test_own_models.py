@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from flax import nnx
-from own_models import DecayedMean, cubic
+from own_models import TINY, DecayedMean, cubic
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax import __main__ as command

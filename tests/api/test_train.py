@@ -9,7 +9,7 @@ import threading
 import jax
 import optuna
 import pytest
-from conftest import TINY
+from own_models import TINY
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax import __main__ as command

@@ -104,7 +104,9 @@ class Run:
     def export(self, folder: str | Path, k: int = 100) -> dict[str, Any]:
         """Write an export that serves without this package, and return its manifest.
 
-        k: the largest number of items that a request can ask for. Raises UserError.
+        k: the largest number of items that a request can ask for. While programs are lowered,
+        jax_traceback_in_locations_limit is 0, so that they name no files of this machine. Raises
+        UserError.
         """
         return export_run(self.path, folder, k)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import polars as pl
 import tqdm.auto
 
@@ -19,7 +18,7 @@ from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.pipeline import presets, resume
 from ttt4rec_jax.pipeline import sweep as sweeps
 from ttt4rec_jax.pipeline.combinations import combine
-from ttt4rec_jax.pipeline.devices import device_mesh
+from ttt4rec_jax.pipeline.devices import device_mesh, platform
 from ttt4rec_jax.pipeline.experiment import Experiment, train_all
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
@@ -158,11 +157,6 @@ def _train(experiment: Experiment) -> dict[str, dict]:
         is_resuming = experiment.flags["resume"][0]
         resume.check_folder(experiment.root, experiment.combinations, is_resuming)
         return train_all(experiment)
-
-
-def platform() -> str:
-    """Return the devices in words."""
-    return f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def _values_of(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.data.examples import steps_of, training_examples
 from ttt4rec_jax.parallel import processes
 from ttt4rec_jax.pipeline import sweep
-from ttt4rec_jax.pipeline.devices import start_devices
+from ttt4rec_jax.pipeline.devices import platform, start_devices
 from ttt4rec_jax.pipeline.experiment import Experiment, fit, saved_results, train_all
 from ttt4rec_jax.pipeline.resume import check_folder
 from ttt4rec_jax.runs import items as catalogue
@@ -53,9 +53,8 @@ def run(
         if not run_config.dry_run:
             fit({"": config}, dataset, root, {"": root}, mesh, log=_silent)
         return
-    device = jax.devices()[0].device_kind
-    platform = f"{jax.default_backend()}, {jax.device_count()} x {device}"
-    print(f"{describe(dataset, prepared)}\nplatform  {platform}{', data on the host' * on_host}")
+    placement = ", data on the host" * on_host
+    print(f"{describe(dataset, prepared)}\nplatform  {platform()}{placement}")
     print(f"run       {root.path}", flush=True)
     if run_config.dry_run:
         print(dry_run(combinations, dataset, root.path))
@@ -71,7 +70,7 @@ def run(
                 dataset=dataset,
                 items=catalogue.from_prepared(prepared, dataset),
                 mesh=mesh,
-                platform=platform,
+                platform=platform(),
                 started=started,
                 prepare_seconds=prepare_seconds,
                 log=_report,

@@ -39,6 +39,11 @@ def start_devices(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
     return device_mesh(run_config, num_runs)
 
 
+def platform() -> str:
+    """Return the devices that JAX found, in words."""
+    return f"{jax.default_backend()}, {jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
 def device_mesh(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
     """Return the mesh of --mesh; by default, all devices of several processes. Raises UserError."""
     if not run_config.mesh and jax.process_count() == 1:
