@@ -50,7 +50,8 @@ def test_what_a_run_gives(data, run, tmp_path):
     assert run.history_table["sampled/ndcg@10"].to_list() == [
         line["validation"]["sampled"]["ndcg@10"] for line in run.history
     ]
-    assert len(run.plot("hit@10").axes) == 3
+    figure = run.plot("hit@10")
+    assert len(figure.axes) == 3 and figure._repr_png_().startswith(b"\x89PNG")
     kept = run.save(tmp_path / "kept")
     assert kept.test == run.test and kept.path.exists()
     with pytest.raises(t4r.UserError, match="is not empty"):

@@ -33,9 +33,17 @@ NAMES = {  # what an axis is called where a flag's name says too little
 }
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        return png(self)
+
+
 def new_figure(width: float = 6.4, height: float = 3.9) -> Figure:
     """Return an empty figure of a size in inches, which needs no display."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
