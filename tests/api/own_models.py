@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax.models.layers import TwoTowerModel
@@ -36,3 +37,32 @@ cubic = t4r.InnerLearner(
     init=lambda key, width, std: std * jax.random.normal(key, (width, width)),
     apply=lambda w, x: x @ w + (x @ w) ** 3,
 )
+
+
+class WithoutTable(nnx.Module):
+    """A model without a base class of the package; wrong about being causal."""
+
+    capabilities = t4r.Capabilities(("last", "every"), sparse=False)
+
+    def __init__(self, config, num_items, rngs):
+        self.items = nnx.Param(0.1 * jax.random.normal(rngs.params(), (num_items + 1, config.dim)))
+
+    def encode(self, history_BxL, length_B, every=False, key=None):
+        return self.item_vectors(history_BxL).sum(1, keepdims=True)
+
+    def item_vectors(self, items):
+        return self.items[...][items] * (items > 0)[..., None]
+
+
+class Pairs(WithoutTable):
+    """The same as a model that scores pairs."""
+
+    capabilities = None
+    encode = None
+
+    def score(self, history_BxL, length_B, candidates, key=None):
+        user = self.item_vectors(history_BxL).sum(1)
+        shape = (len(user), candidates.shape[-1])
+        return jnp.einsum(
+            "bd,bcd->bc", user, self.item_vectors(jnp.broadcast_to(candidates, shape))
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from own_models import TINY, DecayedMean, cubic
+from own_models import TINY, DecayedMean, Pairs, WithoutTable, cubic
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax import __main__ as command
@@ -116,6 +116,17 @@ def test_an_inner_learner_trains_and_streams(data, tmp_path):
     with pytest.raises(t4r.UserError, match="--inner: 'own_models:cubic' is code outside"):
         t4r.load(run.path)
     assert t4r.load(run.path, inner=cubic).test == run.test
+
+
+def test_a_model_needs_no_base_class(data):
+    run = t4r.train(data, WithoutTable, **TINY)
+    pairs = t4r.train(data, Pairs, **TINY)
+    assert pairs.test["full"]["ndcg@10"] == pytest.approx(run.test["full"]["ndcg@10"], abs=1e-3)
+    t4r.train(data, WithoutTable, loss="softmax", **TINY | {"epochs": 1})
+    with pytest.raises(t4r.UserError, match=r"encode\(every=True\) returned user vectors of shape"):
+        t4r.train(data, WithoutTable, targets="every", **TINY)
+    with pytest.raises(t4r.UserError, match="--targets=every needs a causal model"):
+        t4r.train(data, Pairs, targets="every", **TINY)
 
 
 class Untrained(DecayedMean):

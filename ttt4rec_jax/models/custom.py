@@ -7,7 +7,6 @@ like those of this package, in training, sweeps, resuming, recommending and expo
 
 import dataclasses
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -84,12 +83,10 @@ def _check_config_class(name: str, config_class: Any) -> None:
 def inferred(name: str, cls: type[nnx.Module]) -> Capabilities:
     """Return what a model can do by the methods that it has. Raises UserError if it has too few.
 
-    A two-tower model whose `encode` has a parameter `every` is taken to be causal.
+    Nothing tells whether a model is causal: only its `capabilities` allow --targets=every.
     """
-    encode = getattr(cls, "encode", None)
-    if encode is not None and hasattr(cls, "item_vectors"):
-        is_causal = "every" in inspect.signature(encode).parameters
-        return Capabilities(("last", "every") if is_causal else ("last",), sparse=False)
+    if getattr(cls, "encode", None) and hasattr(cls, "item_vectors"):
+        return Capabilities(("last",), sparse=False)
     if hasattr(cls, "score"):
         return Capabilities(("last",), is_two_tower=False, sparse=False)
     raise UserError(

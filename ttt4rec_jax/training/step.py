@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.batches import ALL, Batch, Clicks, make_batch
@@ -77,6 +78,11 @@ def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None
         return Scores(None, score[:, 0], score[:, 1:])
     every = config.train.targets != "last"
     interests = model.encode(batch.history, batch.length, every=every, key=key)
+    if interests.ndim != batch.target.ndim + 2 or interests.shape[:-2] != batch.target.shape:
+        raise UserError(
+            f"--model={config.model.model}: encode(every={every}) returned user vectors of shape "
+            f"{interests.shape}, expected {batch.target.shape} + (interests, width)"
+        )
     target = model.item_vectors(batch.target)
     users = models.nearest_interest(interests, target)
     negatives = jnp.einsum("...D,...KD->...K", users, model.item_vectors(batch.negatives))
@@ -89,8 +95,11 @@ def target_losses(
     """Return the loss of each of a batch's targets [...], as --loss names it."""
     loss = config.train.loss
     if loss == "softmax":
-        # the table as it is: a look-up of all of its rows would gather it on every device
-        vectors = model.vectors_of(model.embedding[...])
+        if isinstance(model, models.HasItemTable):
+            # the table as it is: a look-up of all of its rows would gather it on every device
+            vectors = model.vectors_of(model.embedding[...])
+        else:
+            vectors = model.item_vectors(jnp.arange(num_items + 1))
         return losses.softmax(scores.users @ vectors.T, batch.target, num_items)
     if loss == "sampled_softmax":
         items = batch.negatives
