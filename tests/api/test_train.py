@@ -176,6 +176,8 @@ def test_a_sweep_is_a_table_of_runs_as_they_are_alone(data, run, tmp_path):
     row = {row["model"]: row for row in table.to_dicts()}["sasrec"]
     assert row["test full/ndcg@10"] == run.test["full"]["ndcg@10"] and row["error"] is None
     assert t4r.load(tmp_path / "sweep" / "model=sasrec").test == run.test
+    with pytest.raises(t4r.UserError, match="sweep: a sweep; name the folder of one of its"):
+        t4r.load(tmp_path / "sweep")
     seeds = t4r.sweep(data, "popularity", seed=range(2), progress=False)
     assert seeds["seed"].to_list() == [0, 1]
 
@@ -201,6 +203,8 @@ def test_runs_are_compared_or_the_reason_is_given(data, run, tmp_path):
         ({"user_core": 2}, "user_core: an option of the data; give it to prepare"),
         ({"seed": [1, 2]}, "seed: several values; train takes one value each"),
         ({"seed": []}, "seed: is empty"),
+        ({"seed": [1, 1]}, "seed: [1, 1] has a duplicate"),
+        ({"on_epoch": 3}, "on_epoch: 3 is not a function"),
         ({"inner": "mlp"}, "--inner: an option of --model=ttt4rec"),
         ({"model": "sasrek"}, "--model: 'sasrek' is not one of"),
         ({"dim": 8.5}, "--dim: 8.5 is a float, expected int"),

@@ -75,6 +75,8 @@ def option_lists(
         lists[name] = _values(value)
         if not lists[name]:
             raise UserError(f"{name}: is empty; give at least one value")
+        if any(one in lists[name][:i] for i, one in enumerate(lists[name])):
+            raise UserError(f"{name}: {lists[name]} has a duplicate; give each value once")
     return lists, {"model", *OF_DATA, *options}
 
 

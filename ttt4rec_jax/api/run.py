@@ -33,6 +33,8 @@ class Run:
     def __init__(self, path: str | Path, temporary: tempfile.TemporaryDirectory | None = None):
         """temporary: the folder that holds `path`, if it is to be removed with this object."""
         self.path = Path(path)
+        if read.is_sweep(self.path):
+            raise UserError(f"{path}: a sweep; name the folder of one of its combinations")
         self._temporary = temporary
         finished = read.read(self.path)
         self.config: Config = finished.config

@@ -112,6 +112,9 @@ def _experiment(
     """Return what is to be trained, and the temporary folder it is in, if any. Raises UserError."""
     started = time.perf_counter()
     log = log or _silent
+    for name, function in (("on_epoch", on_epoch), ("log", log)):
+        if function is not None and not callable(function):
+            raise UserError(f"{name}: {function!r} is not a function")
     data = as_data(data)
     if run_dir is not None:
         options = options | {"run_dir": str(run_dir)}
