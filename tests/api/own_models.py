@@ -27,7 +27,7 @@ class DecayedMean(TwoTowerModel):
         super().__init__(config, num_items, rngs)
         self.decay = config.decay**config.power
 
-    def encode(self, history_BxL, length_B, every=False, key=None):
+    def encode(self, history_BxL, length_B, key=None):
         age_BxL = length_B[:, None] - 1 - jnp.arange(history_BxL.shape[1])
         weight_BxL = jnp.where(age_BxL >= 0, self.decay**age_BxL, 0.0)
         return self.user_vectors((weight_BxL[..., None] * self.embedding[...][history_BxL]).sum(1))

@@ -77,7 +77,8 @@ def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None
         score = model.score(batch.history, batch.length, candidates, key)
         return Scores(None, score[:, 0], score[:, 1:])
     every = config.train.targets != "last"
-    interests = model.encode(batch.history, batch.length, every=every, key=key)
+    options = {"every": True} if every else {}  # which a model that is not causal need not take
+    interests = model.encode(batch.history, batch.length, key=key, **options)
     if interests.ndim != batch.target.ndim + 2 or interests.shape[:-2] != batch.target.shape:
         raise UserError(
             f"--model={config.model.model}: encode(every={every}) returned user vectors of shape "
