@@ -62,7 +62,7 @@ def option(
 
 def choices_of(field: dataclasses.Field) -> tuple:
     """Return the allowed values of an option; empty if it is not a choice."""
-    choices: Choices = field.metadata["choices"]
+    choices: Choices = field.metadata.get("choices", ())
     return choices() if callable(choices) else choices
 
 
@@ -102,20 +102,23 @@ def check(settings: Any) -> None:
 
 
 def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
+    low, high, above = _limits(metadata)
+    return abs(value) <= LARGEST[type(value)] and low <= value <= high and value > above
+
+
+def _limits(metadata: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return (low, high, above) of an option, infinite for a field that `option` did not make."""
     return (
-        abs(value) <= LARGEST[type(value)]
-        and metadata["low"] <= value <= metadata["high"]
-        and value > metadata["above"]
+        metadata.get("low", -math.inf),
+        metadata.get("high", math.inf),
+        metadata.get("above", -math.inf),
     )
 
 
 def _range(metadata: Mapping[str, Any]) -> str:
     """Return the allowed numbers of an option in words."""
-    limits = {
-        "more than {}": metadata["above"],
-        "at least {}": metadata["low"],
-        "at most {}": metadata["high"],
-    }
+    low, high, above = _limits(metadata)
+    limits = {"more than {}": above, "at least {}": low, "at most {}": high}
     parts = [text.format(limit) for text, limit in limits.items() if math.isfinite(limit)]
     return " and ".join(parts) or "a finite number"
 

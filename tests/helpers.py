@@ -19,12 +19,12 @@ from flax import nnx
 from data_prep.index import is_training
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax import models
-from ttt4rec_jax.cli import result as report
 from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig, program
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
+from ttt4rec_jax.pipeline import result as report
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.runs.items import Catalogue

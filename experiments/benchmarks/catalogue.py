@@ -1,6 +1,6 @@
-"""Measures a training step as the catalogue grows, with dense Adam and --sparse_embeddings.
+r"""Measures a training step as the catalogue grows, with dense Adam and --sparse_embeddings.
 
-    python experiments/benchmarks/catalogue.py --items 10000 100000 1000000 \
+    python experiments/benchmarks/catalogue.py --items=10000,100000,1000000 \
         [--targets=every --max_len=50] [--json=FILE]
 
 Clicks are generated in memory and drawn uniformly, so that hardly any row of a batch repeats, which
@@ -9,29 +9,32 @@ Temporary memory does not include parameters and their two moments: a copy of th
 show there.
 """
 
-import argparse
+import dataclasses
+import sys
 from collections.abc import Callable
 
-import numpy as np
+from command_line import Figures, run
+from generated import generated
 from timing import interleaved, machine, show
 
+from data_prep.settings import option
+from ttt4rec_jax.cli.values import expand
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
-from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.training.compile import Executables, compile_runs
 from ttt4rec_jax.training.step import EpochSums
 
 
-def generated(num_items: int, num_users: int = 20_000) -> Dataset:
-    """Return users of 3 to 60 clicks on items drawn uniformly, and a token evaluation set."""
-    rng = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
-    items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)
-    targets = Targets(
-        *(np.asarray(x, np.int32) for x in (offsets[1:9] - 1, range(8), np.ones((8, 1))))
-    )
-    return Dataset(
-        {"counts": {"items": num_items}}, items, offsets, offsets[1:] - 2, targets, targets
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CatalogueFlags(Figures):
+    """The flags of catalogue.py."""
+
+    items: str = option("10000,100000,1000000", "Sizes of the catalogue, separated by commas.")
+    targets: str = option("last", "main.py's flag.", choices=("last", "every"))
+    max_len: int = option(10, "Length of the histories.", low=1)
+    dim: int = option(64, "Width of the model.", low=1)
+    batch_size: int = option(256, "Histories of a step.", low=1)
+    steps: int = option(20, "Steps of one measurement.", low=1)
+    repeats: int = option(9, "Measurements of each row.", low=1)
 
 
 def more_steps(executables: Executables, steps: int) -> Callable[[], EpochSums]:
@@ -49,47 +52,38 @@ def more_steps(executables: Executables, steps: int) -> Callable[[], EpochSums]:
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--targets", default="last", choices=("last", "every"))
-    parser.add_argument("--max_len", type=int, default=10)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=20, help="steps of one measurement")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", default="")
-    args = parser.parse_args()
+def main(flags: CatalogueFlags) -> None:
+    sizes = expand("items", flags.items, int)
     before = machine()
     programs = {}
     temporary = {}
-    model = ModelConfig(dim=args.dim, max_len=args.max_len)
-    for num_items in args.items:
-        dataset = generated(num_items)
+    model = ModelConfig(dim=flags.dim, max_len=flags.max_len)
+    for num_items in sizes:
+        dataset = generated(num_items, 20_000, 8, 1)
         for adam in ("dense", "sparse"):
             train = TrainConfig(
-                batch_size=args.batch_size, targets=args.targets, sparse_embeddings=adam == "sparse"
+                batch_size=flags.batch_size,
+                targets=flags.targets,
+                sparse_embeddings=adam == "sparse",
             )
             executables = compile_runs([Config(model=model, train=train)], dataset)
             memory = executables.run_steps.memory_analysis()
             temporary[num_items, adam] = None if memory is None else memory.temp_size_in_bytes / 1e6
-            programs[num_items, adam] = more_steps(executables, args.steps)
-    medians = interleaved(programs, args.repeats)
+            programs[num_items, adam] = more_steps(executables, flags.steps)
+    medians = interleaved(programs, flags.repeats)
     rows = [
         {
             "items": num_items,
             "adam": adam,
-            "ms_per_step": ms / args.steps,
-            "over_fewest_items": ms / medians[args.items[0], adam],
+            "ms_per_step": ms / flags.steps,
+            "over_fewest_items": ms / medians[sizes[0], adam],
             "over_dense": ms / medians[num_items, "dense"],
             "temporary_mb": temporary[num_items, adam],
         }
         for (num_items, adam), ms in medians.items()
     ]
-    show(rows, before, args.json)
+    show(rows, before, flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, CatalogueFlags, main))

@@ -1,4 +1,4 @@
-"""Measures a training epoch after compilation, in the settings in which peers are measured.
+r"""Measures a training epoch after compilation, in the settings in which peers are measured.
 
     python experiments/benchmarks/epoch.py --data_dir=DIR \
         [--cases=beauty-sasrec,ml1m-paper] [--json=FILE]
@@ -6,14 +6,17 @@
 The cases of one data set take turns, so that a drift of the machine's speed affects all of them.
 """
 
-import argparse
+import dataclasses
+import sys
 import time
 
 import jax
+from command_line import Figures, run
 from timing import machine, show
 
 from data_prep.prepare import prepare
-from data_prep.settings import DataConfig
+from data_prep.settings import DataConfig, UserError, nearest, option
+from ttt4rec_jax.cli.command import DataFolders
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.training.compile import compile_runs
@@ -33,6 +36,22 @@ CASES: dict[str, tuple[str, dict, dict]] = {  # data set, model and training set
     "ml1m-paper": ("ml1m", {}, {}),
     "ml1m-paper-no-ffn": ("ml1m", {"ffn": False}, {}),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochFlags(Figures, DataFolders):
+    """The flags of epoch.py."""
+
+    cases: str = option(",".join(CASES), "Cases to measure, separated by commas; default: all.")
+    repeats: int = option(3, "Epochs of each case.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.cases.split(","):
+            if name not in CASES:
+                raise UserError(
+                    f"--cases: {name!r} is not one of {', '.join(CASES)}{nearest(name, CASES)}"
+                )
 
 
 class Case:
@@ -76,27 +95,20 @@ class Case:
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", default="")
-    args = parser.parse_args()
-    names = args.cases.split(",")
+def main(flags: EpochFlags) -> None:
+    names = flags.cases.split(",")
     rows = []
     before = machine()
     for data in dict.fromkeys(CASES[name][0] for name in names):
-        dataset = load_dataset(prepare(DataConfig(dataset=data), args.data_dir))
+        folder = prepare(DataConfig(dataset=data), flags.data_dir, flags.cache_dir)
+        dataset = load_dataset(folder)
         cases = [Case(name, dataset) for name in names if CASES[name][0] == data]
-        for _ in range(args.repeats):
+        for _ in range(flags.repeats):
             for case in cases:
                 case.epoch()
         rows += [case.row() for case in cases]
-    show(rows, before, args.json)
+    show(rows, before, flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, EpochFlags, main))

@@ -1,4 +1,4 @@
-"""Measures ranking an evaluation set after compilation: 1:99, the full catalogue, and both.
+r"""Measures ranking an evaluation set after compilation: 1:99, the full catalogue, and both.
 
     python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=DIR \
         [--items=1000000 --users=2048] [--json=FILE]
@@ -9,7 +9,7 @@ parameters and program; temporary_mb is what ranking needs in addition to its ar
 vectors of all items. A matrix of users x items, of float32_scores_mb, never exists.
 """
 
-import argparse
+import dataclasses
 import multiprocessing
 import resource
 import sys
@@ -18,34 +18,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from command_line import Figures, run
+from generated import generated
 from timing import interleaved, machine, show
 
 from data_prep.prepare import prepare
-from data_prep.settings import DataConfig
+from data_prep.settings import DataConfig, option
 from ttt4rec_jax import models
+from ttt4rec_jax.cli.command import DataFolders
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
-from ttt4rec_jax.data.dataset import Dataset, Targets, load_dataset
+from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
 from ttt4rec_jax.metrics import PROTOCOLS
 
 RANKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
 
 
-def generated(num_items: int, num_users: int, num_negatives: int = 99) -> Dataset:
-    """Return users of 3 to 60 clicks on items drawn uniformly.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationFlags(Figures, DataFolders):
+    """The flags of evaluation.py."""
 
-    Negatives may be clicked items, which makes no difference to the cost.
-    """
-    rng = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 61, num_users))])
-    items = rng.integers(1, num_items + 1, offsets[-1]).astype(np.int32)
-    negatives = rng.integers(1, num_items + 1, (num_users, num_negatives)).astype(np.int32)
-    targets = Targets(
-        (offsets[1:] - 1).astype(np.int32), np.arange(num_users, dtype=np.int32), negatives
-    )
-    manifest = {"name": f"{num_items:,} items", "counts": {"items": num_items}}
-    return Dataset(manifest, items, offsets, offsets[1:] - 2, targets, targets)
+    dataset: str = option("beauty", "Any data set that main.py accepts; an empty one: none.")
+    items: int = option(0, "Items of a catalogue to generate as well; 0: none.", low=0)
+    users: int = option(2048, "Users to generate with it.", low=1)
+    model: str = option("ttt4rec", "main.py's flag.")
+    max_len: int = option(10, "Length of the histories.", low=1)
+    dim: int = option(64, "Width of the model.", low=1)
+    repeats: int = option(9, "Measurements of each row.", low=1)
 
 
 def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
@@ -98,38 +98,24 @@ def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
 
 def measure_generated(items: int, users: int, model: ModelConfig, repeats: int) -> list[dict]:
     """Measure a generated catalogue."""
-    return measure(generated(items, users), model, repeats)
+    return measure(generated(items, users, users, 99), model, repeats)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", default="beauty")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument(
-        "--items", type=int, default=0, help="items of a catalogue to generate as well; 0: none"
-    )
-    parser.add_argument("--users", type=int, default=2048, help="users to generate with it")
-    parser.add_argument("--model", default="ttt4rec")
-    parser.add_argument("--max_len", type=int, default=10)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", default="")
-    args = parser.parse_args()
+def main(flags: EvaluationFlags) -> None:
     before = machine()
     rows = []
-    model = ModelConfig(model=args.model, max_len=args.max_len, dim=args.dim)
-    if args.items:
+    model = ModelConfig(model=flags.model, max_len=flags.max_len, dim=flags.dim)
+    if flags.items:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows += pool.apply(
-                measure_generated, (args.items, args.users, model, min(args.repeats, 3))
+                measure_generated, (flags.items, flags.users, model, min(flags.repeats, 3))
             )
-    if args.dataset:
-        dataset = load_dataset(prepare(DataConfig(dataset=args.dataset), args.data_dir))
-        rows = measure(dataset, model, args.repeats) + rows
-    show(rows, before, args.json)
+    if flags.dataset:
+        folder = prepare(DataConfig(dataset=flags.dataset), flags.data_dir, flags.cache_dir)
+        dataset = load_dataset(folder)
+        rows = measure(dataset, model, flags.repeats) + rows
+    show(rows, before, flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, EvaluationFlags, main))

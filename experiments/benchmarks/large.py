@@ -1,4 +1,4 @@
-"""Measures time and peak memory with a large data set: generate, prepare, train part of an epoch.
+r"""Measures time and peak memory with a large data set: generate, prepare, train part of an epoch.
 
     python experiments/benchmarks/large.py --interactions=100000000 --work=DIR \
         [--seconds=60] [--json=FILE] [-- flags of main.py]
@@ -15,25 +15,20 @@ The stages leave clicks, prepared folder and run in --work, for you to delete; -
 what is there.
 """
 
-import argparse
-import os
-import platform
+import dataclasses
 import re
-import select
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from command_line import Figures, run_with_main_flags
+from processes import Watched, load_average, watch
+
+from data_prep.settings import UserError, option
+
 STAGES = ("generate", "prepare", "train")
 GENERATE = Path(__file__).with_name("large_clicks.py")
-SAMPLED_S = 0.5
 SIGN = "the first dispatch is over"
-BYTES = 1 if platform.system() == "Darwin" else 1024  # of a unit of ru_maxrss
 PREPARE = """
 import sys
 from data_prep.prepare import prepare
@@ -61,77 +56,35 @@ sys.exit(code)
 """
 
 
-class Watched(NamedTuple):
-    """A process that has ended: its output, exit code, times and memory.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LargeFlags(Figures):
+    """The flags of large.py."""
 
-    sign_seconds: the time until it wrote SIGN, None if it did not.
-    """
-
-    output: str
-    code: int
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    anonymous_mb: float
-    sign_seconds: float | None
-
-
-def watch(command: list[str], seconds_more: float = 0) -> Watched:
-    """Run a command to its end; interrupt it (SIGINT) `seconds_more` after it writes SIGN."""
-    began = time.perf_counter()
-    output = b""
-    anonymous = 0.0
-    sign_seconds = None
-    is_asked = False
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout
-    pipe = process.stdout.fileno()
-    while True:
-        is_ready = select.select([pipe], [], [], SAMPLED_S)[0]
-        now = time.perf_counter() - began
-        anonymous = max(anonymous, anonymous_mb(process.pid))
-        if is_ready:
-            piece = os.read(pipe, 1 << 16)
-            if not piece:
-                break
-            output += piece
-            if sign_seconds is None and SIGN.encode() in output:
-                sign_seconds = now
-        if sign_seconds is not None and not is_asked and now >= sign_seconds + seconds_more:
-            process.send_signal(signal.SIGINT)
-            is_asked = True
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - began
-    cpu = usage.ru_utime + usage.ru_stime
-    peak = usage.ru_maxrss * BYTES / 1e6
-    return Watched(
-        output.decode(errors="replace"),
-        process.returncode,
-        seconds,
-        cpu,
-        peak,
-        anonymous,
-        sign_seconds,
+    interactions: int = option(100_000_000, "Clicks to generate.", low=1)
+    work: str = option(
+        "",
+        "Folder for everything that is written, with room for about 40 bytes a click (required).",
     )
+    stages: str = option(",".join(STAGES), "Stages to run; what the others leave must be there.")
+    seconds: float = option(60.0, "Seconds of training after its first dispatch of steps.", low=0)
+    data_placement: str = option("host", "main.py's flag.")
+    seed: int = option(0, "Seed of the clicks.", low=0)
 
-
-def anonymous_mb(pid: int) -> float:
-    """Return a process's resident memory that is not backed by files; 0 if it is unknown."""
-    try:
-        match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0.0
-    return int(match[1]) * 1024 / 1e6 if match else 0.0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.work:
+            raise UserError("--work: missing; give --work=FOLDER, a folder to write to; see --help")
+        for stage in self.stages.split(","):
+            if stage not in STAGES:
+                raise UserError(f"--stages: {stage!r} is not one of {', '.join(STAGES)}")
 
 
 def row(stage: str, done: Watched, **measured: float) -> dict:
     """Return a stage's row of the table; `measured` is what only training measures."""
     trained = {"first_step_s": "", "steps": "", "examples_per_s": ""} | measured
     memory = {"peak_mb": round(done.peak_mb), "anonymous_mb": round(done.anonymous_mb)}
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else ""
     seconds = {"seconds": round(done.seconds, 1), "cpu_seconds": round(done.cpu_seconds, 1)}
-    return {"stage": stage} | seconds | memory | trained | {"load": load}
+    return {"stage": stage} | seconds | memory | trained | {"load": load_average()}
 
 
 def check(stage: str, done: Watched, code: int = 0) -> None:
@@ -166,7 +119,7 @@ def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[
         f"--cache_dir={cache}",
         f"--run_dir={run_dir}",
     ]
-    done = watch([*command, *flags], seconds)
+    done = watch([*command, *flags], SIGN, seconds)
     check("train", done, 130)
     (examples,) = numbers(r"([\d,]+) training examples an epoch", done.output)
     epoch, step, steps = numbers(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output)
@@ -196,57 +149,35 @@ def numbers(pattern: str, output: str) -> list[float]:
     return [float(group.replace(",", "")) for group in match.groups()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--interactions", type=int, default=100_000_000)
-    parser.add_argument("--work", type=Path, help="folder for everything that is written")
-    parser.add_argument(
-        "--stages", default=",".join(STAGES), help="stages to run; the others' results must exist"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, help="of training, after its first dispatch of steps"
-    )
-    parser.add_argument("--data_placement", default="host", help="main.py's flag")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", default="")
-    parser.add_argument("flags", nargs="*", help="of main.py, after --")
-    args = parser.parse_args()
-    if not args.work:
-        parser.error(
-            "--work: name a folder with room for the clicks and what is made of them, about 40 "
-            "bytes a click"
-        )
-    work = args.work.resolve()
+def main(flags: LargeFlags, more_flags: list[str]) -> None:
+    work = Path(flags.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    path = work / f"clicks-{args.interactions}.parquet"
+    path = work / f"clicks-{flags.interactions}.parquet"
     cache = work / "cache"
-    flags = [
+    main_flags = [
+        f"--data_placement={flags.data_placement}",
         "--model=ttt4rec",
         "--targets=every",
         "--loss=bce",
         "--max_len=50",
         "--sparse_embeddings",
-        *args.flags,
+        *more_flags,
     ]
-    if args.data_placement:
-        flags.insert(0, f"--data_placement={args.data_placement}")
     makers = {
-        "generate": lambda: generated(path, args.interactions, args.seed),
+        "generate": lambda: generated(path, flags.interactions, flags.seed),
         "prepare": lambda: prepared(path, cache),
         "train": lambda: trained(
-            path, cache, work / f"run-{args.interactions}", args.seconds, flags
+            path, cache, work / f"run-{flags.interactions}", flags.seconds, main_flags
         ),
     }
     rows = []
-    for stage in args.stages.split(","):
+    for stage in flags.stages.split(","):
         rows.append(makers[stage]())
         print(rows[-1], flush=True)
     from timing import machine, show  # imports JAX, as above
 
-    show(rows, machine(), args.json)
+    show(rows, machine(), flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_main_flags(__doc__, LargeFlags, main))

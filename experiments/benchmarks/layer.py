@@ -1,6 +1,6 @@
 """Time and memory of one TTT layer, forward and backward, beside attention and the definition.
 
-    python experiments/benchmarks/layer.py --lengths 10 50 200 --json layer.json
+    python experiments/benchmarks/layer.py --lengths=10,50,200 --json=layer.json
 
 Rows: one pass over the input (memory traffic: read and written once), the projections and norm
 alone (the cost of any mixer), causal softmax attention between the same projections, and TttLayer
@@ -9,18 +9,36 @@ and of the input; programs of one length run in turns. Ratios are of medians: a 
 the milliseconds, but hardly the ratios.
 """
 
-import argparse
-import json
+import dataclasses
+import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from command_line import Figures, run, write_json
 from flax import nnx
 from timing import interleaved, machine
 
+from data_prep.settings import option
+from ttt4rec_jax.cli.values import expand
 from ttt4rec_jax.ttt.inner import Norm, layer_norm
 from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerFlags(Figures):
+    """The flags of layer.py."""
+
+    lengths: str = option("10,50,200", "Lengths, separated by commas.")
+    mini_batch_sizes: str = option(
+        "1,0", "Sizes of mini-batches, separated by commas; 0: the whole length."
+    )
+    impls: str = option("scan,dual,chunked", "Implementations, separated by commas.")
+    mlp: bool = option(False, "Also TTT-MLP, with the whole length as one mini-batch.")
+    batch_size: int = option(256, "Sequences.", low=1)
+    dim: int = option(64, "Width of the layer.", low=1)
+    num_heads: int = option(2, "Heads.", low=1)
+    repeats: int = option(15, "Measurements of each row.", low=1)
 
 
 class Projections(nnx.Module):
@@ -78,38 +96,41 @@ def program(
     return (lambda: compiled(*arguments)), None if memory is None else memory.temp_size_in_bytes
 
 
-def programs_of(length: int, sizes: list[int], args: argparse.Namespace) -> dict[str, Program]:
+def programs_of(length: int, sizes: list[int], flags: LayerFlags) -> dict[str, Program]:
     """Return every row of one length: name -> (program, temporary bytes)."""
-    x = jax.random.normal(jax.random.key(0), (args.batch_size, length, args.dim))
-    lengths = jnp.full(args.batch_size, length)
+    x = jax.random.normal(jax.random.key(0), (flags.batch_size, length, flags.dim))
+    lengths = jnp.full(flags.batch_size, length)
 
     def ttt(size, impl, inner="linear", last_only=False):
         config = TttConfig(
-            dim=args.dim, num_heads=args.num_heads, mini_batch_size=size, impl=impl, inner=inner
+            dim=flags.dim, num_heads=flags.num_heads, mini_batch_size=size, impl=impl, inner=inner
         )
         return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
+
+    def projections(attend):
+        module = Projections(flags.dim, flags.num_heads, attend, nnx.Rngs(0))
+        return program(module, x, lengths)
 
     scaled = jax.jit(lambda x: 2 * x).lower(x).compile()
     rows: dict[str, Program] = {
         "one pass over the input": ((lambda: scaled(x)), 0),
-        "projections and norm": program(
-            Projections(args.dim, args.num_heads, False, nnx.Rngs(0)), x, lengths
-        ),
-        "attention": program(Projections(args.dim, args.num_heads, True, nnx.Rngs(0)), x, lengths),
+        "projections and norm": projections(False),
+        "attention": projections(True),
     }
     for size in sizes:
-        rows |= {f"linear b={size} {impl}": ttt(size, impl) for impl in args.impls}
+        rows |= {f"linear b={size} {impl}": ttt(size, impl) for impl in flags.impls.split(",")}
         rows[f"linear b={size} auto, last only"] = ttt(size, "auto", last_only=True)
-    if args.mlp:
+    if flags.mlp:
         rows |= {f"mlp b={length} {impl}": ttt(length, impl, "mlp") for impl in ("scan", "dual")}
     return rows
 
 
-def report(length: int, args: argparse.Namespace) -> list[dict]:
+def report(length: int, flags: LayerFlags) -> list[dict]:
     """Measure one length, print its table and return its rows."""
-    sizes = sorted({length if size == 0 else min(size, length) for size in args.mini_batch_sizes})
-    rows = programs_of(length, sizes, args)
-    medians = interleaved({name: run for name, (run, _) in rows.items()}, args.repeats)
+    wanted = expand("mini_batch_sizes", flags.mini_batch_sizes, int)
+    sizes = sorted({length if size == 0 else min(size, length) for size in wanted})
+    rows = programs_of(length, sizes, flags)
+    medians = interleaved({name: run for name, (run, _) in rows.items()}, flags.repeats)
     print(f"\nlength {length}")
     print(f"{'':34} {'ms':>9} {'/attention':>11} {'definition/':>12} {'temp MB':>9}")
     results = []
@@ -132,43 +153,20 @@ def report(length: int, args: argparse.Namespace) -> list[dict]:
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--lengths", type=int, nargs="+", default=[10, 50, 200])
-    parser.add_argument(
-        "--mini_batch_sizes", type=int, nargs="+", default=[1, 0], help="0 is the whole length"
-    )
-    parser.add_argument("--impls", nargs="+", default=["scan", "dual", "chunked"])
-    parser.add_argument(
-        "--mlp", action="store_true", help="also TTT-MLP, with the whole length as one mini-batch"
-    )
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--num_heads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write the machine and all rows there")
-    args = parser.parse_args()
+def main(flags: LayerFlags) -> None:
+    lengths = expand("lengths", flags.lengths, int)
     before = machine()
     print(
-        f"{before}; batch {args.batch_size}, D={args.dim}, H={args.num_heads}, "
-        f"forward and backward, medians of {args.repeats}"
+        f"{before}; batch {flags.batch_size}, D={flags.dim}, H={flags.num_heads}, "
+        f"forward and backward, medians of {flags.repeats}"
     )
-    results = [row for length in args.lengths for row in report(length, args)]
+    results = [row for length in lengths for row in report(length, flags)]
     print(f"\nload at the end: {machine()['load']}")
-    if args.json:
-        args.json.write_text(
-            json.dumps(
-                {
-                    "machine": before,
-                    "arguments": vars(args) | {"json": str(args.json)},
-                    "rows": results,
-                },
-                indent=1,
-            )
-        )
+    write_json(
+        flags.json,
+        {"machine": before, "arguments": dataclasses.asdict(flags), "rows": results},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, LayerFlags, main))

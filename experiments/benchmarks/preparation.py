@@ -1,7 +1,7 @@
-"""Measures wall time and peak memory of data preparation, from raw archive to prepared folder.
+r"""Measures wall time and peak memory of data preparation, from raw archive to prepared folder.
 
-    python experiments/benchmarks/preparation.py --data_dir ../shared/data \
-        --electronics --csv_rows 20000000 --json prepare.json
+    python experiments/benchmarks/preparation.py --data_dir=../shared/data \
+        --electronics --csv_rows=20000000 --json=prepare.json
 
 Each run is a process of its own with an empty cache folder, so that imports, parsing, filters,
 negatives and the syncing of files all count; the raw file is probably in the page cache. The
@@ -9,19 +9,21 @@ generated sets have the size of real ones: Electronics with review texts (its k-
 nothing), and a CSV file of ratings like MovieLens-20M's.
 """
 
-import argparse
+import dataclasses
 import gzip
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from command_line import Figures, run
+from processes import ROOT, Watched, load_average, watch
+
+from data_prep.settings import UserError, option
+
 REAL = {"ml1m": "ml-1m.zip", "beauty": "reviews_Beauty_5.json.gz"}
 WORDS = "the of and good product cable works great price bought this very well sound"
 PREPARE = """
@@ -76,115 +78,84 @@ def generate_csv(path: Path, rows: int) -> None:
     frame.write_csv(path)
 
 
-def measure(dataset: str, data_dir: Path, scratch: Path) -> dict:
-    """Prepare once; return the seconds, peak memory and counts of the process."""
+def measure(dataset: str, data_dir: Path, scratch: Path) -> Watched:
+    """Prepare once, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=scratch) as cache:
-        begin = time.perf_counter()
-        command = [sys.executable, "-c", PREPARE, dataset, str(data_dir), cache]
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stdout
-        assert process.stderr
-        output = process.stdout.read()
-        errors = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{dataset}: the preparation failed\n{errors}")
-    scale = 1 if platform.system() == "Darwin" else 1024
-    return {
-        "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss * scale,
-        "counts": output,
-    }
+        done = watch([sys.executable, "-c", PREPARE, dataset, str(data_dir), cache])
+    if done.code:
+        raise SystemExit(f"{dataset}: the preparation failed\n{done.output}")
+    return done
 
 
 def report(name: str, dataset: str, data_dir: Path, repeats: int, scratch: Path) -> dict:
-    """Prepare `repeats` times; print and return the medians."""
+    """Prepare `repeats` times; return the medians as a row of the table."""
     runs = [measure(dataset, data_dir, scratch) for _ in range(repeats)]
-    result = {
-        "name": name,
-        "seconds": round(statistics.median(run["seconds"] for run in runs), 2),
-        "fastest_seconds": round(min(run["seconds"] for run in runs), 2),
-        "cpu_seconds": round(statistics.median(run["cpu_seconds"] for run in runs), 2),
-        "peak_rss_mb": round(statistics.median(run["peak"] for run in runs) / 1e6),
-        "repeats": repeats,
-        "counts": json.loads(runs[0]["counts"]),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+    counts = json.loads(runs[0].output.splitlines()[-1])
+    row = {
+        "data": name,
+        "seconds": round(statistics.median(run.seconds for run in runs), 2),
+        "fastest": round(min(run.seconds for run in runs), 2),
+        "cpu_seconds": round(statistics.median(run.cpu_seconds for run in runs), 2),
+        "peak_mb": round(statistics.median(run.peak_mb for run in runs)),
+        **{count: counts[count] for count in ("users", "items", "interactions")},
+        "load": load_average(),
     }
-    print(
-        f"{name:>12}: {result['seconds']:6.2f} s (fastest {result['fastest_seconds']:.2f}, "
-        f"cpu {result['cpu_seconds']:.2f}), peak {result['peak_rss_mb']} MB, "
-        f"{result['counts']['interactions']:,} clicks, load {result['load_average'][0]}",
-        flush=True,
-    )
-    return result
+    print(row, flush=True)
+    return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data_dir",
-        default=os.environ.get("TTT4REC_DATA_DIR", ""),
-        help="folder of the real archives",
-    )
-    parser.add_argument(
-        "--electronics",
-        action="store_true",
-        help="generate and prepare Electronics in full size as well",
-    )
-    parser.add_argument(
-        "--csv_rows",
-        type=int,
-        default=0,
-        help="generate and prepare a CSV file of this many rows as well",
-    )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="file to write the results to")
-    # in a process of its own: a child's peak memory starts at its parent's
-    parser.add_argument("--generate", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.generate:
-        path = Path(args.generate)
-        return generate_csv(path, args.csv_rows) if args.csv_rows else generate_electronics(path)
+def generate(path: Path, *flags: str) -> None:
+    """Write a generated file in a process of its own: a child's peak starts at its parent's."""
+    command = [sys.executable, __file__, f"--generate={path}", *flags]
+    subprocess.run(command, cwd=ROOT, check=True)
 
-    results = []
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparationFlags(Figures):
+    """The flags of preparation.py."""
+
+    data_dir: str = option("", "Folder of the real archives; default: TTT4REC_DATA_DIR.")
+    electronics: bool = option(False, "Generate and prepare Electronics in full size as well.")
+    csv_rows: int = option(
+        0, "Generate and prepare a CSV file of this many rows as well; 0: none.", low=0
+    )
+    repeats: int = option(3, "Preparations of each data set.", low=1)
+    generate: str = option(
+        "", "Only write generated data there: --csv_rows rows, or Electronics. Used by the command."
+    )
+
+
+def main(flags: PreparationFlags) -> None:
+    if flags.generate:
+        path = Path(flags.generate)
+        if flags.csv_rows:
+            generate_csv(path, flags.csv_rows)
+        else:
+            generate_electronics(path)
+        return
+    data_dir = Path(flags.data_dir or os.environ.get("TTT4REC_DATA_DIR", ""))
+    rows = []
     with tempfile.TemporaryDirectory(prefix="preparation-") as folder:
         scratch = Path(folder)
         for name, file in REAL.items():
-            if (Path(args.data_dir) / file).exists():
-                results.append(report(name, name, Path(args.data_dir), args.repeats, scratch))
+            if (data_dir / file).exists():
+                rows.append(report(name, name, data_dir, flags.repeats, scratch))
             else:
-                print(f"{name:>12}: no {file} in --data_dir={args.data_dir}")
-        if args.electronics:
+                print(f"{name}: no {file} in --data_dir={data_dir}")
+        if flags.electronics:
             generate(scratch / "reviews_Electronics_5.json.gz")
-            results.append(report("electronics", "electronics", scratch, args.repeats, scratch))
-        if args.csv_rows:
-            generate(scratch / "clicks.csv", "--csv_rows", str(args.csv_rows))
-            results.append(
-                report("csv", str(scratch / "clicks.csv"), scratch, args.repeats, scratch)
-            )
-    if args.json:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        args.json.write_text(
-            json.dumps(
-                {"cpus": cpus, "python": platform.python_version(), "results": results}, indent=2
-            )
-            + "\n"
-        )
+            rows.append(report("electronics", "electronics", scratch, flags.repeats, scratch))
+        if flags.csv_rows:
+            path = scratch / "clicks.csv"
+            generate(path, f"--csv_rows={flags.csv_rows}")
+            rows.append(report("csv", str(path), scratch, flags.repeats, scratch))
+    if not rows:
+        raise UserError("--data_dir: no archive is there, and nothing is to be generated")
+    # imports JAX: not at the top, since a child's peak memory starts at its parent's
+    from timing import machine, show
 
-
-def generate(path: Path, *arguments: str) -> None:
-    """Write a generated file in a process of its own."""
-    subprocess.run(
-        [sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True
-    )
+    show(rows, machine(), flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, PreparationFlags, main))

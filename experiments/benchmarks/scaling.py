@@ -1,26 +1,27 @@
-"""Reports a training step's memory and collectives on each device of a mesh; nothing is run.
+r"""Reports a training step's memory and collectives on each device of a mesh; nothing is run.
 
     JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py \
-        --items 10000000 --mesh data:4,model:2
+        --items=10000000 --mesh=data:4,model:2
 
 The numbers come from the compiled program. The devices may be virtual: XLA partitions for them as
 for real ones, so that no cluster is needed. See docs/scaling.md.
 """
 
-import argparse
-import json
+import dataclasses
 import re
+import sys
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import Figures, run, write_json
 from flax import nnx
 
+from data_prep.settings import UserError, option
 from ttt4rec_jax import models
-from ttt4rec_jax.cli.flags import mesh_sizes
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config.execution import mesh_sizes
 from ttt4rec_jax.data.batches import Clicks
 from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
@@ -47,6 +48,22 @@ BYTES = {
     "s64": 8,
     "f64": 8,
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingFlags(Figures):
+    """The flags of scaling.py; most are main.py's."""
+
+    items: int = option(10_000_000, "Items of the catalogue.", low=1)
+    mesh: str = option("data:4,model:2", "The mesh; there must be as many devices.")
+    model: str = option("ttt4rec", "The model.")
+    loss: str = option("sampled_softmax", "The loss.")
+    num_negatives: int = option(1024, "Negatives of a step.", low=1)
+    targets: str = option("every", "Which clicks are targets.")
+    max_len: int = option(50, "Length of the histories.", low=1)
+    batch_size: int = option(256, "Histories of a step.", low=1)
+    dim: int = option(64, "Width of the model.", low=1)
+    sparse_embeddings: bool = option(False, "Update only the rows of the table that are used.")
 
 
 def compiled_step(
@@ -117,44 +134,29 @@ def collectives(hlo: str) -> Counter[tuple[str, int, str, int]]:
     return counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--items", type=int, default=10_000_000)
-    parser.add_argument("--mesh", default="data:4,model:2")
-    parser.add_argument("--model", default="ttt4rec")
-    parser.add_argument("--loss", default="sampled_softmax")
-    parser.add_argument("--num_negatives", type=int, default=1024)
-    parser.add_argument("--targets", default="every")
-    parser.add_argument("--max_len", type=int, default=50)
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--sparse_embeddings", action="store_true")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def main(flags: ScalingFlags) -> None:
     config = Config(
         model=ModelConfig(
-            model=args.model, dim=args.dim, max_len=args.max_len, target_tower="none"
+            model=flags.model, dim=flags.dim, max_len=flags.max_len, target_tower="none"
         ),
         train=TrainConfig(
-            targets=args.targets,
-            loss=args.loss,
-            num_negatives=args.num_negatives,
-            batch_size=args.batch_size,
-            sparse_embeddings=args.sparse_embeddings,
+            targets=flags.targets,
+            loss=flags.loss,
+            num_negatives=flags.num_negatives,
+            batch_size=flags.batch_size,
+            sparse_embeddings=flags.sparse_embeddings,
         ),
     )
-    mesh = DeviceMesh(*mesh_sizes(args.mesh))
-    program = compiled_step(config, args.items, mesh)
+    mesh = DeviceMesh(*mesh_sizes(flags.mesh))
+    program = compiled_step(config, flags.items, mesh)
     memory = program.memory_analysis()
     hlo = program.as_text()
     if memory is None or hlo is None:
-        raise SystemExit("this platform's compiler reports neither memory nor the program's text")
-    table = args.items * args.dim * 4
+        raise UserError("this platform's compiler reports neither memory nor the program's text")
+    table = flags.items * flags.dim * 4
     print(
-        f"{args.model}, {args.items:,} items x {args.dim}, {args.mesh}, "
-        f"{args.batch_size} x {args.max_len} clicks, {args.loss}"
+        f"{flags.model}, {flags.items:,} items x {flags.dim}, {flags.mesh}, "
+        f"{flags.batch_size} x {flags.max_len} clicks, {flags.loss}"
     )
     print(
         f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, "
@@ -171,18 +173,15 @@ def main() -> None:
     print("collectives of a step (in the loop's body, once each):" if counts else "no collectives")
     for (kind, size, shapes, volume), count in sorted(counts.items(), key=lambda x: -x[0][3]):
         print(f"  {count} x {kind} over {size:<4}{volume / 1e6:12,.3f} MB  {shapes[:100]}")
-    if args.json:
-        rows = [
-            {"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n}
-            for (k, d, s, b), n in counts.items()
-        ]
-        args.json.write_text(
-            json.dumps(
-                {"arguments": vars(args) | {"json": ""}, "bytes": sizes, "collectives": rows},
-                indent=1,
-            )
-        )
+    rows = [
+        {"kind": k, "devices": d, "shapes": s, "bytes": b, "count": n}
+        for (k, d, s, b), n in counts.items()
+    ]
+    write_json(
+        flags.json,
+        {"arguments": dataclasses.asdict(flags), "bytes": sizes, "collectives": rows},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, ScalingFlags, main))

@@ -6,18 +6,21 @@ The times are of whole calls of the Python interface, from ids to ids, after com
 that are compared take turns.
 """
 
-import argparse
+import dataclasses
 import itertools
-import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from command_line import Figures, run, write_json
 from timing import machine
 
 from data_prep.prepare import prepare
+from data_prep.settings import option
 from ttt4rec_jax import Recommender
+from ttt4rec_jax.cli.command import FinishedRun
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.runs.folder import RunFolder, load_config
 
@@ -25,6 +28,19 @@ FEW = 10
 MANY = 10_000
 K = 10
 WARM_UP = 20  # calls that are not measured
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingFlags(Figures, FinishedRun):
+    """The flags of serving.py; --run names a run of a model with a state."""
+
+    reread: str = option("", "Folder of a run of a model without a state, to compare with.")
+    sessions: int = option(1024, "Sessions handled at once.", low=1)
+    repeats: int = option(300, "Clicks that are measured.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_run()
 
 
 def clicker(recommender: Recommender, num_clicks: int, rng: np.random.Generator) -> Callable:
@@ -63,11 +79,11 @@ def rate(function: Callable, count: int, repeats: int) -> float:
     return count / float(np.median(times))
 
 
-def test_histories(run: Path, data_dir: str) -> list[list]:
+def test_histories(run_dir: Path, data_dir: str, cache_dir: str) -> list[list]:
     """Return the clicks of each test user before the last one, as ids of the data."""
-    prepared = prepare(load_config(RunFolder(run).config).data, data_dir, "")
+    prepared = prepare(load_config(RunFolder(run_dir).config).data, data_dir, cache_dir)
     dataset = load_dataset(prepared)
-    ids = Recommender.load(run, data_dir).items.ids
+    ids = Recommender.load(run_dir, data_dir, cache_dir).items.ids
     starts = dataset.offsets[dataset.test.users]
     ends = dataset.test.positions
     return [
@@ -116,32 +132,21 @@ def measure_users(recommender: Recommender, histories: list[list]) -> dict[str, 
     return {"users": len(histories), "all users' top 10, s": len(histories) / per_second}
 
 
-def main() -> None:
-    """Measure, print the results and write them to --json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, help="run of a model with a state")
-    parser.add_argument("--reread", type=Path, help="run of a model without a state")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--sessions", type=int, default=1024, help="handled at once")
-    parser.add_argument("--repeats", type=int, default=300)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def main(flags: ServingFlags) -> None:
+    folders = flags.data_dir, flags.cache_dir
     before = machine()
     rng = np.random.default_rng(0)
-    recommender = Recommender.load(args.run, args.data_dir)
-    reread = Recommender.load(args.reread, args.data_dir) if args.reread else None
-    results = measure_clicks(recommender, reread, args.repeats, rng)
-    results |= measure_sessions(recommender, args.sessions, rng)
-    results |= measure_users(recommender, test_histories(args.run, args.data_dir))
+    recommender = Recommender.load(flags.run, *folders)
+    reread = Recommender.load(flags.reread, *folders) if flags.reread else None
+    results = measure_clicks(recommender, reread, flags.repeats, rng)
+    results |= measure_sessions(recommender, flags.sessions, rng)
+    results |= measure_users(recommender, test_histories(Path(flags.run), *folders))
     print(before)
     for name, value in results.items():
         print(f"{name:32} {value:12,.3f}")
     print(f"load at the end {machine()['load']}")
-    if args.json:
-        args.json.write_text(json.dumps({"machine": before, "figures": results}, indent=1))
+    write_json(flags.json, {"machine": before, "figures": results})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, ServingFlags, main))

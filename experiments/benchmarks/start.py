@@ -1,4 +1,4 @@
-"""Measures wall time from the shell to main.py's first training step.
+r"""Measures wall time from the shell to main.py's first training step.
 
     python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR \
         [--repeats=3] [--json=FILE] [-- more flags of main.py]
@@ -8,7 +8,7 @@ prepared once before. Each start is a process of its own, which ends after its f
 steps.
 """
 
-import argparse
+import dataclasses
 import functools
 import os
 import subprocess
@@ -18,9 +18,21 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import Figures, run_with_main_flags
 from timing import machine, show
 
+from data_prep.settings import option
+from ttt4rec_jax.cli.command import DataFolders
+
 EXPERIMENTS = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartFlags(Figures, DataFolders):
+    """The flags of start.py."""
+
+    dataset: str = option("ml1m", "Any data set that main.py accepts.")
+    repeats: int = option(3, "Starts with an empty cache, and with a filled one.", low=1)
 
 
 def child(began: float, argv: list[str]) -> None:
@@ -48,23 +60,19 @@ def start(work: Path, cache: str, flags: list[str]) -> float:
     return float(done.stdout.rsplit("first step ", 1)[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", default="ml1m")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", default="")
-    parser.add_argument("flags", nargs="*", help="of main.py, after --")
-    args = parser.parse_args()
+def main(flags: StartFlags, more_flags: list[str]) -> None:
     before = machine()
-    flags = [f"--dataset={args.dataset}", f"--data_dir={args.data_dir}", *args.flags]
+    main_flags = [
+        f"--dataset={flags.dataset}",
+        f"--data_dir={flags.data_dir}",
+        f"--cache_dir={flags.cache_dir}",
+        *more_flags,
+    ]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        start(work, "prepare", flags)
-        cold = [start(work, f"cold{n}", flags) for n in range(args.repeats)]
-        warm = [start(work, "cold0", flags) for _ in range(args.repeats)]
+        start(work, "prepare", main_flags)
+        cold = [start(work, f"cold{n}", main_flags) for n in range(flags.repeats)]
+        warm = [start(work, "cold0", main_flags) for _ in range(flags.repeats)]
     rows = [
         {
             "start": label,
@@ -74,10 +82,10 @@ def main() -> None:
         }
         for label, times in (("cold, empty program cache", cold), ("warm", warm))
     ]
-    show(rows, before, args.json)
+    show(rows, before, flags.json)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(float(sys.argv[2]), sys.argv[3:])
-    main()
+    sys.exit(run_with_main_flags(__doc__, StartFlags, main))

@@ -1,4 +1,4 @@
-"""Measures a sweep over initializer_range as one program, against separate runs.
+r"""Measures a sweep over initializer_range as one program, against separate runs.
 
     python experiments/benchmarks/sweep.py --dataset=beauty --data_dir=DIR \
         [--epochs=10] [--json=FILE]
@@ -8,17 +8,33 @@ runs are measured twice: each with an empty compilation cache, and one after the
 cache that the first one fills.
 """
 
-import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import command_line
 from timing import machine, show
+
+from data_prep.settings import option
+from ttt4rec_jax.cli.command import DataFolders
 
 MAIN = Path(__file__).parents[1] / "main.py"
 RANGES = "0.001,0.002,0.005,0.01,0.02,0.05,0.1,0.2"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepFlags(command_line.Figures, DataFolders):
+    """The flags of sweep.py."""
+
+    dataset: str = option("beauty", "Any data set that main.py accepts.")
+    epochs: int = option(10, "Epochs of each run.", low=1)
+    ranges: str = option(RANGES, "The values of main.py's --initializer_range.")
+    separate: int = option(
+        8, "Separate runs to measure; their time is scaled up to that of all.", low=1
+    )
 
 
 def run(folder: Path, *flags: str) -> float:
@@ -32,45 +48,25 @@ def run(folder: Path, *flags: str) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", default="beauty")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--ranges", default=RANGES)
-    parser.add_argument(
-        "--separate",
-        type=int,
-        default=8,
-        help="measure this many of the separate runs, and scale up",
-    )
-    parser.add_argument("--json", default="")
-    args = parser.parse_args()
-    ranges = args.ranges.split(",")
+def main(flags: SweepFlags) -> None:
+    ranges = flags.ranges.split(",")
     before = machine()
-    measured = ranges[: args.separate]
+    measured = ranges[: flags.separate]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        shared = [
-            f"--dataset={args.dataset}",
-            f"--epochs={args.epochs}",
-            f"--data_dir={args.data_dir}",
+        data = [
+            f"--dataset={flags.dataset}",
+            f"--data_dir={flags.data_dir}",
+            f"--cache_dir={flags.cache_dir}",
         ]
+        shared = [*data, f"--epochs={flags.epochs}"]
         # prepares the data
-        run(
-            work / "warm",
-            f"--dataset={args.dataset}",
-            "--model=popularity",
-            f"--data_dir={args.data_dir}",
-            f"--program_cache={work / 'c'}",
-        )
+        run(work / "warm", *data, "--model=popularity", f"--program_cache={work / 'c'}")
         times = {
             "together": run(
                 work / "all",
                 *shared,
-                f"--initializer_range={args.ranges}",
+                f"--initializer_range={flags.ranges}",
                 f"--program_cache={work / 'a'}",
             )
         }
@@ -94,8 +90,8 @@ def main() -> None:
         }
         for label, t in times.items()
     ]
-    show(rows, before, args.json)
+    show(rows, before, flags.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(__doc__, SweepFlags, main))

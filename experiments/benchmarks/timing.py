@@ -3,7 +3,6 @@
 Compiled programs take turns, so that other work on the machine affects all of them alike.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from command_line import write_json
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -63,6 +63,4 @@ def show(rows: list[dict], before: dict, json_file: str = "") -> None:
     for line in cells:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
     print(f"load at the end {machine()['load']}")
-    if json_file:
-        with open(json_file, "w", encoding="utf-8") as file:
-            json.dump({"machine": before, "rows": rows}, file, indent=1)
+    write_json(json_file, {"machine": before, "rows": rows})

@@ -5,7 +5,7 @@ test_fuzz.py calls them with hypothesis' inputs. With inputs guided by coverage,
 pip install -e ".[fuzz]" && python tests/faults/fuzz_parsers.py --seconds=60
 """
 
-import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import readers, sources
-from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax.cli import flags, resume
+from data_prep.settings import DataConfig, UserError, check, option
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.pipeline import resume
+from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs import folder as run_folder
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.serving import files
@@ -100,7 +103,7 @@ def arguments(argv: list[str]) -> str:
 
     def parse():
         lists, given = flags.parse(["main.py", *argv], "purpose")
-        flags.settings(resume.complete(lists, given))
+        combine(resume.complete(lists, given, print))
 
     return told(parse)
 
@@ -149,28 +152,35 @@ def seeds() -> list[bytes]:
     return [bytes([kind]) + text for kind in range(14) for text in texts]
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FuzzFlags:
+    """The flags of fuzz_parsers.py."""
+
+    seconds: int = option(60, "How long to search for inputs that break a parser.", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+COMMAND = Command(__doc__, (Section("Flags:", FuzzFlags),))
+
+
+def main(argv: list[str]) -> int:
+    """Search until the time is over; the first bug ends the process. Returns the exit code."""
+    return exit_code(lambda: _fuzz(argv[0], COMMAND.parse(argv).settings(FuzzFlags)))
+
+
+def _fuzz(program: str, asked: FuzzFlags) -> None:
     import atheris
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=60)
-    asked = parser.parse_args()
+    limits = [f"-max_total_time={asked.seconds}", "-max_len=4096", "-timeout=60"]
     with tempfile.TemporaryDirectory() as corpus:
         for number, content in enumerate(seeds()):
             (Path(corpus) / str(number)).write_bytes(content)
         atheris.instrument_all()
-        atheris.Setup(
-            [
-                sys.argv[0],
-                corpus,
-                f"-max_total_time={asked.seconds}",
-                "-max_len=4096",
-                "-timeout=60",
-            ],
-            one,
-        )
+        atheris.Setup([program, corpus, *limits], one)
         atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv))

@@ -1,16 +1,15 @@
-"""Kill runs at chosen and random moments, restart them, and compare the end with undisturbed ones:
+"""Kill runs at chosen and random moments, restart them, and compare them with undisturbed ones:
 
 python tests/faults/kill.py --kills=30
 
 The command is one and the same each time, with --resume. A kill is aimed at a moment, hits after a
 random delay, and is counted where it fell, as the files and the output that the process left tell.
-Exit code 0: all
-ended in the same bits.
+Exit code 0: all ended in the same bits.
 """
 
-import argparse
 import collections
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -26,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from data_prep.settings import check, option
+from ttt4rec_jax.cli.command import Command, Section, exit_code
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--dataset=synthetic", "--dim=8", "--batch_size=512", "--resume"]
@@ -242,11 +244,26 @@ def table(counts: collections.Counter) -> str:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KillFlags:
+    """The flags of kill.py."""
+
+    kills: int = option(30, "How often a run or a sweep is killed.", low=1)
+    seed: int = option(0, "Seed of the delays.", low=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+COMMAND = Command(__doc__, (Section("Flags:", KillFlags),))
+
+
+def main(argv: list[str]) -> int:
+    """Kill, compare and print the table. Returns the exit code, see command.exit_code."""
+    return exit_code(lambda: _kill(COMMAND.parse(argv).settings(KillFlags)))
+
+
+def _kill(asked: KillFlags) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     started = time.perf_counter()
     aims = list(itertools.islice(itertools.cycle(AIMS), asked.kills))
@@ -258,8 +275,7 @@ def main() -> int:
             lambda line: print(line, flush=True),
         )
     print(f"\n{table(counts)}\n\n{asked.kills} kills, {time.perf_counter() - started:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv))

@@ -8,8 +8,8 @@ import pytest
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax.cli import run
 from ttt4rec_jax.cli.main import main
-from ttt4rec_jax.cli.resume import check_folder
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.pipeline.resume import check_folder
 from ttt4rec_jax.runs.folder import RunFolder
 
 TINY = ["main.py", "--dataset=synthetic", "--dim=8", "--program_cache=none", "--run_dir=run"]

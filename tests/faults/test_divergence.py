@@ -19,8 +19,8 @@ from helpers import (
 )
 
 from ttt4rec_jax import models
-from ttt4rec_jax.cli import result as report
 from ttt4rec_jax.config import Config, TrainConfig
+from ttt4rec_jax.pipeline import result as report
 from ttt4rec_jax.training import step as train_step
 from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.optim import clipped, optimizer, sparse_rows

@@ -3,7 +3,6 @@
 main.py is replaced by a script: ComiRec-DR fails, and TTT4Rec waits to be interrupted.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,15 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from ttt4rec_jax.paper import driver
+from ttt4rec_jax.paper import command, driver
 from ttt4rec_jax.paper.jobs import Plan, jobs, save_plan
 from ttt4rec_jax.training.interrupt import Interrupted
 
-REPRODUCE = Path(__file__).parents[2] / "experiments" / "reproduce.py"
 MAIN = """
 import json, os, pathlib, signal, sys, time
 flags = dict(f[2:].split("=", 1) for f in sys.argv[1:] if "=" in f)
@@ -42,8 +39,9 @@ if flags["model"] == "ttt4rec" and "--resume" not in sys.argv:
 def test_the_driver_continues_after_a_failure_and_resumes_after_an_interruption(tmp_path, at_once):
     plan = Plan(tmp_path / "out", parts=("figure2",), datasets=("beauty",), seeds=1)
     save_plan(plan)
-    main = tmp_path / "main.py"
-    main.write_text(MAIN)
+    script = tmp_path / "main.py"
+    script.write_text(MAIN)
+    main = [sys.executable, str(script)]
     (tmp_path / "config").write_text(json.dumps(jobs(plan)[2].combinations[""].to_dict()))
     config = plan.output / "runs/beauty/ttt4rec-0/config.json"
 
@@ -84,20 +82,12 @@ def test_cores_are_divided_completely_and_without_overlap(monkeypatch):
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
-    command = [sys.executable, str(REPRODUCE), "--quick", "--dry_run"]
+    command = [sys.executable, "-m", "ttt4rec_jax", "reproduce", "--quick", "--dry_run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "to train  beauty/ttt4rec-0" in done.stdout
     assert "12 of 12 to train" in done.stdout
     assert not any(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def reproduce_main():
-    spec = importlib.util.spec_from_file_location("reproduce", REPRODUCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.mark.parametrize(
@@ -110,11 +100,9 @@ def reproduce_main():
         ("--report_only --output=nowhere", "--report_only: nowhere is not there"),
     ],
 )
-def test_a_mistake_is_one_clear_line(
-    reproduce_main, tmp_path, monkeypatch, capsys, arguments, message
-):
+def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert reproduce_main(["reproduce.py", *arguments.split()]) == 2
+    assert command.main(["reproduce.py", *arguments.split()]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert message in output.err

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli.flags import RunConfig
+from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.parallel import processes
 
 MAIN = Path(__file__).parents[2] / "experiments" / "main.py"

@@ -7,6 +7,7 @@ global FLAGS is never used. Imports no JAX.
 
 import dataclasses
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
@@ -17,30 +18,15 @@ from absl import flags
 
 from data_prep.settings import UserError, choices_of, nearest, option
 from ttt4rec_jax.cli.values import convert
+from ttt4rec_jax.config.execution import DataFolders
 from ttt4rec_jax.training.interrupt import Interrupted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+INSTALLED = "ttt4rec "  # what argv[0] begins with in a command of ttt4rec_jax/__main__.py
 HELP_FLAGS = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
-PROGRAM_CACHE = (
-    "Folder of compiled programs; default: a folder in the user's cache; none: keep none."
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataFolders:
-    """Where data are read, for the commands that read them."""
-
-    data_dir: str = option(
-        "",
-        "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.",
-    )
-    cache_dir: str = option(
-        "",
-        "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache.",
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +34,8 @@ class FinishedRun(DataFolders):
     """The flags of a command that loads a finished run."""
 
     run: str = option("", "Folder of the run (required).")
+    model: str = option("", "module:Class of the run's model, if it is your own.")
+    inner: str = option("", "module:name of the run's inner learner, if it is your own.")
 
     def check_run(self) -> None:
         """Raise UserError if --run is missing or names a folder that holds no run."""
@@ -58,12 +46,29 @@ class FinishedRun(DataFolders):
                 f"--run: {self.run} holds no run (no config.json there); name the folder of a run"
             )
 
+    def import_own(self) -> None:
+        """Import the model and the inner learner that the flags name. Raises UserError."""
+        if self.model or self.inner:
+            from ttt4rec_jax.runs.load import provide  # imports JAX
+
+            provide(Path(self.run), self.model or None, self.inner or None)
+
 
 class Section(NamedTuple):
-    """Flags under one heading of --help: a dataclass whose fields are options."""
+    """Flags under one heading of --help: the fields of a dataclass of options.
+
+    names: which of them; () for all.
+    """
 
     heading: str
     settings: type
+    names: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> list[dataclasses.Field]:
+        """The options."""
+        fields = dataclasses.fields(self.settings)
+        return [field for field in fields if not self.names or field.name in self.names]
 
 
 class Parsed(NamedTuple):
@@ -83,7 +88,11 @@ class Parsed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command's purpose and flags. positional: the name of its further arguments, "" for none."""
+    """A command's purpose and flags.
+
+    purpose: what --help begins with; "{program}" in it stands for the command.
+    positional: the name of its further arguments, "" for none.
+    """
 
     purpose: str
     sections: tuple[Section, ...]
@@ -93,14 +102,18 @@ class Command:
     def usage(self, program: str) -> str:
         """Return what --help prints."""
         rest = f"{self.positional} [{self.positional} ...] " if self.positional else ""
-        lines = [self.purpose, "", f"usage: python {program} {rest}[--flag=value ...]"]
+        call = shlex.join(invocation(program))
+        is_script = not program.startswith(INSTALLED)
+        example = f"experiments/{Path(program).name}" if is_script else program
+        purpose = self.purpose.replace("{program}", shlex.join(invocation(example)))
+        lines = [purpose, "", f"usage: {call} {rest}[--flag=value ...]"]
         if self.positional:
             lines += ["", f"  {self.positional}", _indented(self.positional_help)]
         for section in self.sections:
             lines += ["", section.heading]
-            for field in dataclasses.fields(section.settings):
+            for field in section.fields:
                 choices = ", ".join(map(str, choices_of(field)))
-                text = field.metadata["help"] + (f" [{choices}]" if choices else "")
+                text = field.metadata.get("help", "") + (f" [{choices}]" if choices else "")
                 lines += [f"  --{field.name}={field.default}", _indented(text)]
         return "\n".join(lines)
 
@@ -136,13 +149,18 @@ class Command:
         values = flags.FlagValues()
         values.set_gnu_getopt(True)  # flags may follow positional arguments
         for section in self.sections:
-            for field in dataclasses.fields(section.settings):
-                text = field.metadata["help"]
+            for field in section.fields:
+                text = field.metadata.get("help", "")
                 if isinstance(field.default, bool):
                     flags.DEFINE_boolean(field.name, field.default, text, flag_values=values)
                 else:
                     flags.DEFINE_string(field.name, str(field.default), text, flag_values=values)
         return values
+
+
+def invocation(program: str) -> list[str]:
+    """Return the words by which a command is called. program: argv[0]."""
+    return program.split() if program.startswith(INSTALLED) else ["python", program]
 
 
 def _indented(text: str) -> str:

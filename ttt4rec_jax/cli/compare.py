@@ -7,14 +7,15 @@ from pathlib import Path
 from data_prep import atomic
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, Section, exit_code
+from ttt4rec_jax.cli.flags import import_named
 from ttt4rec_jax.evaluation.compare import compare
 from ttt4rec_jax.evaluation.compare_table import table
 from ttt4rec_jax.metrics import PROTOCOLS
 
 PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
 
-python experiments/compare.py runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
-python experiments/compare.py runs/my-sweep --protocol=full --json=comparison.json
+{program} runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
+{program} runs/my-sweep --protocol=full --json=comparison.json
 
 Runs whose settings differ only in the seed are one system. The first run's system is the
 reference: every other system is compared with it by the difference of the means, its 95% interval,
@@ -31,6 +32,8 @@ class CompareFlags:
         "both", "Compare by this evaluation only, or by both.", choices=("both", *PROTOCOLS)
     )
     json: str = option("", "Also write the comparison to this file.")
+    model: str = option("", "module:Class of a run's model that is your own; several by commas.")
+    inner: str = option("", "module:name of a run's inner learner that is your own; as --model.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -50,6 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> None:
+    import_named(argv)
     parsed = COMMAND.parse(argv)
     flags = parsed.settings(CompareFlags)
     protocol = "" if flags.protocol == "both" else flags.protocol

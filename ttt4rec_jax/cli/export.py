@@ -12,7 +12,7 @@ from ttt4rec_jax.serving import export_folder
 
 PURPOSE = """Export a finished run as StableHLO programs for cpu, cuda and tpu that need jax alone:
 
-python experiments/export.py --run=runs/x --output=model/
+{program} --run=runs/x --output=model/
 
 The export holds the run's best parameters; the run's folder is all that is needed. It consists of
 programs for any batch size (encode, score candidates, top k and, for TTT4Rec, a session's step),
@@ -49,6 +49,7 @@ def _export(argv: list[str]) -> None:
     export_folder.check(output, flags.overwrite)
     from ttt4rec_jax.serving.export import export_run  # imports JAX
 
+    flags.import_own()
     manifest = export_run(
         flags.run,
         output,

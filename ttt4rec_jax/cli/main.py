@@ -5,19 +5,26 @@ JAX is imported once the flags are known to be right.
 
 import dataclasses
 import datetime
+import shlex
 import signal
 import time
 from pathlib import Path
 
-from ttt4rec_jax.cli import flags, resume
-from ttt4rec_jax.cli.command import exit_code
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.cli.command import exit_code, invocation
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.config.execution import RunConfig
+from ttt4rec_jax.pipeline import resume
+from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder
 
 PURPOSE = """Train and evaluate a sequential recommender, and leave the result in a folder:
 
-python experiments/main.py --model=ttt4rec --dataset=ml1m
-python experiments/main.py --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2"""
+{program} --model=ttt4rec --dataset=ml1m
+{program} --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2"""
+
+# The flags that a command to resume need not repeat.
+NOT_REPEATED = {"preset", "run_dir", "resume", "dry_run"}
 
 
 @dataclasses.dataclass
@@ -39,7 +46,7 @@ def main(argv: list[str]) -> int:
     def how_to_resume() -> str:
         if progress.root is None or not resume.holds_run(progress.root):
             return "nothing was started"
-        again = resume.command(argv[0], progress.root, progress.lists, progress.given)
+        again = resume_command(argv[0], progress.root, progress.lists, progress.given)
         return f"resume with: {again}"
 
     return exit_code(lambda: _train(argv, started, progress), how_to_resume)
@@ -47,8 +54,8 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str], started: float, progress: _Progress) -> None:
     lists, progress.given = flags.parse(argv, PURPOSE)
-    progress.lists = resume.complete(lists, progress.given)
-    combinations, run_config = flags.settings(progress.lists)
+    progress.lists = resume.complete(lists, progress.given, _print)
+    combinations, run_config = combine(progress.lists)
     first = next(iter(combinations.values()))
     root = run_folder(first, run_config.run_dir, is_sweep=len(combinations) > 1)
     progress.root = root
@@ -66,3 +73,21 @@ def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
     parts = [config.model.model, Path(config.data.dataset).stem]
     parts += ["sweep", now] if is_sweep else [now]
     return RunFolder(Path("runs") / "-".join(parts))
+
+
+def resume_command(program: str, root: RunFolder, lists: dict[str, list], given: set[str]) -> str:
+    """Return the command that resumes a run.
+
+    It repeats only the flags that say where things are: the folder holds the run's settings.
+    """
+    run_flags = {field.name for field in dataclasses.fields(RunConfig)} - NOT_REPEATED
+    where = [f"--{name}={lists[name][0]}" for name in lists if name in run_flags & given]
+    # code outside this package is only imported if the command names it
+    for name in ("model", "inner"):
+        if any(":" in value for value in lists[name]):
+            where.append(f"--{name}={','.join(lists[name])}")
+    return shlex.join([*invocation(program), "--resume", f"--run_dir={root.path}", *where])
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -12,8 +12,8 @@ from ttt4rec_jax.runs.folder import RunFolder
 
 PURPOSE = """Draw the loss and validation curves of runs, finished or not, by epoch:
 
-python experiments/plot.py runs/sasrec-0 runs/ttt4rec-0 --output=curves.png
-python experiments/plot.py runs/my-sweep --metric=hit@10
+{program} runs/sasrec-0 runs/ttt4rec-0 --output=curves.png
+{program} runs/my-sweep --metric=hit@10
 
 For runs with --ttt_stats, also draw what their inner learners do: inner loss, weight change, inner
 learning rate."""

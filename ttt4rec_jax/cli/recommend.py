@@ -33,10 +33,11 @@ def run(args: RecommendFlags) -> None:
     reader = Reader(args.histories) if args.output else None
     writer = Writer(args.output) if args.output else None
     # these import JAX, which a wrong file name need not wait for
-    from ttt4rec_jax.cli.devices import enable_compilation_cache
+    from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
 
     enable_compilation_cache(args.program_cache)
+    args.import_own()
     recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
     items = recommender.items
     if args.k > len(items):

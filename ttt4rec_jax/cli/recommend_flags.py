@@ -3,14 +3,15 @@
 import dataclasses
 
 from data_prep.settings import UserError, check, option
-from ttt4rec_jax.cli.command import PROGRAM_CACHE, Command, FinishedRun, Section
+from ttt4rec_jax.cli.command import Command, FinishedRun, Section
+from ttt4rec_jax.config.execution import PROGRAM_CACHE
 from ttt4rec_jax.serving.files import FORMATS
 
 PURPOSE = f"""Recommend with a finished run: to all users in a file, to one user, or click by click:
 
-python experiments/recommend.py --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
-python experiments/recommend.py --run=runs/x --user=42
-python experiments/recommend.py --run=runs/x --interactive
+{{program}} --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
+{{program}} --run=runs/x --user=42
+{{program}} --run=runs/x --interactive
 
 It uses the run's best parameters, and needs nothing but the run's folder (--user without
 --histories also reads the run's data). Give one of: --histories with --output, --user,

@@ -1,7 +1,7 @@
 """What each model can do, and the settings of a model. Imports no JAX."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.settings import UserError, check, option
 
@@ -23,6 +23,17 @@ class Capabilities(NamedTuple):
     sparse: bool = True
 
 
+class CustomModel(NamedTuple):
+    """A model that is not part of this package; see models/custom.py.
+
+    uses: the options of ModelConfig that it honours beside max_len, dim and dropout.
+    """
+
+    cls: Any  # (config, number of items, nnx.Rngs) -> nnx.Module
+    config_class: "type[ModelConfig]"
+    uses: tuple[str, ...]
+
+
 # Causal models: no output depends on a later click, so one pass can train every position.
 CAUSAL = ("last", "every")
 WINDOW = ("last",)
@@ -38,6 +49,8 @@ MODELS = {
     "popularity": Capabilities(WINDOW, trained=False, sparse=False),
     "itemknn": Capabilities(WINDOW, trained=False, is_two_tower=False, sparse=False),
 }
+CUSTOM: dict[str, CustomModel] = {}  # by name; each has its capabilities in MODELS, too
+INNER = ["linear", "mlp"]  # the names of the inner learners; see ttt/inner.py
 TTT = ("ttt4rec",)
 COMIREC = ("comirec_sa", "comirec_dr")
 BLOCKS = ("ttt4rec", "sasrec", "bert4rec", "iclrec")
@@ -73,7 +86,11 @@ OPTIONS = {
 class ModelConfig:
     """The model and its shape. Raises UserError if the settings do not fit together."""
 
-    model: str = option("ttt4rec", "The recommender.", choices=lambda: tuple(MODELS))
+    model: str = option(
+        "ttt4rec",
+        "The recommender, or a class of your own as module:Class.",
+        choices=lambda: tuple(MODELS),
+    )
     max_len: int = option(
         10, "Length of the history that a model reads: the last clicks before the candidate.", low=1
     )
@@ -94,7 +111,11 @@ class ModelConfig:
         "auto: learned for attention, none for ttt4rec.",
         choices=("auto", "learned", "none"),
     )
-    inner: str = option("linear", "The inner learner of a TTT layer.", choices=("linear", "mlp"))
+    inner: str = option(
+        "linear",
+        "The inner learner of a TTT layer: linear, mlp, or one of your own as module:name.",
+        choices=lambda: tuple(INNER),
+    )
     mini_batch_size: int = option(
         10,
         "Tokens per inner mini-batch, whose gradients are taken at the same weights; 1: online.",
@@ -154,8 +175,10 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
+        for name, known in (("model", MODELS), ("inner", INNER)):
+            check_imported(name, getattr(self, name), known)
         check(self)
-        if self.model in OPTIONS["num_heads"] and self.dim % (2 * self.num_heads):
+        if has_option(self.model, "num_heads") and self.dim % (2 * self.num_heads):
             raise UserError(
                 f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} "
                 "into even widths"
@@ -170,18 +193,57 @@ class ModelConfig:
         self._check_owners()
 
     def _check_owners(self) -> None:
-        """Raise UserError if an option of other models has been changed."""
+        """Raise UserError if an option that the model does not have has been changed."""
         for field in dataclasses.fields(self):
-            owners = OPTIONS.get(field.name, (self.model,))
             value = getattr(self, field.name)
-            if self.model not in owners and value not in (field.default, "none"):
-                models = " or ".join(f"--model={name}" for name in owners)
-                raise UserError(
-                    f"--{field.name}: an option of {models}, which --model={self.model} "
-                    "does not have"
-                )
+            if value not in (field.default, "none") and not has_option(self.model, field.name):
+                raise not_an_option(field.name, self.model)
 
     @property
     def w0_range(self) -> float:
         """Standard deviation of the inner learner's W_0."""
         return self.initializer_range if self.fast_weight_range < 0 else self.fast_weight_range
+
+
+def config_class(model: str) -> type[ModelConfig]:
+    """Return the class of a model's settings: ModelConfig, or a custom model's own."""
+    return CUSTOM[model].config_class if model in CUSTOM else ModelConfig
+
+
+def own_options(model: str) -> tuple[str, ...]:
+    """Return the options that a custom model's settings add to ModelConfig; () for others."""
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    names = (field.name for field in dataclasses.fields(config_class(model)))
+    return tuple(name for name in names if name not in known)
+
+
+def has_option(model: str, name: str) -> bool:
+    """Return whether a model has an option; one that OPTIONS does not list belongs to all."""
+    if name not in OPTIONS:
+        return True
+    if model in CUSTOM:
+        return name in CUSTOM[model].uses
+    return model in OPTIONS[name]
+
+
+def owners(name: str) -> list[str]:
+    """Return the models that have an option."""
+    return [m for m in MODELS if has_option(m, name) and hasattr(config_class(m), name)]
+
+
+def not_an_option(name: str, model: str) -> UserError:
+    """Return the error for an option of other models."""
+    models = " or ".join(f"--model={owner}" for owner in owners(name))
+    return UserError(f"--{name}: an option of {models}, which --model={model} does not have")
+
+
+def check_imported(flag: str, name: Any, known: Any) -> None:
+    """Raise UserError if a name "module:attribute" has not been imported.
+
+    A run's folder alone must not decide which code is imported: the user names it.
+    """
+    if isinstance(name, str) and ":" in name and name not in known:
+        raise UserError(
+            f"--{flag}: {name!r} is code outside this package, which is only imported if you name "
+            f"it; give --{flag}={name}, or in Python register it first"
+        )

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.settings import DataConfig, UserError
-from ttt4rec_jax.config.models import MODELS, TTT, ModelConfig
+from ttt4rec_jax.config.models import (
+    CUSTOM,
+    MODELS,
+    TTT,
+    ModelConfig,
+    check_imported,
+    config_class,
+    not_an_option,
+    own_options,
+)
 from ttt4rec_jax.config.training import EvalConfig, RecordConfig, TrainConfig
 
 # What each way of training needs of a model, for the error message.
@@ -74,12 +83,22 @@ class Config:
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> "Config":
-        """Return the run that flat flag values describe; flags of no section are ignored."""
-        sections = {
-            name: section(**{f.name: values[f.name] for f in dataclasses.fields(section)})
-            for name, section in SECTIONS.items()
-        }
-        return cls(**sections)
+        """Return the run that flat values of options describe; others than a run's are ignored.
+
+        Raises UserError, also for an option that only another custom model has.
+        """
+        classes = sections(values["model"])
+        for model in CUSTOM:
+            for name in own_options(model):
+                default = getattr(config_class(model), name)
+                is_given = values.get(name, default) != default
+                if is_given and not hasattr(classes["model"], name):
+                    raise not_an_option(name, values["model"])
+        parts = {}
+        for name, section in classes.items():
+            names = [f.name for f in dataclasses.fields(section) if f.name in values]
+            parts[name] = section(**{name: values[name] for name in names})
+        return cls(**parts)
 
     @classmethod
     def load(cls, path: Path) -> "Config":
@@ -90,7 +109,8 @@ class Config:
     def from_dict(cls, content: dict[str, dict]) -> "Config":
         """Return the run that `to_dict` describes; earlier versions had no section "record"."""
         content = {"record": {}} | content
-        return cls(**{name: section(**content[name]) for name, section in SECTIONS.items()})
+        classes = sections(content["model"]["model"])
+        return cls(**{name: section(**content[name]) for name, section in classes.items()})
 
     def to_dict(self) -> dict[str, dict]:
         """Return what config.json holds: {section: {flag: value}}."""
@@ -104,6 +124,14 @@ SECTIONS: dict[str, type] = {
     "eval": EvalConfig,
     "record": RecordConfig,
 }
+
+
+def sections(model: str) -> dict[str, type]:
+    """Return the classes of a run's settings; a custom model may have its own. Raises UserError."""
+    check_imported("model", model, MODELS)
+    return SECTIONS | {"model": config_class(model)}
+
+
 SWEPT = ("model", "train")  # the sections whose flags may list several values
 MAY_CHANGE_ON_RESUME = ("epochs", "patience")
 
@@ -143,10 +171,12 @@ def program(config: Config) -> Config:
 
     Runs with equal keys are trained together by one compiled program.
     """
-    sections = {}
+    shared = {}
     for section, names in ONE_PROGRAM.items():
+        if section == "model" and config.model.model not in TTT:
+            continue  # only there are the ranges of initial parameters arguments of the program
         defaults = {
             f.name: f.default for f in dataclasses.fields(SECTIONS[section]) if f.name in names
         }
-        sections[section] = dataclasses.replace(getattr(config, section), **defaults)
-    return dataclasses.replace(config, **sections)
+        shared[section] = dataclasses.replace(getattr(config, section), **defaults)
+    return dataclasses.replace(config, **shared)

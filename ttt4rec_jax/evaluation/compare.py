@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import MODELS, OPTIONS, Config
+from ttt4rec_jax.config.models import has_option
 from ttt4rec_jax.evaluation.paired_test import difference, holm
 from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, per_target
 from ttt4rec_jax.runs.folder import RunFolder
@@ -132,15 +133,14 @@ def settings(config: Config) -> dict[str, Any]:
     Those are neither the data nor the seed, nor options of other models.
     """
     model = config.model.model
-    owners = {"model": (model,)} | OPTIONS
+    is_trained = MODELS[model].trained
     # what all models have, such as the width and dropout, matters to those that are trained
-    everybody = (model,) if MODELS[model].trained else ()
     own = {
         name: value
         for name, value in dataclasses.asdict(config.model).items()
-        if model in owners.get(name, everybody)
+        if name == "model" or (has_option(model, name) if name in OPTIONS else is_trained)
     }
-    if MODELS[model].trained:
+    if is_trained:
         own |= dataclasses.asdict(config.train) | dataclasses.asdict(config.eval)
         del own["seed"]
     return own

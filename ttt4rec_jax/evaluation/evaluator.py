@@ -104,6 +104,9 @@ class Evaluator:
         mesh = self.mesh
 
         def of_runs(params_R, clicks, groups):
+            if not jax.tree.leaves(params_R):  # a model without parameters is one run
+                ranked = self.rank(params_R, clicks, groups, protocols)
+                return jax.tree.map(lambda x: x[None], ranked)
             return jax.lax.map(
                 lambda params: self.rank(params, clicks, groups, protocols), params_R
             )

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
 from ttt4rec_jax.config import MODELS, ModelConfig
+from ttt4rec_jax.config.models import CUSTOM
 from ttt4rec_jax.models.bert4rec import Bert4Rec
 from ttt4rec_jax.models.comirec import ComiRecDr, ComiRecSa
 from ttt4rec_jax.models.din import Din
@@ -90,6 +91,8 @@ def build(
     if config.model == "ttt4rec":
         ranges = ranges or Ranges(config.initializer_range, config.w0_range)
         return Ttt4Rec(config, ranges, num_items, rngs)
+    if config.model in CUSTOM:
+        return CUSTOM[config.model].cls(config, num_items, rngs)
     return TRAINED[config.model](config, num_items, rngs)
 
 

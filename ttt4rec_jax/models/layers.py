@@ -205,6 +205,8 @@ class TwoTowerModel(nnx.Module):
     mask token) have rows in the table as well.
     """
 
+    uses: tuple[str, ...] = ("score", "temperature", "target_tower")  # see models/custom.py
+
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs, more_rows: int = 0):
         self.embedding = normal(rngs, (num_items + 1 + more_rows, config.dim), EMBEDDING_RANGE)
         self.tower = (
@@ -229,6 +231,8 @@ class TwoTowerModel(nnx.Module):
 
 class BlockRecommender(TwoTowerModel):
     """Item embeddings (with position embeddings, if configured) -> blocks -> RMSNorm."""
+
+    uses: tuple[str, ...] = (*TwoTowerModel.uses, "positions")
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,15 +44,15 @@ class RunningJob(NamedTuple):
 
 def run_all(
     plan: Plan,
-    main: Path,
+    main: list[str],
     more_flags: list[str],
     at_once: int = 1,
     log: Callable[[str], object] = print,
 ) -> None:
     """Train what is not finished yet; a failed job does not stop the others.
 
-    main: the path of main.py, called with the job's flags and `more_flags`. at_once: the number of
-    parallel processes, each on its own share of the cores where the system supports it.
+    main: the words that call the command; the job's flags and `more_flags` follow. at_once: the
+    number of parallel processes, each on its own share of the cores where the system supports it.
     Raise Interrupted after SIGINT or SIGTERM, UserError if a folder holds runs of other settings.
     """
     planned = jobs(plan)
@@ -107,13 +106,13 @@ def core_shares(at_once: int) -> list[tuple[int, ...]]:
 
 
 def start(
-    job: Job, output: Path, main: Path, more_flags: list[str], cores: tuple[int, ...]
+    job: Job, output: Path, main: list[str], more_flags: list[str], cores: tuple[int, ...]
 ) -> subprocess.Popen:
     """Start main.py for a job on the given cores (all if ()); its output goes to the job's log."""
     folder = output / "runs" / job.name
     log_file = log_path(job, output)
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(main), *job.flags, f"--run_dir={folder}"]
+    command = [*main, *job.flags, f"--run_dir={folder}"]
     if (folder / "config.json").exists() or (folder / "sweep.json").exists():
         command.append("--resume")
     command += more_flags

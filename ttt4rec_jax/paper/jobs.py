@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags, presets
+from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.pipeline import presets
+from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder, load_config, write_json
 
 PARTS = ("table1", "figure2", "figure3")
@@ -77,7 +79,7 @@ class Job:
     def combinations(self) -> dict[str, Config]:
         """The settings that the job trains, by subfolder of its folder ("" for a single run)."""
         lists, given = flags.parse(["main.py", *self.flags], "")
-        return flags.settings(presets.apply(lists, given))[0]
+        return combine(presets.apply(lists, given))[0]
 
     def folders(self, output: Path) -> dict[str, RunFolder]:
         """Return the run folder of each combination."""

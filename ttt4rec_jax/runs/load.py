@@ -4,6 +4,7 @@ The folder is sufficient, on any machine.
 """
 
 import functools
+import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
 from ttt4rec_jax.data.dataset import load_dataset
-from ttt4rec_jax.models import TrainingClicks
+from ttt4rec_jax.models import TrainingClicks, custom
 from ttt4rec_jax.runs import items, read
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, load_config
@@ -95,3 +96,25 @@ def _items_and_clicks(
                 f"{actual[:16]}; give the data that it was trained on"
             )
     return items.from_prepared(prepared, dataset), TrainingClicks.from_dataset(dataset)
+
+
+def provide(run_dir: Path, model: Any, inner: Any) -> None:
+    """Register a model and an inner learner under the names that a run has saved.
+
+    Raises UserError.
+    """
+    if model is None and inner is None:
+        return
+    try:
+        saved = json.loads(RunFolder(run_dir).config.read_text(encoding="utf-8"))["model"]
+        names = {"model": str(saved["model"]), "inner": str(saved["inner"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run_dir}: holds no run; name the folder of a run") from error
+    if isinstance(model, str):
+        custom.import_model(model, names["model"])
+    elif model is not None:
+        custom.register(names["model"], model)
+    if isinstance(inner, str):
+        custom.import_inner(inner, names["inner"])
+    elif inner is not None:
+        custom.register_inner(names["inner"], inner)

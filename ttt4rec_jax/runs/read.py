@@ -65,6 +65,8 @@ def read(path: Path) -> Run:
     try:
         config = Config.from_dict(content["config"])
         metrics = _check_content(content)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _other_version(folder.result, error) from error
     users, ranks = _read_ranks(folder.ranks)

@@ -1,5 +1,6 @@
 """Train runs to their end: validate each epoch, keep the best, score the test set once."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.settings import UserError
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import Ranks
 from ttt4rec_jax.parallel import processes
@@ -32,9 +34,12 @@ from ttt4rec_jax.training.progress import (
 from ttt4rec_jax.training.records import Log, Records, open_records, resumed, save
 from ttt4rec_jax.training.step import EpochSums, TrainState
 
+# (run, the epoch as a line of metrics.jsonl, the run's parameters after it) -> None or "stop"
+OnEpoch = Callable[[int, dict[str, Any], Any], str | None]
 
-def ignore(dispatch: Dispatch) -> None:
-    """Do nothing after a dispatch."""
+
+def ignore(*arguments: Any) -> None:
+    """Do nothing."""
 
 
 def fit(
@@ -43,31 +48,37 @@ def fit(
     run_folders: Sequence[RunFolder],
     log: Log = tqdm.write,
     on_dispatch: Callable[[Dispatch], None] = ignore,
+    on_epoch: OnEpoch = ignore,
+    bar: type[tqdm] | None = tqdm,
 ) -> list[Outcome | DivergedError]:
     """Train from the last checkpoint in `folder`, or from the start; return each run's outcome.
 
     run_folders: where each run's metrics and best parameters go; for a single run, `folder` itself.
+    on_epoch: is called for each run after each epoch; "stop" ends that run. bar: the class of the
+    progress bar, None for no bar. If on_epoch raises, the epoch is saved before the error goes on.
     Raises Interrupted (everything is saved, to be resumed), DivergedError if no run is left, and
     UserError.
     """
     program = executables.program
     training = program.training
     if training is None:
-        return [untrained_outcome(executables)]
+        return [untrained_outcome(executables)] * len(program.configs)
     with open_records(program, folder, run_folders) as records:
         state, sums, progress = resumed(program, training, records, log)
-        with progress_bar(program, training, progress) as bar, StopRequest() as stop:
+        with progress_bar(program, training, progress, bar) as shown, StopRequest() as stop:
 
             def after_dispatch(dispatch: Dispatch) -> None:
-                show_dispatch(executables, training, bar, dispatch)
+                show_dispatch(executables, training, shown, dispatch)
                 on_dispatch(dispatch)
 
             loop = epochs(executables, training, state, sums, progress, stop, after_dispatch)
             for end in loop:
                 state = end.state
-                if end.is_whole:
-                    validate(executables, end, progress, records, log)
-                save(program, training, end, progress, records)
+                ended = validate(executables, end, progress, records, log) if end.is_whole else []
+                try:
+                    ask_to_stop(ended, end, program, progress, on_epoch)
+                finally:
+                    save(program, training, end, progress, records)
                 if end.is_stopping and not all_finished(progress, program.configs):
                     records.last.wait()
                     raise Interrupted(
@@ -84,11 +95,12 @@ def fit(
 
 def validate(
     executables: Executables, end: EpochEnd, progress: Progress, records: Records, log: Log
-) -> None:
+) -> list[int]:
     """Evaluate each run on validation and save its best parameters; then move progress on.
 
-    Raises DivergedError if no run is left.
+    Returns the runs that have ended the epoch. Raises DivergedError if no run is left.
     """
+    ended = []
     program = executables.program
     num_runs = len(program.configs)
     num_steps = progress.step
@@ -120,10 +132,30 @@ def validate(
             records.best[r].save(run.best_epoch, params)
         run.history.append(line)
         log(epoch_text(line, config, f"run {r + 1}/{num_runs}  " if num_runs > 1 else ""))
+        ended.append(r)
     progress.raise_if_all_failed()
     progress.epoch += 1
     progress.step = 0
     progress.seconds = 0.0
+    return ended
+
+
+def ask_to_stop(
+    ended: list[int], end: EpochEnd, program: Program, progress: Progress, on_epoch: OnEpoch
+) -> None:
+    """Call on_epoch for the runs that have ended an epoch, and note which of them it stops.
+
+    Raises UserError if it returns anything but None or "stop".
+    """
+    if on_epoch is ignore:
+        return
+    for r in ended:
+        run = progress.runs[r]
+        line = copy.deepcopy(run.history[-1])
+        answer = on_epoch(r, line, program.mesh.unstack(end.state.params, r))
+        if answer not in (None, "stop"):
+            raise UserError(f"on_epoch: returned {answer!r}, expected None or 'stop'")
+        run.is_stopped = answer == "stop"
 
 
 def num_skipped(config: Config, sums: EpochSums, num_runs: int) -> np.ndarray:
@@ -140,17 +172,21 @@ def examples_in(program: Program, training: Training, steps: int) -> int:
     return round(training.num_examples * len(program.configs) * steps / training.num_steps)
 
 
-def progress_bar(program: Program, training: Training, progress: Progress) -> tqdm:
+def progress_bar(
+    program: Program, training: Training, progress: Progress, bar_class: type[tqdm] | None = tqdm
+) -> tqdm:
     """Return the progress bar over all epochs' examples.
 
-    It is hidden in all processes but the first, and if stderr is not a terminal.
+    It is hidden in all processes but the first, and if stderr is not a terminal; without a class,
+    everywhere.
     """
     per_epoch = training.num_examples * len(program.configs)
-    bar = tqdm(
+    is_shown = bar_class is not None and processes.is_primary()
+    bar = (bar_class or tqdm)(
         total=program.config.train.epochs * per_epoch,
         unit=" examples",
         unit_scale=True,
-        disable=None if processes.is_primary() else True,
+        disable=None if is_shown else True,
         smoothing=0.1,
     )
     bar.update(progress.epoch * per_epoch + examples_in(program, training, progress.step))

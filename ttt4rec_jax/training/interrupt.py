@@ -1,22 +1,28 @@
 """Ctrl-C and SIGTERM as a request that a loop can honour where it is safe to stop."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and has saved where it was."""
 
 
 class StopRequest:
-    """Turn Ctrl-C and SIGTERM into `asked`; a second one raises KeyboardInterrupt at once."""
+    """Turn Ctrl-C and SIGTERM into `asked`; a second one raises KeyboardInterrupt at once.
+
+    Only in the main thread, since signals have handlers nowhere else; elsewhere nothing is asked.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         numbers = (signal.SIGINT, signal.SIGTERM)
         self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self

@@ -35,11 +35,15 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass
 class RunProgress:
-    """The finished epochs of one run, the best of them, and why the run ended early if it did."""
+    """The finished epochs of one run, the best of them, and why the run ended early if it did.
+
+    error: why it failed. is_stopped: whether on_epoch asked to stop it.
+    """
 
     history: list[dict] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     error: str = ""
+    is_stopped: bool = False
 
 
 @dataclasses.dataclass
@@ -67,10 +71,11 @@ class Progress:
 
 
 def is_finished(run: RunProgress, config: Config) -> bool:
-    """Return whether a run has had all its epochs, has failed, or has run out of patience."""
+    """Return whether a run has had all its epochs, failed, was stopped, or has no patience left."""
     num_epochs = len(run.history)
     is_out_of_patience = 0 < config.train.patience <= num_epochs - run.best_epoch
-    return bool(run.error) or num_epochs >= config.train.epochs or is_out_of_patience
+    is_ended = bool(run.error) or run.is_stopped
+    return is_ended or num_epochs >= config.train.epochs or is_out_of_patience
 
 
 def all_finished(progress: Progress, configs: tuple[Config, ...]) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ttt4rec_jax import metrics
-from ttt4rec_jax.cli.sweep import over_seeds
+from ttt4rec_jax.pipeline.sweep import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

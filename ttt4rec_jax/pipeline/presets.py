@@ -1,4 +1,4 @@
-"""Values that flags take where the command line gives none: --preset. Imports no JAX.
+"""Values of options that are not given: --preset. Imports no JAX.
 
 paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy
     with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. It is the default, and apart from
@@ -6,9 +6,11 @@ paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, bin
 best: The settings with the best validation metrics known for a model and data set; see BEST.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from data_prep.settings import UserError
+from ttt4rec_jax.config import SECTIONS
 
 
 class Preset(NamedTuple):
@@ -133,3 +135,30 @@ def apply(lists: dict[str, list], given: set[str]) -> dict[str, list]:
     """Return the flags' values, with those of the preset for flags that are not given."""
     preset = values(lists["preset"][0], lists["model"][0], lists["dataset"][0])
     return lists | {name: [value] for name, value in preset.items() if name not in given}
+
+
+def check_swept(lists: dict[str, list], given: set[str]) -> None:
+    """Raise UserError if the preset sets an option that is not given differently for swept models.
+
+    lists, given: as `apply` takes them.
+    """
+    models = lists["model"]
+    if len(models) == 1:
+        return
+    preset = lists["preset"][0]
+    dataset = lists["dataset"][0]
+    defaults = {f.name: f.default for part in SECTIONS.values() for f in dataclasses.fields(part)}
+    chosen = {}
+    for model in models:
+        of_model = values(preset, model, dataset)
+        chosen[model] = {name: value for name, value in of_model.items() if name not in given}
+    first = models[0]
+    for model in models[1:]:
+        for name in [*chosen[first], *chosen[model]]:
+            a = chosen[first].get(name, defaults[name])
+            b = chosen[model].get(name, defaults[name])
+            if a != b:
+                raise UserError(
+                    f"--{name}: --preset={preset} gives {a} to {first} and {b} to {model}; "
+                    f"give --{name} for all"
+                )

@@ -1,19 +1,15 @@
-"""Resuming a run: whether its folder allows it, with which flags, by which command.
-
-Imports no JAX.
-"""
+"""Resuming a run: whether its folder allows it, and with which settings. Imports no JAX."""
 
 import dataclasses
-import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags, presets, sweep
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.config.execution import RunConfig
+from ttt4rec_jax.pipeline import presets, sweep
 from ttt4rec_jax.runs.folder import RunFolder, load_config
-
-# The flags that a command to resume need not repeat.
-NOT_REPEATED = {"preset", "run_dir", "resume", "dry_run"}
 
 
 def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: bool) -> None:
@@ -50,7 +46,7 @@ def holds_run(root: RunFolder) -> bool:
     return root.config.exists() or (root.path / "sweep.json").exists()
 
 
-def complete(lists: dict[str, list], given: set[str]) -> dict[str, list]:
+def complete(lists: dict[str, list], given: set[str], log: Callable[[str], Any]) -> dict[str, list]:
     """Return the flags' values, those not given taken from the run to resume or from the preset.
 
     Resuming in a free folder starts the run there if flags describe one: it may have been stopped
@@ -58,19 +54,9 @@ def complete(lists: dict[str, list], given: set[str]) -> dict[str, list]:
     """
     run_dir = lists["run_dir"][0]
     if lists["resume"][0] and run_dir:
-        described = given - {field.name for field in dataclasses.fields(flags.RunConfig)}
+        described = given - {field.name for field in dataclasses.fields(RunConfig)}
         if not described or not RunFolder(Path(run_dir)).is_free():
             saved = saved_settings(Path(run_dir))
             return lists | {name: saved[name] for name in saved if name not in given}
-        print(f"nothing to resume in {run_dir}: starting there", flush=True)
+        log(f"nothing to resume in {run_dir}: starting there")
     return presets.apply(lists, given)
-
-
-def command(program: str, root: RunFolder, lists: dict[str, list], given: set[str]) -> str:
-    """Return the command that resumes a run.
-
-    It repeats only the flags that say where things are: the folder holds the run's settings.
-    """
-    run_flags = {field.name for field in dataclasses.fields(flags.RunConfig)} - NOT_REPEATED
-    where = [f"--{name}={lists[name][0]}" for name in lists if name in run_flags & given]
-    return shlex.join(["python", program, "--resume", f"--run_dir={root.path}", *where])

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli.flags import RunConfig, mesh_sizes
+from ttt4rec_jax.config.execution import RunConfig, mesh_sizes
 from ttt4rec_jax.parallel import processes
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 

@@ -3,7 +3,9 @@
 import pytest
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags, presets
+from ttt4rec_jax.cli import flags
+from ttt4rec_jax.pipeline import presets
+from ttt4rec_jax.pipeline.combinations import combine
 
 
 def lists(*argv):
@@ -21,7 +23,7 @@ def test_the_papers_preset_is_the_default_but_for_comirecs_epochs():
 @pytest.mark.parametrize("model, dataset", presets.BEST)
 def test_the_best_presets_make_a_run(model, dataset):
     values = lists("--preset=best", f"--model={model}", f"--dataset={dataset}")
-    combinations, _ = flags.settings(values)
+    combinations, _ = combine(values)
     (config,) = combinations.values()
     preset = presets.BEST[model, dataset]
     for name, value in preset.values.items():

@@ -5,14 +5,16 @@ import math
 import pytest
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags, run, sweep, sweep_picture
+from ttt4rec_jax.cli import flags, run
+from ttt4rec_jax.pipeline import sweep, sweep_picture
+from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.training.program import make_program
 
 
 def combinations(*argv):
     lists, _ = flags.parse(["main.py", *argv], "purpose")
-    return lists, flags.settings(lists)[0]
+    return lists, combine(lists)[0]
 
 
 @pytest.mark.parametrize(

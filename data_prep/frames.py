@@ -1,0 +1,83 @@
+"""Clicks in a DataFrame, stored as a file: from there on they are like any other file's."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_prep import atomic
+from data_prep.columns import find_columns
+from data_prep.settings import UserError
+from data_prep.sources import Layout, user_folder
+
+AS_ARRAYS = "iufbM"  # kinds of NumPy types whose columns are taken over without Python objects
+
+
+def is_frame(data: Any) -> bool:
+    """Return whether this is a DataFrame, of polars or with the interface of pandas."""
+    return isinstance(data, pl.DataFrame | pl.LazyFrame) or (
+        hasattr(data, "columns") and hasattr(data, "iloc")
+    )
+
+
+def store(
+    data: Any,
+    cache_dir: str | Path = "",
+    user_col: str = "",
+    item_col: str = "",
+    time_col: str = "",
+) -> Path:
+    """Write the user, item and time columns of a DataFrame as Parquet, and return the file.
+
+    It is named by its content, so that the same clicks are prepared once. data: a polars DataFrame
+    or LazyFrame, or a pandas DataFrame, whose index is ignored. cache_dir: as `prepare` takes it.
+    Raises UserError if a column is not found or cannot be stored.
+    """
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect()
+    layout = Layout(kind="parquet", user=user_col, item=item_col, time=time_col)
+    names = [str(name) for name in data.columns]
+    chosen = find_columns(layout, names, "the DataFrame")
+    if isinstance(data, pl.DataFrame):
+        table = data.select(chosen)
+    else:
+        table = pl.DataFrame([_series(name, data.iloc[:, names.index(name)]) for name in chosen])
+    content = io.BytesIO()
+    try:
+        table.write_parquet(content)
+    except pl.exceptions.PolarsError as error:
+        types = ", ".join(f"{name} {kind}" for name, kind in table.schema.items())
+        raise UserError(
+            f"the DataFrame: its columns have types that cannot be stored ({types}); "
+            "expected numbers, texts, or dates for the time"
+        ) from error
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()[:12]
+    cache = user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
+    path = cache / "frames" / f"frame-{digest}.parquet"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.file(path) as file:
+                file.write(content.getbuffer())
+        except OSError as error:
+            raise UserError(
+                f"cache_dir: {path} cannot be written ({error.strerror}); name another cache_dir"
+            ) from error
+    return path
+
+
+def _series(name: str, column: Any) -> pl.Series:
+    """Return a column of a pandas DataFrame."""
+    values = column.to_numpy()
+    if isinstance(values, np.ndarray) and values.dtype.kind in AS_ARRAYS:
+        return pl.Series(name, values)
+    try:
+        return pl.Series(name, column.tolist())
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            f"the DataFrame: column {name!r} holds values of several types ({error}); "
+            "convert it to one type"
+        ) from error

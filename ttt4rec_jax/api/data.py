@@ -1,0 +1,113 @@
+"""Prepared data in Python: `prepare` and what it returns."""
+
+import dataclasses
+import functools
+import html
+import time
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from data_prep import frames
+from data_prep.prepare import prepare as prepare_folder
+from data_prep.settings import DataConfig, UserError, nearest
+from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.runs import items as catalogue
+
+Source: TypeAlias = Any  # a name, a path, or a DataFrame of polars or pandas
+
+
+class Data:
+    """A prepared data set.
+
+    config: the settings that it was prepared with. folder: where it is stored, so that preparing
+    the same data again takes no time. seconds: how long preparation took.
+    """
+
+    def __init__(self, config: DataConfig, folder: Path, seconds: float = 0.0) -> None:
+        self.config = config
+        self.folder = folder
+        self.seconds = seconds
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The prepared arrays; items are the numbers 1..V, which `items` translates to ids."""
+        return load_dataset(self.folder)
+
+    @property
+    def num_users(self) -> int:
+        """The number of users."""
+        return self.dataset.manifest["counts"]["users"]
+
+    @property
+    def num_items(self) -> int:
+        """The number of items, V."""
+        return self.dataset.num_items
+
+    @property
+    def num_interactions(self) -> int:
+        """The number of clicks."""
+        return self.dataset.manifest["counts"]["interactions"]
+
+    @functools.cached_property
+    def items(self) -> pl.DataFrame:
+        """A row for each item: its number, its id in your data, its title, its training clicks."""
+        of_folder = catalogue.from_prepared(self.folder, self.dataset)
+        titles = {} if of_folder.titles is None else {"title": of_folder.titles}
+        numbers = range(1, len(of_folder) + 1)
+        return pl.DataFrame(
+            {"item": numbers, "id": of_folder.ids, **titles, "clicks": of_folder.clicks}
+        )
+
+    def __repr__(self) -> str:
+        """Return the data set's name and size in one line."""
+        manifest = self.dataset.manifest
+        return (
+            f"Data({manifest['name']}: {self.num_users:,} users, {self.num_items:,} items, "
+            f"{self.num_interactions:,} interactions, sha256 {manifest['sha256'][:16]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return f"<code>{html.escape(repr(self))}</code>"
+
+
+def prepare(
+    dataset: Source, *, data_dir: str | Path = "", cache_dir: str | Path = "", **options: Any
+) -> Data:
+    """Prepare a data set: filter, number the ids, order, split, and draw evaluation sets.
+
+    Args:
+        dataset: The name of a built-in data set ("ml1m", "ml100k", "beauty", "electronics",
+            "synthetic"), the path of a file, or a DataFrame of polars or pandas with a row for each
+            click and columns of user, item and time.
+        data_dir: Where the archives of built-in data sets are, or are downloaded to; by default
+            $TTT4REC_DATA_DIR or a folder in the user's cache.
+        cache_dir: Where prepared data are kept; by default $TTT4REC_CACHE_DIR or a folder in the
+            user's cache.
+        options: The flags of the command line's section on data, such as user_core, split,
+            eval_negatives, user_col.
+
+    Raises UserError if the data or an option is wrong.
+    """
+    started = time.perf_counter()
+    known = {field.name for field in dataclasses.fields(DataConfig)} - {"dataset"}
+    for name in options:
+        if name not in known:
+            raise UserError(f"{name}: prepare has no such option{nearest(name, known)}")
+    if frames.is_frame(dataset):
+        columns = {name: options.get(name, "") for name in ("user_col", "item_col", "time_col")}
+        dataset = frames.store(dataset, cache_dir, **columns)
+    elif not isinstance(dataset, str | Path):
+        raise UserError(
+            f"dataset: {type(dataset).__name__}, expected a name, a path or a DataFrame"
+        )
+    config = DataConfig(dataset=str(dataset), **options)
+    folder = prepare_folder(config, data_dir, cache_dir)
+    return Data(config, folder, time.perf_counter() - started)
+
+
+def as_data(data: Data | Source) -> Data:
+    """Return prepared data; a name, a path or a DataFrame is prepared with default options."""
+    return data if isinstance(data, Data) else prepare(data)
