@@ -13,9 +13,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for path in sorted((root / RESULTS).iterdir()):
         files.append(
-            File(
-                f"{RESULTS}/{path.name}", str(root), config.site_dir, config.use_directory_urls
-            )
+            File(f"{RESULTS}/{path.name}", str(root), config.site_dir, config.use_directory_urls)
         )
     return files
 
