@@ -29,9 +29,11 @@ def flags_of(command: str) -> set[str]:
 
 
 def flags_of_script(path: str | Path) -> set[str]:
-    """Return the names in quotes in a script's source, among which its flags are."""
-    source = (ROOT / path).read_text(encoding="utf-8")
-    return {"help"} | set(re.findall(r"[\"'](?:--)?([\w-]+)[\"']", source))
+    """Return the flags that a script declares as fields, or that it shares with its neighbours."""
+    shared = (ROOT / path).with_name("command_line.py")
+    files = [ROOT / path, *([shared] if shared.exists() else [])]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return {"help"} | set(re.findall(r"^ +(\w+): \w+ = option\(", source, re.M))
 
 
 def command_lines(text: str) -> list[list[str]]:
