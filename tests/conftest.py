@@ -6,7 +6,8 @@ import os
 import jax
 import numpy as np
 import pytest
-from helpers import NUM_TOY_ITEMS, QUICK_TO_COMPILE, SMALL, make_dataset, run_main
+from helpers import QUICK_TO_COMPILE, QUICK_XLA, SMALL, make_dataset, run_main
+from jax._src import compiler
 
 from ttt4rec_jax.data.dataset import Dataset
 
@@ -38,12 +39,28 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def compile_quickly(get_options):
+    """Return JAX's function of XLA's options with QUICK_XLA added where XLA optimizes little.
+
+    XLA_FLAGS would say the same for the whole process, and for tests marked `optimized` too.
+    """
+
+    @functools.wraps(get_options)
+    def with_quick_xla(*args, env_options_overrides=None, **options):
+        quick = QUICK_XLA if jax.config.read("jax_disable_most_optimizations") else {}
+        overrides = quick | dict(env_options_overrides or {})
+        return get_options(*args, env_options_overrides=overrides, **options)
+
+    return with_quick_xla
+
+
 def pytest_configure(config):
     """Spend less on compilation, which is most of what these tests cost.
 
     Compiled programs are kept between tests and runs, and XLA optimizes little, except in tests
     marked `optimized`.
     """
+    compiler.get_compile_options = compile_quickly(compiler.get_compile_options)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax_programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_disable_most_optimizations", True)
@@ -125,9 +142,3 @@ def recommender_of(random_dataset):
         return make_recommender(config, random_dataset, titles)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def small() -> Dataset:
-    """A data set of as many items as the tests of optimizers count on."""
-    return make_dataset([[1, 2, 3, 4], [5, 6, 7, 8, 9]], NUM_TOY_ITEMS, num_negatives=2)

@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +70,25 @@ def make_dataset(
 
 
 def small_config(model=None, **train):
+    """A configuration that compiles quickly: one length of histories, unless it says otherwise."""
     sizes = {"dim": 8, "max_len": 4}
     if "model" not in (model or {}):
         sizes |= {"mini_batch_size": 2, "initializer_range": 0.3}
     return Config(
         model=ModelConfig(**sizes | (model or {})),
-        train=TrainConfig(**{"batch_size": 64, "learning_rate": 0.01, "epochs": 2} | train),
+        train=TrainConfig(
+            **{"batch_size": 64, "learning_rate": 0.01, "epochs": 2, "length_buckets": 1} | train
+        ),
+    )
+
+
+def config_of(model: str, sizes: dict, **train) -> Config:
+    """A configuration of any trained model, with dropout and a few negatives."""
+    own = {"iclrec": {"num_intents": 3}, "ttt4rec": {"mini_batch_size": 2}}.get(model, {})
+    shared = {"num_negatives": 3, "learning_rate": 0.01, "epochs": 2}
+    return Config(
+        model=ModelConfig(model=model, dropout=0.2, **sizes, **own),
+        train=TrainConfig(**shared | train),
     )
 
 
@@ -88,7 +103,7 @@ def compiled(configs, dataset, mesh=None) -> Executables:
         train = config.train
         if train.schedule != "cosine":
             train = dataclasses.replace(train, epochs=1, patience=0)
-        return program(dataclasses.replace(config, train=train)), config.record
+        return program(dataclasses.replace(config, train=train)), config.record.ttt_stats
 
     seeds = len({config.train.seed for config in configs})
     key = (*map(shared, configs), seeds == 1, id(dataset), mesh and (mesh.data, mesh.model))
@@ -183,7 +198,8 @@ def toy_step(tx):
     return step
 
 
-def steps_of(dataset, model, **train):
+@functools.cache
+def steps_of(model: str, **train):
     """The training step, dense and with --sparse_embeddings, and the first state."""
     shape = (
         {"dim": 8, "max_len": 4, "mini_batch_size": 2}
@@ -192,14 +208,14 @@ def steps_of(dataset, model, **train):
     )
     config = ModelConfig(model=model, **shape)
     graphdef, params = models.split(
-        config, dataset.num_items, np.zeros(1, np.uint32), *np.full((2, 1), 0.3, np.float32)
+        config, NUM_TOY_ITEMS, np.zeros(1, np.uint32), *np.full((2, 1), 0.3, np.float32)
     )
     params = jax.tree.map(lambda x: x[0], params)
     found = []
     for sparse in (False, True):
         settings = Config(model=config, train=TrainConfig(sparse_embeddings=sparse, **train))
         tx = optimizer(settings.train)
-        found.append(jax.jit(make_train_step(graphdef, tx, settings, dataset.num_items)))
+        found.append(jax.jit(make_train_step(graphdef, tx, settings, NUM_TOY_ITEMS)))
     return *found, state_of(tx, params)._replace(learning_rate=jnp.asarray(0.01))
 
 
@@ -361,10 +377,16 @@ def make_finished_run(path, model="ttt4rec", seed=0, shift=2.0, users=300, chang
 
 
 SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
-# For runs whose speed and bits are not compared with those of other processes: XLA compiles a third
-# faster.
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # for bits, speed and real data
+# Compile a program in a quarter of the time: LLVM code for fusions is emitted directly, instead of
+# through MLIR, and by one thread, since each core runs tests of its own.
+QUICK_XLA = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+# The environment of processes whose speed and bits are not compared with those of others ...
+QUICK_TO_COMPILE = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": " ".join(f"--{name}={value}".lower() for name, value in QUICK_XLA.items()),
+}
+# ... and of those that are about bits, speed or real data.
+OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def run_main(environment, *flags, cwd, **options):

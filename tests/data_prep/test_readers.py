@@ -18,8 +18,8 @@ from data_prep import readers, sources
         ("x.tsv", as_lines("\t", ("session_id", "product_id", "created_at"))),
         ("x.inter", as_lines("\t", ("user_id:token", "item_id:token", "timestamp:float"))),
         ("x.jsonl", as_json(keys=("reviewerID", "asin", "unixReviewTime"))),
-        ("x.csv.gz", gzip.compress(as_lines(",", ("uid", "movieId", "ts")).encode())),
-        ("x.json.gz", gzip.compress(as_json().encode())),
+        ("x.csv.gz", gzip.compress(as_lines(",", ("uid", "movieId", "ts")).encode(), mtime=0)),
+        ("x.json.gz", gzip.compress(as_json().encode(), mtime=0)),
         ("odd[1]*.csv", as_lines(",", ("user", "item", "time"))),  # no pattern
         ("odd[1]*.jsonl", as_json()),
         ("x.csv", "\ufeff" + as_lines(",", ("user", "item", "time"))),
@@ -183,17 +183,17 @@ def test_bad_parquet_rows(own):
         ),
         (
             "x.csv.gz",
-            gzip.compress(b"user,item,time\n" + b"u,i,1\n" * 20_000)[:-40],
+            gzip.compress(b"user,item,time\n" + b"u,i,1\n" * 20_000, mtime=0)[:-40],
             "damaged or cut short",
         ),
         (
             "x.json.gz",
-            gzip.compress(as_json(CLICK_ROWS * 9000).encode())[:-9],
+            gzip.compress(as_json(CLICK_ROWS * 9000).encode(), mtime=0)[:-9],
             "damaged or cut short",
         ),
         (
             "x.json.gz",
-            gzip.compress(as_json(CLICK_ROWS * 9000).encode())[:-6] + b"\0" * 6,
+            gzip.compress(as_json(CLICK_ROWS * 9000).encode(), mtime=0)[:-6] + b"\0" * 6,
             "damaged or cut short",
         ),
     ],

@@ -132,7 +132,7 @@ def test_learns_an_order_that_popularity_cannot(ndcg_of, name):
         model=settings(name, dim=16, **({"num_blocks": 1} if has_blocks else {})),
         train=TrainConfig(
             learning_rate=0.01,
-            epochs=40,
+            epochs=25,
             batch_size=16 if name == "bert4rec" else 64,
             length_buckets=1,  # one program; other tests cover several lengths
         ),

@@ -5,11 +5,11 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import compiled, fit_run
+from helpers import compiled, config_of, fit_run
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli import flags
-from ttt4rec_jax.config import MODELS, Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config import MODELS, Config, ModelConfig
 from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 
@@ -32,27 +32,9 @@ OF_MODEL = {
 
 
 def config(model, **settings):
-    sizes = {
-        "dim": 12,
-        "max_len": 4,
-        "dropout": 0.2,
-    }  # no multiple of the width is a number of items
-    options = (
-        {"num_intents": 3}
-        if model == "iclrec"
-        else {"mini_batch_size": 2}
-        if model == "ttt4rec"
-        else {}
-    )
+    sizes = {"dim": 12, "max_len": 4}  # no multiple of the width is a number of items
     # 14 rows do not divide by four: the rest is filled up
-    settings = {
-        "batch_size": 14,
-        "num_negatives": 3,
-        "learning_rate": 0.01,
-        "epochs": 2,
-        "length_buckets": 1,
-    } | settings
-    return Config(model=ModelConfig(model=model, **sizes, **options), train=TrainConfig(**settings))
+    return config_of(model, sizes, **{"batch_size": 14, "length_buckets": 1} | settings)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import (
+    QUICK_TO_COMPILE,
     ROOT,
     SERVING_CASES,
     D,
@@ -248,7 +249,7 @@ def test_an_export_gives_the_same_numbers_without_this_package(exports, tmp_path
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process, for scores of equal bits
+        **QUICK_TO_COMPILE,  # as in this process, for scores of equal bits
     }
     # -I -S: nothing can be imported from the environment, installed packages or the working
     # directory

@@ -47,7 +47,7 @@ def test_every_position_trains_an_order_that_popularity_cannot_know(cyclic_datas
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": {"dropout": 0.2}},
+        {"model": {"dropout": 0.2}, "length_buckets": 2},
         {
             "loss": "sampled_softmax",
             "num_negatives": 16,
@@ -246,12 +246,16 @@ RATES = [{"model": {"initializer_range": 0.1}}, {"seed": 3}, {"learning_rate": 0
 RANGES = [{"model": {"initializer_range": r}} for r in (0.05, 0.1, 0.2, 0.5)]
 
 
-EVERY = {"targets": "every", "batch_size": 8, "length_buckets": 1}
+EVERY = {"targets": "every", "batch_size": 8}
 
 
 @pytest.mark.parametrize(
     "backend, variants, devices, settings",
-    [("cpu", RATES, 1, {}), ("gpu", RATES, 1, {}), ("cpu", RANGES, 2, EVERY)],
+    [
+        ("cpu", RATES, 1, {"length_buckets": 2}),
+        ("gpu", RATES, 1, {}),
+        ("cpu", RANGES, 2, EVERY),
+    ],
     ids=["mixed, in turn", "mixed, side by side", "ranges, in turn"],
 )
 def test_stacked_runs_yield_what_each_yields_alone(

@@ -4,18 +4,14 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from helpers import fit_run, fit_runs
+from helpers import SMALL, config_of, fit_run, fit_runs, run_main
 
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
-from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.data.examples import training_examples
@@ -26,7 +22,6 @@ from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.interrupt import Interrupted
 from ttt4rec_jax.training.program import make_program
 
-MAIN = Path(__file__).parents[2] / "experiments" / "main.py"
 KINDS = {
     "last": (
         "ttt4rec",
@@ -46,28 +41,13 @@ KINDS = {
 
 def config(kind="last", **settings):
     model, own = KINDS[kind]
-    options = (
-        {"num_intents": 3}
-        if model == "iclrec"
-        else {"mini_batch_size": 2}
-        if model == "ttt4rec"
-        else {}
-    )
-    shared = {
-        "batch_size": 13,
-        "num_negatives": 3,
-        "learning_rate": 0.01,
-        "epochs": 2,
-        "length_buckets": 2,
-    }
-    return Config(
-        model=ModelConfig(model=model, dim=8, max_len=6, dropout=0.2, **options),
-        train=TrainConfig(**shared | own | settings),
-    )
+    settings = {"batch_size": 13, "length_buckets": 2} | own | settings
+    return config_of(model, {"dim": 8, "max_len": 6}, **settings)
 
 
-def on_host(dataset):
-    return dataclasses.replace(dataset, on_host=True)
+@pytest.fixture(scope="module")
+def host_dataset(random_dataset):
+    return dataclasses.replace(random_dataset, on_host=True)
 
 
 def assert_same(got, expected):
@@ -81,18 +61,18 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize("kind", ["every", "sampled"])
-def test_a_run_is_that_of_data_on_the_device(kind, random_dataset, tmp_path):
+def test_a_run_is_that_of_data_on_the_device(kind, random_dataset, host_dataset, tmp_path):
     expected = fit_run(config(kind), random_dataset, tmp_path / "device")
-    got = fit_run(config(kind), on_host(random_dataset), tmp_path / "host")
+    got = fit_run(config(kind), host_dataset, tmp_path / "host")
     assert_same(got, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_those_of_the_device_bit_for_bit(kind, random_dataset):
+def test_batches_are_those_of_the_device_bit_for_bit(kind, random_dataset, host_dataset):
     # the step that takes a batch is the same function for both, so equal batches are equal runs
     asked = config(kind)
     there = make_program([asked], random_dataset)
-    here = make_program([asked], on_host(random_dataset))
+    here = make_program([asked], host_dataset)
     buckets = there.training.buckets
     num_items = random_dataset.num_items
     host_steps = host_data.HostSteps(
@@ -145,12 +125,12 @@ def test_a_part_of_a_batch_is_made_of_its_own_users_clicks_alone(kind, random_da
         )
 
 
-def test_ranks_are_those_of_one_dispatch(random_dataset, monkeypatch):
+def test_ranks_are_those_of_one_dispatch(random_dataset, host_dataset, monkeypatch):
     monkeypatch.setattr(ranking, "TILE", 4)  # so that there are many batches and several dispatches
     monkeypatch.setattr(evaluator, "BATCHES_PER_DISPATCH", 3)
     asked = config("every")
     on_device = compile_runs([asked], random_dataset)
-    other = compile_runs([asked], on_host(random_dataset))
+    other = compile_runs([asked], host_dataset)
     assert len(list(other.evaluate._dispatches("test"))) > 2
     params_R = on_device.program.params_R
     for name in ("validation", "test"):
@@ -167,22 +147,24 @@ STACKED = {
 
 
 @pytest.mark.parametrize("runs", STACKED)
-def test_stacked_runs_take_data_from_the_host(runs, random_dataset, tmp_path):
+def test_stacked_runs_take_data_from_the_host(runs, random_dataset, host_dataset, tmp_path):
     variants = [config("every", seed=seed, learning_rate=rate) for seed, rate in STACKED[runs]]
-    stacked = fit_runs(variants, on_host(random_dataset), tmp_path / "stacked")
+    stacked = fit_runs(variants, host_dataset, tmp_path / "stacked")
     for r, (variant, got) in enumerate(zip(variants, stacked, strict=True)):
         assert_same(got, fit_run(variant, random_dataset, tmp_path / f"alone{r}"))
 
 
-def test_a_mesh_takes_data_from_the_host(random_dataset, tmp_path):
-    asked = config("sampled")
+def test_a_mesh_takes_data_from_the_host(random_dataset, host_dataset, tmp_path):
+    asked = config("sampled", length_buckets=1)
     mesh = DeviceMesh(4, 2)
     expected = fit_run(asked, random_dataset, tmp_path / "device", mesh=mesh)
-    got = fit_run(asked, on_host(random_dataset), tmp_path / "host", mesh=mesh)
+    got = fit_run(asked, host_dataset, tmp_path / "host", mesh=mesh)
     assert_same(got, expected)
 
 
-def test_a_run_is_resumed_where_its_data_are_elsewhere(random_dataset, tmp_path, monkeypatch):
+def test_a_run_is_resumed_where_its_data_are_elsewhere(
+    random_dataset, host_dataset, tmp_path, monkeypatch
+):
     asked = config("every", epochs=3)
     expected = fit_run(asked, random_dataset, tmp_path / "whole")
     monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", 0.0)
@@ -195,7 +177,7 @@ def test_a_run_is_resumed_where_its_data_are_elsewhere(random_dataset, tmp_path,
     with pytest.raises(Interrupted, match=r"epoch 2 after step [1-9]"):
         fit_run(
             asked,
-            on_host(random_dataset),
+            host_dataset,
             tmp_path / "run",
             on_dispatch=stop_in_the_second_epoch,
         )
@@ -236,22 +218,15 @@ def test_auto_keeps_on_the_host_what_would_fill_the_device(tmp_path, monkeypatch
     ]
 
 
-def test_the_command_line_gives_the_same_result(environment, tmp_path):
-    flags = ["--dataset=synthetic", "--model=sasrec", "--targets=every", "--epochs=2", "--dim=8"]
-    for placement in ("device", "host"):
-        command = [
-            sys.executable,
-            str(MAIN),
-            *flags,
-            f"--run_dir={tmp_path / placement}",
-            f"--data_placement={placement}",
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert ("data on the host" in done.stdout) == (placement == "host")
+def test_the_command_line_gives_the_same_result(environment, synthetic_run, tmp_path):
+    cwd, on_device = synthetic_run
+    flags = ["--dataset=synthetic", f"--run_dir={tmp_path / 'host'}", *SMALL]
+    done = run_main(environment, *flags, "--data_placement=host", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "data on the host" in done.stdout and "data on the host" not in on_device.stdout
     results = [
-        json.loads((tmp_path / placement / "result.json").read_text())
-        for placement in ("device", "host")
+        json.loads((folder / "result.json").read_text())
+        for folder in (cwd / "run", tmp_path / "host")
     ]
     for protocol in ("sampled", "full"):
         a, b = (result["test"][protocol]["ndcg@10"] for result in results)

@@ -53,11 +53,9 @@ def test_sparse_rows_are_lazy_adam(decay):
 
 # sampled_softmax gives the tower's bias a gradient of rounding errors alone, which Adam blows up: a
 # model without a tower
-@pytest.mark.parametrize(
-    "model, loss", [("ttt4rec", "bce"), ("ttt4rec", "gbce"), ("sasrec", "sampled_softmax")]
-)
-def test_batches_that_hold_every_item_train_as_dense_adam_does(small, model, loss):
-    dense, sparse, first = steps_of(small, model, loss=loss, weight_decay=DECAY)
+@pytest.mark.parametrize("model, loss", [("ttt4rec", "bce"), ("sasrec", "sampled_softmax")])
+def test_batches_that_hold_every_item_train_as_dense_adam_does(model, loss):
+    dense, sparse, first = steps_of(model, loss=loss, weight_decay=DECAY)
     rng = np.random.default_rng(1)
     expected = first
     got = first
@@ -76,14 +74,14 @@ def test_batches_that_hold_every_item_train_as_dense_adam_does(small, model, los
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5), got, expected)
 
 
-def test_rows_outside_the_batch_keep_value_and_moments_to_the_bit(small):
+def test_rows_outside_the_batch_keep_value_and_moments_to_the_bit():
     # Given moments that are not zero, so that dense Adam would move every row
-    dense, sparse, state = steps_of(small, "ttt4rec", weight_decay=DECAY)
+    dense, sparse, state = steps_of("ttt4rec", loss="bce", weight_decay=DECAY)
     rng = np.random.default_rng(2)
     state, _ = dense(state, random_batch(rng, 40, np.arange(1, NUM_TOY_ITEMS + 1)), None)
     before = jax.tree.map(np.asarray, state)
     # When a step holds items 2 and 5 alone
-    after, _ = sparse(state, random_batch(rng, 8, [2, 5]), None)
+    after, _ = sparse(state, random_batch(rng, 40, [2, 5]), None)
     moments = [
         (s.opt_state[0].mu["embedding"], s.opt_state[0].nu["embedding"]) for s in (before, after)
     ]
@@ -94,7 +92,7 @@ def test_rows_outside_the_batch_keep_value_and_moments_to_the_bit(small):
         others = [i for i in range(1, NUM_TOY_ITEMS + 1) if i not in (2, 5)]
         np.testing.assert_array_equal(np.asarray(now)[others], was[others])
         assert (np.asarray(now)[[2, 5]] != was[[2, 5]]).any(1).all()
-    moved, _ = dense(state, random_batch(rng, 8, [2, 5]), None)
+    moved, _ = dense(state, random_batch(rng, 40, [2, 5]), None)
     assert (
         (np.asarray(moved.params["embedding"])[1:] != before.params["embedding"][1:]).any(1).all()
     )

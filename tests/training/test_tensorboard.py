@@ -89,9 +89,9 @@ def test_finished_runs_get_their_events_when_asked_for_them_later(random_dataset
     folder, outcomes = resumed
     for r in range(2):
         shutil.rmtree(folder / str(r) / "tensorboard")
-    fit_both(random_dataset, folder, RecordConfig(), 3)
+    fit_both(random_dataset, folder, dataclasses.replace(RECORD, tensorboard=False), 3)
     assert not (folder / "0" / "tensorboard").exists()
-    fit_both(random_dataset, folder, RecordConfig(tensorboard=True), 3)
+    fit_both(random_dataset, folder, RECORD, 3)
     for r, outcome in enumerate(outcomes):
         found = read(folder / str(r) / "tensorboard")
         assert found["train/loss"] == expected(outcome.history, lambda line: line["loss"])

@@ -117,11 +117,15 @@ def assert_equals_definition(shape, valid, filled, seed, tolerance):
     assert_close(fast, compiled(None, not carries)(case, valid, filled), tolerance)
 
 
-@pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-9), (False, 1e-4)])
 @pytest.mark.parametrize(("shape", "valid", "filled"), CASES)
-def test_equals_definition(shape, valid, filled, x64, tolerance):
-    with jax.enable_x64(x64):
-        assert_equals_definition(shape, valid, filled, 1, tolerance)
+def test_equals_definition(shape, valid, filled):
+    with jax.enable_x64(True):
+        assert_equals_definition(shape, valid, filled, 1, 1e-9)
+
+
+@pytest.mark.parametrize(("shape", "valid", "filled"), [CASES[2], CASES[5]])
+def test_equals_definition_in_float32(shape, valid, filled):
+    assert_equals_definition(shape, valid, filled, 1, 1e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -139,7 +143,7 @@ def layer(impl: str, size: int, chunk: int = 0):
     return TttLayer(config, nnx.Rngs(0), Ranges(w0_range=0.3))
 
 
-@pytest.mark.parametrize("size", [1, 3, 9])
+@pytest.mark.parametrize("size", [1, 9])  # test_layer.py has a size between
 def test_last_position_is_that_of_the_full_read_out(size):
     with jax.enable_x64(True):
         x_BxLxD = jax.random.normal(jax.random.key(0), (4, 9, 8))

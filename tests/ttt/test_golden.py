@@ -68,7 +68,8 @@ def test_output_and_gradients(path, impl):
             y = layer(x, lengths)
             return (y * cotangent).sum(), y
 
-        (_, y), (grads, grad_x) = nnx.value_and_grad(run, argnums=(0, 1), has_aux=True)(layer, x)
+        gradient = nnx.jit(nnx.value_and_grad(run, argnums=(0, 1), has_aux=True))
+        (_, y), (grads, grad_x) = gradient(layer, x)
         np.testing.assert_allclose(y, file["y"], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(grad_x, file["grad.x"], rtol=1e-5, atol=1e-7, err_msg="grad.x")
         nnx.update(layer, grads)  # the same slots now hold the gradients

@@ -1,6 +1,7 @@
 """The core's definition equals hand-written gradient descent, and its fast twins equal it."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,8 @@ def by_hand(learner, norm, slot_scale_b, weights, tokens):
 
     Returns: (outputs [L, F], the weights that the last token reads).
     """
+    gradient_of = jax.jit(jax.grad(partial(inner_loss, learner)))
+    output_of = jax.jit(partial(read_out, learner))
     outputs = []
     start = weights
     seen = weights
@@ -63,19 +66,22 @@ def by_hand(learner, norm, slot_scale_b, weights, tokens):
         if slot == 0 and t:
             start = seen
             gradients = []
-        gradient = jax.grad(
-            lambda w, t=t: inner_loss(learner, w, norm, tokens.key[t], tokens.value[t])
-        )(start)
+        gradient = gradient_of(start, norm, tokens.key[t], tokens.value[t])
         gradients.append(jax.tree.map(lambda g, t=t: tokens.rate[t] * g, gradient))
         total = jax.tree.map(lambda *g: sum(g), *gradients)
         seen = jax.tree.map(lambda w, g, s=slot: w - slot_scale_b[s] * g, start, total)
-        outputs.append(read_out(learner, seen, norm, tokens.query[t]))
+        outputs.append(output_of(seen, norm, tokens.query[t]))
     return jnp.stack(outputs), seen
 
 
 def both_cores(inner):
     learner = INNER_LEARNERS[inner]
     return {"scan": lambda *args: ttt_scan(learner, *args), "dual": ttt_dual}
+
+
+@functools.cache
+def compiled(name, inner, aligned):
+    return jax.jit(lambda *args: both_cores(inner)[name](*args, aligned))
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
@@ -85,8 +91,8 @@ def test_is_mini_batch_gradient_descent_written_out_by_hand(inner, mini_batch_si
     # mini-batch
     learner, norm, scale, weights, tokens = problem(7, mini_batch_size, inner)
     expected, _ = by_hand(learner, norm, scale, weights, tokens)
-    for name, core in both_cores(inner).items():
-        outputs, _ = core(norm, scale, initial_state(weights), tokens, True)
+    for name in both_cores(inner):
+        outputs, _ = compiled(name, inner, True)(norm, scale, initial_state(weights), tokens)
         np.testing.assert_allclose(outputs, expected, rtol=1e-10, err_msg=name)
 
 
@@ -132,9 +138,9 @@ def objective(name, inner, aligned):
     return jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True))
 
 
-@pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=4, deadline=None)
-@given(st.sampled_from(SHAPES), st.integers(0, 9), st.integers(0, 2**16))
+@pytest.mark.parametrize("inner, shape", [*(("linear", s) for s in SHAPES), ("mlp", SHAPES[1])])
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 9), st.integers(0, 2**16))
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape, valid, seed):
     length, mini_batch_size = shape
     _, norm, scale, weights, tokens = problem(
@@ -162,18 +168,14 @@ def test_an_output_depends_on_no_later_token(name, mini_batch_size):
             0
         ].sum(-1)
 
-    for jacobian in jax.jacrev(outputs)(tokens[:4]):  # [7, 7, ...]: d output_i / d token_j
+    jacobians = jax.jit(jax.jacrev(outputs))(tokens[:4])
+    for jacobian in jacobians:  # [7, 7, ...]: d output_i / d token_j
         influence = np.abs(np.asarray(jacobian)).reshape(7, 7, -1).sum(-1)
         assert not np.triu(influence, 1).any()
-    keys_influence = np.abs(np.asarray(jax.jacrev(outputs)(tokens[:4])[1])).sum(-1)
+    keys_influence = np.abs(np.asarray(jacobians[1])).sum(-1)
     assert (np.tril(keys_influence) > 0).sum() == 28, (
         "each output depends on every key up to its own"
     )
-
-
-@functools.cache
-def compiled(name, inner, aligned):
-    return jax.jit(lambda *args: both_cores(inner)[name](*args, aligned))
 
 
 PIECES = [  # mini_batch_size and the lengths of pieces of a sequence
@@ -210,7 +212,7 @@ def test_one_token_at_a_time_gives_what_the_whole_gives(inner, mini_batch_size):
     learner, norm, scale, weights, tokens = problem(9, mini_batch_size, inner)
     expected, last = compiled("scan", inner, True)(norm, scale, initial_state(weights), tokens)
     state = initial_state(weights)
-    step = jax.jit(functools.partial(ttt_step, learner))
+    step = jax.jit(partial(ttt_step, learner))
     for t in range(9):
         token = tokens.query[t], tokens.key[t], tokens.value[t], tokens.rate[t]
         state, output = step(norm, scale, state, *token)
