@@ -132,7 +132,7 @@ MISTAKES = {
     "--model=din --score=cosine": "--score: an option of",
     "--batch_tokens=1024": "--targets=last takes --batch_size",
     "--model=bert4rec --sparse_embeddings": "--sparse_embeddings",
-    "--preset=best --model=din": "--preset=best: there is none for --model=din on --dataset=ml1m",
+    "--preset=best --model=din": "--preset=best: has no values for --model=din on --dataset=ml1m",
     "--model=sasrec --backbone=mamba": "--backbone: an option of --model=ttt4rec",
 }
 
