@@ -1,9 +1,9 @@
-"""Measures a training epoch after compilation, in the settings in which peers are measured.
+"""Measure a training epoch after compilation, in settings in which other libraries are measured.
 
     python experiments/benchmarks/epoch.py --data_dir=DIR \
         [--cases=beauty-sasrec,ml1m-paper] [--json=FILE]
 
-The cases of one data set take turns, so that a drift of the machine's speed affects all of them.
+The cases of one data set take turns, so that a change of the machine's speed affects all of them.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data_dir", default="")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""Measures wall time and peak memory of data preparation, from raw archive to prepared folder.
+"""Measure wall time and peak memory of data preparation, from raw archive to prepared folder.
 
     python experiments/benchmarks/preparation.py --data_dir ../shared/data \
         --electronics --csv_rows 20000000 --json prepare.json
 
-Each run is a process of its own with an empty cache folder, so that imports, parsing, filters,
-negatives and the syncing of files all count; the raw file is probably in the page cache. The
-generated sets have the size of real ones: Electronics with review texts (its k-core removes next to
-nothing), and a CSV file of ratings like MovieLens-20M's.
+Each run is a separate process with an empty cache folder, so that imports, parsing, filters,
+negatives and the syncing of files are all included; the raw file is probably in the page cache. The
+generated data sets have the size of real ones: Electronics with review texts (its k-core removes
+almost nothing), and a CSV file of ratings like that of MovieLens-20M.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write the results to")
-    # in a process of its own: a child's peak memory starts at its parent's
+    # in a separate process, since a child process inherits its parent's peak memory
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.generate:
@@ -180,7 +180,7 @@ def main() -> None:
 
 
 def generate(path: Path, *arguments: str) -> None:
-    """Write a generated file in a process of its own."""
+    """Generate a file in a separate process."""
     subprocess.run(
         [sys.executable, __file__, "--generate", str(path), *arguments], cwd=ROOT, check=True
     )

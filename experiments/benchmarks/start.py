@@ -1,10 +1,10 @@
-"""Measures wall time from the shell to main.py's first training step.
+"""Measure the wall time from the shell to main.py's first training step.
 
     python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR \
         [--repeats=3] [--json=FILE] [-- more flags of main.py]
 
 The compilation cache is empty in one half of the starts and filled in the other. The data are
-prepared once before. Each start is a process of its own, which ends after its first dispatch of
+prepared once before. Each start is a separate process, which ends after its first dispatch of
 steps.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
-    parser.add_argument("flags", nargs="*", help="of main.py, after --")
+    parser.add_argument("flags", nargs="*", help="more flags of main.py, after --")
     args = parser.parse_args()
     before = machine()
     flags = [f"--dataset={args.dataset}", f"--data_dir={args.data_dir}", *args.flags]

@@ -193,7 +193,7 @@ def test_a_mistake_half_way_leaves_no_file(recommend, popularity, tmp_path, monk
     lines.append('{"user": "last", "items": [1, 99]}')
     flags = [f"--run={popularity / 'run'}", "--histories=-", "--output=top.csv"]
     done = recommend(*flags, cwd=tmp_path, input="\n".join(lines))
-    expected = "error: histories: 1 items that the run's data does not have: 99"
+    expected = "error: histories: 1 ids are not in the run's data: 99"
     assert done.code == 2 and expected in done.stderr.splitlines()[-1]
     assert (tmp_path / "top.csv").read_text() == "previous" and len(list(tmp_path.iterdir())) == 1
     done = recommend(*flags, "--unknown=skip", "--k=40", cwd=tmp_path, input="\n".join(lines))

@@ -97,7 +97,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
         ("--seeds=0", "--seeds: 0"),
         ("--jobs=0", "--jobs: 0"),
         ("--tabel1", "--tabel1"),
-        ("--report_only --output=nowhere", "--report_only: nowhere is not there"),
+        ("--report_only --output=nowhere", "--report_only: nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -122,6 +122,25 @@ def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, 
     assert "cost      0 examples in 0 steps" in run.dry_run(configs, random_dataset, tmp_path)
 
 
+# The table
+
+
+def test_a_table_gives_a_deviation_only_over_several_seeds():
+    def lines(*names):
+        table = [
+            {"combination": name, "seed": 0, "error": "", "validation full/ndcg@10": 0.1699}
+            | {f"test {p}/{m}": 0.5 for p in ("sampled", "full") for m in ("hit@10", "ndcg@10")}
+            for name in names
+        ]
+        return sweep.table(table, "full/ndcg@10").splitlines()
+
+    single = lines("dim=8", "dim=16")
+    assert single[1].endswith("1  0.1699  <- best") and "±" not in "".join(single)
+    several = lines("dim=8,seed=0", "dim=8,seed=1", "dim=16,seed=0")
+    assert several[1].endswith("2  0.1699 ± 0.0000  <- best") and several[2].endswith("1  0.1699")
+    assert "mean ± std over seeds" in several[0] and "mean over 2 seeds" in several[4]
+
+
 # The picture
 
 

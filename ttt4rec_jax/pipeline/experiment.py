@@ -182,7 +182,7 @@ def fit(
     details = f", TTT implementation {impl}" if impl else ""
     log(
         f"model     {program.config.model.model}, {program.num_parameters:,} parameters, "
-        f"{num_examples:,} training examples an epoch{details}\n"
+        f"{num_examples:,} training examples per epoch{details}\n"
         f"          compiled in {executables.seconds:.1f} s"
     )
     names = list(group)
