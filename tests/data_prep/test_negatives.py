@@ -92,7 +92,7 @@ def test_popular_negatives_are_only_items_that_are_trained_on():
     history, _ = history_of([[1], [2]], 6)
     drawn = negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 3, (0, 0))
     assert [sorted(row) for row in drawn.tolist()] == [[2, 3, 4], [1, 3, 4]]
-    with pytest.raises(UserError, match="of 4 items that may be drawn, a user leaves only 3"):
+    with pytest.raises(UserError, match="of 4 items that may be sampled, only 3 are left"):
         negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 4, (0, 0))
 
 

@@ -131,7 +131,7 @@ def test_a_user_of_the_runs_data(recommend, trained):
 def test_interactive_shows_how_the_list_moves(recommend, trained):
     done = recommend("--run=run", "--interactive", "--k=3", cwd=trained, input="5\nnothing\n7\n\n")
     assert done.code == 0, done.stderr
-    assert "ttt4rec" in done.stdout and "each click costs the same" in done.stdout
+    assert "ttt4rec" in done.stdout and "every click takes the same time" in done.stdout
     assert "no clicks yet: popular items" in done.stdout and "after 2 clicks" in done.stdout
     assert "'nothing' is not an id, and 0 titles contain it" in done.stdout
     assert " new " in done.stdout
@@ -197,7 +197,7 @@ def test_a_mistake_half_way_leaves_no_file(recommend, popularity, tmp_path, monk
     assert done.code == 2 and expected in done.stderr.splitlines()[-1]
     assert (tmp_path / "top.csv").read_text() == "previous" and len(list(tmp_path.iterdir())) == 1
     done = recommend(*flags, "--unknown=skip", "--k=40", cwd=tmp_path, input="\n".join(lines))
-    assert done.code == 0 and "note: --k=40, but there are 30 items" in done.stderr
+    assert done.code == 0 and "note: --k=40 exceeds the 30 items" in done.stderr
     assert len((tmp_path / "top.csv").read_text().splitlines()) == 1 + 21 * 29
 
 
@@ -208,7 +208,7 @@ def test_titles_are_searched_and_shown(recommend, popularity):
     assert done.code == 0, done.stderr
     assert "'the first' is not an id, and 2 titles contain it:" in done.stdout
     assert re.search(r"29 +Film 29, the next$", done.stdout, re.MULTILINE)
-    assert "the last 6 clicks are read again after each" in done.stdout
+    assert "every click reads the last 6 clicks again" in done.stdout
     done = recommend("--run=run", "--histories=lists.csv", "--user=ann", "--k=2", cwd=popularity)
     assert done.code == 0 and "user ann: 3 clicks" in done.stdout
     assert "Film 7, the next" in done.stdout

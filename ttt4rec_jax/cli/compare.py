@@ -35,10 +35,10 @@ class CompareFlags:
     )
     json: str = option("", "Also write the comparison to this JSON file.")
     model: str = option(
-        "", "Models of the runs that are your own, as module:Class, separated by commas."
+        "", "Models of your own among the runs, as module:Class, separated by commas."
     )
     inner: str = option(
-        "", "Inner learners of the runs that are your own, as module:name, separated by commas."
+        "", "Inner learners of your own among the runs, as module:name, separated by commas."
     )
 
     def __post_init__(self) -> None:

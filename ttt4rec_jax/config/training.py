@@ -20,8 +20,8 @@ class TrainConfig:
     )
     loss: str = option(
         "bce",
-        "Training loss: binary cross entropy, generalised binary cross entropy (gBCE), or cross "
-        "entropy over all items or over sampled items.",
+        "Training loss. bce: binary cross entropy. gbce: generalised binary cross entropy. "
+        "softmax: cross entropy over all items. sampled_softmax: cross entropy over sampled items.",
         choices=("bce", "gbce", "softmax", "sampled_softmax"),
     )
     num_negatives: int = option(

@@ -12,7 +12,7 @@ PURPOSE = """Reproduce the paper's Table 1, Figure 2 and Figure 3: train the run
 
 {program} --table1 --figure2 --figure3 --datasets=beauty,ml1m --seeds=3
 {program} --quick                     # few epochs with one seed, on Beauty
-{program} --output=runs/reproduction  # resumes: trains the runs that are not finished
+{program} --output=runs/reproduction  # resumes the runs that are not finished
 
 If --output already holds a reproduction, flags that are not given keep its values."""
 MAIN = [sys.executable, "-m", "ttt4rec_jax", "train"]
@@ -41,7 +41,7 @@ class ReproduceFlags(DataFolders):
         False, "Train for few epochs, as a test; every page of the report says so."
     )
     jobs: int = option(
-        1, "Number of runs trained in parallel, each on its own cores.", low=1, high=64
+        1, "Number of processes that train in parallel, each on its own cores.", low=1, high=64
     )
     output: str = option(
         "",

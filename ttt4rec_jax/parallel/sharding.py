@@ -84,7 +84,7 @@ class Mesh(Protocol):
         """Put this process's rows [1 or R, B, ...] of a batch, made on the host, on its devices."""
 
     def map_tiles(self, function: Callable, tile_NxC: Tree) -> Any:
-        """Return function(tile_NxC) of catalogue tiles [N, C, ...], on the devices with the tiles."""
+        """Return function(tile_NxC) of catalogue tiles [N, C, ...], on the tiles' devices."""
 
     def psum_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
         """Return the sums [B] of function(*tiles, *rows, *known) over the catalogue's tiles.
