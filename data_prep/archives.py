@@ -14,16 +14,16 @@ from pathlib import Path
 
 from data_prep.settings import UserError, nearest
 
-MAX_RATIO = 200  # of unpacked to packed bytes; clicks reach 3 to 10
+MAX_RATIO = 200  # of unpacked to packed bytes; files of clicks have 3 to 10
 MAX_BYTES = 64 << 30
-SMALL_BYTES = 64 << 20  # no ratio matters below this size
+SMALL_BYTES = 64 << 20  # below this size, any ratio is allowed
 
 
 _EXPECTED_SIZE = f"expected at most {MAX_RATIO} times as many and at most {MAX_BYTES}"
 
 
 def _is_absurd(size: int, packed: int) -> bool:
-    """Return whether `packed` bytes should not unpack to `size` bytes."""
+    """Return whether `size` bytes are too many to be unpacked from `packed` bytes."""
     return size > MAX_BYTES or (size > SMALL_BYTES and size > MAX_RATIO * packed)
 
 
@@ -41,7 +41,7 @@ def readable(path: Path) -> Iterator[None]:
     ) as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise UserError(
-            f"{path}: damaged or cut short ({reason}); delete it and download or copy it again"
+            f"{path}: damaged or truncated ({reason}); delete it and download or copy it again"
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -55,9 +55,10 @@ def open_text(path: Path) -> io.BufferedIOBase:
 
 
 def count_lines(path: Path) -> int:
-    """Return how many lines a text file has.
+    """Return the number of lines of a text file.
 
-    Raise UserError if a gzip file unpacks to an absurd size, which it states nowhere reliably.
+    Raise UserError if a gzip file unpacks to an absurd size, which its header does not state
+    reliably.
     """
     packed = path.stat().st_size
     size = 0
@@ -70,7 +71,7 @@ def count_lines(path: Path) -> int:
             if is_packed and _is_absurd(size, packed):
                 raise UserError(
                     f"{path}: unpacks to more than {size} bytes from {packed}, {_EXPECTED_SIZE}; "
-                    "it looks like a gzip bomb, unpack it yourself if you trust it"
+                    "it looks like a gzip bomb; unpack it yourself if you trust it"
                 )
             count += part.count(b"\n")
             end = part[-1:]
@@ -120,8 +121,8 @@ def _checked(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipIn
         names = archive.namelist()
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(
-            f"{path}: has no member {member!r}{nearest(member, names)}; it holds "
-            f"{listed or 'nothing'}; use the official archive"
+            f"{path}: has no member {member!r}{nearest(member, names)}; its members are "
+            f"{listed or 'none'}; use the official archive"
         ) from None
     size = info.file_size
     packed = max(info.compress_size, 1)
@@ -130,6 +131,6 @@ def _checked(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipIn
     if _is_absurd(size, packed):
         raise UserError(
             f"{path}: member {member!r} declares {size} bytes from {packed}, {_EXPECTED_SIZE}; it "
-            "looks like a zip bomb, use the official archive"
+            "looks like a zip bomb; use the official archive"
         )
     return info

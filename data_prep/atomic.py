@@ -1,8 +1,8 @@
 """Files and folders that are written whole or not at all, and a lock between processes.
 
-What is written is filled under a temporary name beside its destination, forced to disk, and then
-renamed. A process that is killed leaves the temporary name behind; whoever writes beside it a day
-later removes it.
+A file or folder is written under a temporary name next to its destination, forced to disk, and then
+renamed. A process that is killed leaves the temporary name behind; a process that writes to the
+same folder at least a day later removes it.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from data_prep.files import sync
 if sys.platform != "win32":
     import fcntl
 
-PART = ".part"  # how every temporary name ends
+PART = ".part"  # the suffix of every temporary name
 TEMPORARY = f".*.????????{PART}"  # the temporary names of `temporary_path`
 STALE_S = 24 * 3600
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new temporary name beside `path`."""
+    """Return a new temporary name in the folder of `path`."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{PART}")
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a name is one that a killed process may have left behind."""
+    """Return whether a killed process may have left this file or folder behind."""
     return path.name.endswith(PART)
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove temporary files and folders that are older than a day: their processes are gone."""
+    """Remove temporary files and folders older than a day, whose processes must have ended."""
     for left in folder.glob(TEMPORARY):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > STALE_S:
@@ -50,7 +50,7 @@ def remove_stale(folder: Path) -> None:
 def file(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file to write, which becomes `path` when the context ends without an error.
 
-    Raises OSError if it cannot be written; what was at `path` then stays as it was.
+    Raises OSError if it cannot be written; then `path` does not change.
     """
     remove_stale(path.parent)
     temporary = temporary_path(path)
@@ -76,8 +76,8 @@ def move(source: Path, path: Path) -> None:
 def folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder to fill, which becomes `path` when the context ends without an error.
 
-    replace: whether it takes the place of a folder that holds something; otherwise OSError is
-    raised. Raises OSError if it cannot be written; what was at `path` then stays as it was.
+    replace: whether it may replace a folder that is not empty; otherwise OSError is raised. Raises
+    OSError if it cannot be written; then `path` does not change.
     """
     with staging(path) as scratch:
         new = scratch / "new"
@@ -98,9 +98,9 @@ def folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`, and remove it with all it holds at the end.
+    """Yield an empty temporary folder next to `path`, and remove it with its content at the end.
 
-    Makes the folders above `path`. Raises OSError if it cannot.
+    Creates the parent folders of `path`. Raises OSError if that fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
@@ -113,17 +113,17 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder and all that it holds to disk."""
+    """Force a folder and its content to disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def lock(file: IO, wait: bool) -> str:
-    """Lock an open file for this process. The system frees the lock however the process ends.
+    """Lock an open file for this process. The system releases the lock however the process ends.
 
     wait: whether to wait while another process holds the lock; otherwise BlockingIOError (on some
-    file systems PermissionError) is raised. Returns "" if the file is locked, and otherwise why
-    this system or file system cannot lock it.
+    file systems PermissionError) is raised. Returns "" if the file was locked, otherwise the reason
+    why this system or file system cannot lock it.
     """
     if sys.platform == "win32":
         return "this system has no flock"

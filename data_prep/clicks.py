@@ -1,4 +1,4 @@
-"""From parsed clicks to numbered clicks in order: k-core, ids, sorting.
+"""Turn parsed clicks into numbered clicks in order: k-core, ids, sorting.
 
 Each function maps a LazyFrame with columns user, item and time to another.
 """
@@ -34,10 +34,10 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
 
 
 def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
-    """Return the distinct values of a Categorical column in order, and as `id` beside them.
+    """Return the distinct values of a Categorical column in order, with their `id` as a column.
 
     If all ids are integers without leading zeros, `id` is Int64 and in numerical order; otherwise
-    it is text in the order of UTF-8 bytes.
+    it is text in the order of its UTF-8 bytes.
     """
     ids = (
         clicks.select(pl.col(column).unique())
@@ -52,7 +52,7 @@ def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
 def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.LazyFrame:
     """Replace users by 0, 1, ... and items by 1, 2, ... in the order of their tables.
 
-    Item 0 is left for padding. The input order is kept.
+    Item 0 is reserved for padding. The input order is kept.
     """
     for column, table, first in (("user", users, 0), ("item", items, 1)):
         codes = table[column].to_physical().to_numpy()
@@ -67,7 +67,7 @@ def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> 
 def in_order(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """Sort numbered clicks by user, then time, then input order.
 
-    The input order matters: half of MovieLens's clicks share their second with another. One stable
+    The input order matters: half of MovieLens's clicks have the same time as another. One stable
     sort by a packed key is several times as fast as a sort by two columns.
     """
     ends = clicks.select(
@@ -76,7 +76,7 @@ def in_order(clicks: pl.LazyFrame) -> pl.LazyFrame:
     low, high, users = ends.collect(engine="streaming").row(0)
     span = high - low + 1
     moment = pl.col("time") - low
-    if users * span >= 2**63:  # the rank of a time takes 32 bits, and so does a user
+    if users * span >= 2**63:  # use the ranks of times: 32 bits for a rank, 32 for a user
         span = 2**32
         moment = pl.col("time").rank("dense").cast(pl.Int64) - 1
     key = pl.col("user").cast(pl.Int64) * span + moment

@@ -1,4 +1,4 @@
-"""Finds the columns of user, item and time in a user's own file, and the kind of its times."""
+"""Find the columns of user, item and time in a user's own file, and the kind of its times."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import polars as pl
 from data_prep.settings import UserError, nearest
 from data_prep.sources import Layout
 
-# in the order in which they are tried; compared without case, spaces, underscores and hyphens
+# in the order in which they are tried; case, spaces, underscores and hyphens are ignored
 KNOWN = {
     "user": "user userid reviewerid uid customerid customer visitorid visitor memberid accountid "
     "playerid sessionid session",
@@ -46,8 +46,8 @@ def plain(name: str) -> str:
 def find_columns(layout: Layout, names: Sequence[str], label: str) -> tuple[str, str, str]:
     """Return the names of the user, item and time columns among those of a file.
 
-    layout: with the names that the user has set. Raise UserError if a column is not found, or not
-    unique.
+    layout: contains the names that the user has set. Raise UserError if a column is not found or
+    not unique.
     """
     if not any(map(plain, names)):
         raise UserError(f"{label}: the first line names no columns; expected a header")
@@ -63,7 +63,7 @@ def find_columns(layout: Layout, names: Sequence[str], label: str) -> tuple[str,
 
 
 def _find_column(role: str, wanted: str, names: Sequence[str], label: str) -> str:
-    """Return the one column of a role: the wanted one, or, if that is "", one of a known name."""
+    """Return the column of a role: the wanted one, or, if that is "", one with a known name."""
     listed = ", ".join(names[:20]) or "none"
     if wanted:
         matches = [n for n in names if n == wanted] or _named(plain(wanted), names)
@@ -94,7 +94,7 @@ def _named(plain_name: str, names: Sequence[str]) -> list[str]:
 
 
 def integer_time(text: str) -> int | None:
-    """Return the integer in a text ('97830', '97830.0'), None if it is no 64-bit number.
+    """Return the integer in a text ('97830', '97830.0'), None if it is not a 64-bit integer.
 
     Raise NotWhole if it has a fraction.
     """
@@ -111,15 +111,15 @@ def integer_time(text: str) -> int | None:
 
 
 def number_time(text: str) -> int | None:
-    """Return the number of seconds in a text in microseconds, None if it is no number."""
+    """Return a text's number of seconds in microseconds, None if it is not a number."""
     number = _finite(text)
     return round(number * 1e6) if number is not None and abs(number) < 9e12 else None
 
 
 def iso_time(text: str) -> int | None:
-    """Return an ISO 8601 date or date-time in microseconds since 1970, None if it is none.
+    """Return an ISO 8601 date or date-time in microseconds since 1970, None if it is not one.
 
-    It is in UTC if it names no zone.
+    Without a time zone, it is in UTC.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -130,9 +130,9 @@ def iso_time(text: str) -> int | None:
 
 
 def _finite(text: str) -> float | None:
-    """Return the number in a text, None if it is none or overflows."""
+    """Return the number in a text, None if it is not a number or overflows."""
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-        return None  # float() also takes 'nan', '1_0' and spaces
+        return None  # float() would also accept 'nan', '1_0' and spaces
     number = float(text)
     return number if math.isfinite(number) else None
 
@@ -167,7 +167,7 @@ def time_kind(sample: Sequence[str]) -> str:
 def time_expression(column: pl.Expr, kind: str, sample: Sequence[str]) -> pl.Expr:
     """Return an expression that maps texts to Int64, null where a text is not of the kind.
 
-    It is never more lenient than PARSERS, which may accept a text that it refuses.
+    It is never more lenient than PARSERS, which may accept a text that it rejects.
     """
     if kind == "integer":
         return column.cast(pl.Int64, strict=False)

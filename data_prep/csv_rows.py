@@ -1,4 +1,4 @@
-"""Splits CSV files into rows of fields, and notices quotes that are never closed."""
+"""Split CSV files into rows of fields, and detect quotes that are never closed."""
 
 import collections
 import contextlib
@@ -11,13 +11,13 @@ from data_prep.archives import open_text, readable
 from data_prep.columns import is_time
 from data_prep.forms import CsvForm
 
-MOST_LINES = 100  # of a row; titles and even reviews have fewer
+MOST_LINES = 100  # maximum of a row; titles and even reviews have fewer
 OPEN = "a quote that opens a field of this row"
 CLOSED = "expected one at the field's end too"
 
 
 def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each row's first line and its fields, or what is wrong if it cannot be split.
+    """Yield each row's first line and its fields, or the problem if it cannot be split.
 
     Bytes that are not UTF-8 are kept, escaped.
     """
@@ -36,8 +36,8 @@ def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, 
 def _quoted_fields(lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:
     """Yield what split_rows does, for rows whose quoted fields may span lines.
 
-    A quote that is never closed, or only by a stray one, costs the first line of its row alone: the
-    lines that it swallowed are read again.
+    A quote that is never closed, or closed only by a stray one, invalidates only the first line of
+    its row: the lines that it swallowed are read again.
     """
     taken: list[str] = []  # the lines of the current row
     again: collections.deque[str] = collections.deque()  # lines to be read again
@@ -73,10 +73,10 @@ def _quoted_fields(lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, l
 
 
 def count_rows(path: Path, form: CsvForm) -> int:
-    """Return how many rows a CSV file has, its header included; -1 if a quote may be a stray one.
+    """Return the number of rows of a CSV file, including its header; -1 if a quote may be stray.
 
     Only rows of several lines are split into fields: those from one line with an odd number of
-    quotes to the next.
+    quotes to the next such line.
     """
     count = 0
     taken: list[str] = []
@@ -101,8 +101,8 @@ def _is_stray(lines: list[str], form: CsvForm) -> bool:
     """Return whether the quotes that join several lines to one row are stray ones.
 
     They are if the row violates RFC 4180, if an inner line is a row by itself, or if both its first
-    and its last line are. One of these two alone may look like a row in a sound file: the first if
-    a text of several lines is the last field, the last if it is the first field.
+    and its last line are. One of these two may look like a row in a valid file: the first line if
+    a text of several lines is the last field, the last line if it is the first field.
     """
     reader = csv.reader(lines, delimiter=form.separator, strict=True)
     try:
@@ -117,7 +117,7 @@ def _is_stray(lines: list[str], form: CsvForm) -> bool:
 
 
 def _is_click(line: str, form: CsvForm) -> bool:
-    """Return whether a line is a row by itself, with its quotes read as quotes or as letters."""
+    """Return whether a line is a row by itself, with its quotes read as quotes or as characters."""
     splits = [line.rstrip("\r\n").split(form.separator)]
     with contextlib.suppress(csv.Error):
         splits += csv.reader([line], delimiter=form.separator)

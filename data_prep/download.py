@@ -1,4 +1,4 @@
-"""Download a known data set's archive: resumable, verified, and in place only when whole."""
+"""Download a known data set's archive: resumable, verified, and renamed only when complete."""
 
 import contextlib
 import http.client
@@ -24,9 +24,8 @@ TIMEOUT_S = 30
 def fetch(source: Source, data_dir: Path) -> Path:
     """Download source.url to data_dir/source.file and return that path.
 
-    A transfer that broke off is resumed where its .part file ends. Raises UserError if the network
-    fails, saying what to do without one, or if the checksum is not the official one; the file is
-    then removed.
+    An interrupted transfer is resumed where its .part file ends. Raises UserError if the network
+    fails, or if the checksum is not the official one; then the file is removed.
     """
     target = data_dir / source.file
     part = target.with_name(f"{target.name}{atomic.PART}")
@@ -34,7 +33,7 @@ def fetch(source: Source, data_dir: Path) -> Path:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--data_dir: cannot make the folder {data_dir} ({error.strerror}); name another"
+            f"--data_dir: cannot create the folder {data_dir} ({error.strerror}); name another"
         ) from error
     with _locked(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process has just downloaded it
@@ -54,7 +53,7 @@ def fetch(source: Source, data_dir: Path) -> Path:
             part.unlink()
             raise UserError(
                 f"{source.url}: the download's md5 is {md5}, expected {source.md5}; it was "
-                f"removed, try again, or put a copy you trust at {target}"
+                f"removed; try again, or put a copy that you trust at {target}"
             )
         atomic.move(part, target)
     return target
@@ -69,7 +68,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Append to `part` what it lacks of `url`. Raises OSError if it is not whole then."""
+    """Append the missing part of `url` to `part`. Raises OSError if the file is incomplete then."""
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "ttt4rec_jax"} | ({"Range": f"bytes={done}-"} if done else {})
     request = urllib.request.Request(url, headers=headers)
@@ -108,11 +107,14 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def check_local(source: Source, path: Path) -> None:
-    """Warn if a local archive is not the official one; it is used all the same."""
+    """Warn if a local archive is not the official one; it is used nevertheless."""
     if not source.md5 or path.name != source.file:
         return
     md5 = file_digest(path, "md5")
     if md5 != source.md5:
         logger.warning(
-            "%s: md5 is %s, the official archive's is %s; used as it is", path, md5, source.md5
+            "%s: md5 is %s, that of the official archive is %s; the file is used as is",
+            path,
+            md5,
+            source.md5,
         )

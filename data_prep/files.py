@@ -1,4 +1,4 @@
-"""A file's digest, and forcing a file to disk."""
+"""Compute the digest of a file, and force a file to disk."""
 
 import hashlib
 import os

@@ -25,7 +25,7 @@ class CsvForm(NamedTuple):
 
 
 class JsonForm(NamedTuple):
-    """How a file of JSON objects, one a line, holds clicks. user, item, time: keys."""
+    """How a file of JSON objects, one per line, holds clicks. user, item, time: keys."""
 
     user: str
     item: str
@@ -68,7 +68,7 @@ def _csv_names(path: Path, layout: Layout, label: str) -> list[str]:
         return text.split(layout.separator)
     try:
         return next(csv.reader([text], delimiter=layout.separator))
-    except csv.Error as error:  # a lone carriage return, or a field of more than 131,072 letters
+    except csv.Error as error:  # a lone carriage return, or a field over 131,072 characters
         raise UserError(
             f"{label}, line 1: not CSV ({error}); end lines with a line feed"
         ) from error
@@ -91,5 +91,5 @@ def _json_names(path: Path, label: str) -> list[str]:
     if names:
         return list(names)
     raise UserError(
-        f"{label}: holds no JSON object in its first 1000 lines; expected one a line, in UTF-8"
+        f"{label}: holds no JSON object in its first 1000 lines; expected one per line, in UTF-8"
     )

@@ -1,4 +1,4 @@
-"""Clicks in a DataFrame, stored as a file: from there on they are like any other file's."""
+"""Store the clicks of a DataFrame as a file, which is then prepared like any other."""
 
 import hashlib
 import io
@@ -13,11 +13,11 @@ from data_prep.columns import find_columns
 from data_prep.settings import UserError
 from data_prep.sources import Layout, user_folder
 
-AS_ARRAYS = "iufbM"  # kinds of NumPy types whose columns are taken over without Python objects
+AS_ARRAYS = "iufbM"  # kinds of NumPy types whose columns are converted without Python objects
 
 
 def is_frame(data: Any) -> bool:
-    """Return whether this is a DataFrame, of polars or with the interface of pandas."""
+    """Return whether this is a DataFrame of polars, or one with the interface of pandas."""
     return isinstance(data, pl.DataFrame | pl.LazyFrame) or (
         hasattr(data, "columns") and hasattr(data, "iloc")
     )
@@ -32,9 +32,9 @@ def store(
 ) -> Path:
     """Write the user, item and time columns of a DataFrame as Parquet, and return the file.
 
-    It is named by its content, so that the same clicks are prepared once. data: a polars DataFrame
-    or LazyFrame, or a pandas DataFrame, whose index is ignored. cache_dir: as `prepare` takes it.
-    Raises UserError if a column is not found or cannot be stored.
+    The file is named by its content, so that the same clicks are prepared once. data: a polars
+    DataFrame or LazyFrame, or a pandas DataFrame, whose index is ignored. cache_dir: as in
+    `prepare`. Raises UserError if a column is not found or cannot be stored.
     """
     if isinstance(data, pl.LazyFrame):
         data = data.collect()

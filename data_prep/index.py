@@ -1,8 +1,8 @@
-"""Lookup arrays of each user's clicks, computed once with the data since they follow from it."""
+"""Lookup arrays of each user's clicks, derived from the data once and stored with them."""
 
 import numpy as np
 
-CLICKS_AT_ONCE = 2**22  # clicks, of whole users, that are sorted at once; bounds the memory
+CLICKS_AT_ONCE = 2**22  # clicks, of whole users, that are sorted at a time, to bound the memory
 
 
 def is_training(offsets: np.ndarray, train_ends: np.ndarray) -> np.ndarray:
@@ -24,8 +24,8 @@ def click_index(
     items, offsets, train_ends: as in prepare.py's folder.
     is_first: whether the user clicks this item for the first time.
     gaps: for each of a user's distinct training items, in ascending order from gap_starts[user] on,
-    item - 1 - rank: how many smaller items are not among them. It is what sampling from the other
-    items bisects.
+    item - 1 - rank: the number of smaller items that are not among them. Sampling from the other
+    items bisects this array.
     """
     is_first = np.zeros(len(items), bool)
     gaps = []

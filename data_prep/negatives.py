@@ -1,7 +1,7 @@
 """The sampled evaluation sets: for each target, items that its user never clicks.
 
-They are drawn once and stored. Integer arithmetic on raw bits of PCG64, which NumPy promises not to
-change, makes a seed give the same set on every machine.
+They are sampled once and stored. Integer arithmetic on raw bits of PCG64, which NumPy promises not
+to change, gives the same set for a seed on every machine.
 """
 
 from typing import NamedTuple
@@ -11,15 +11,15 @@ import numpy as np
 from data_prep.index import blocks
 from data_prep.settings import UserError
 
-BLOCK = 2**18  # negatives drawn at once; changing it changes what a seed gives
-# Draws of a row in each round of rejection sampling, in multiples of the first; what is missing
-# after the last round is drawn exactly.
+BLOCK = 2**18  # negatives drawn at a time; changing it changes the negatives of a seed
+# Draws of a row in each round of rejection sampling, in multiples of the first; negatives that are
+# missing after the last round are drawn exactly.
 ROUNDS = (1, 4, 16)
 INVALID = np.int64(2**62)  # marks a rejected draw; larger than any code
 
 
 class Clicked(NamedTuple):
-    """What each user clicks: the distinct values of user * base + item, ascending."""
+    """The items that each user clicks: the distinct values of user * base + item, ascending."""
 
     keys: np.ndarray
     base: int
@@ -45,7 +45,7 @@ def draw(
 ) -> np.ndarray:
     """Return [T, count] int32: for each of users [T] (ascending) `count` distinct unclicked items.
 
-    They are drawn one after another, each item in proportion to how often it occurs in `pool`:
+    They are drawn one after another, with probabilities proportional to their frequency in `pool`:
     1..V for uniform sampling, the training clicks for sampling by popularity. Raise UserError if a
     user has clicked so many items that too few are left.
     """
@@ -61,11 +61,11 @@ def draw(
 
 
 def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, count: int) -> None:
-    """Raise UserError if some user has fewer than `count` items of the pool unclicked."""
+    """Raise UserError if a user has fewer than `count` unclicked items in the pool."""
     first = np.searchsorted(history.keys, users * history.base)
     stop = np.searchsorted(history.keys, (users + 1) * history.base)
     most = np.count_nonzero(weights)
-    # counted exactly only where necessary: the pool need not hold all that a user clicked
+    # counted exactly only if necessary: the pool may lack items that a user clicked
     doubtful = np.flatnonzero(most - (stop - first) < count)
     lost = [
         np.count_nonzero(weights[history.keys[first[row] : stop[row]] % history.base])
@@ -75,7 +75,7 @@ def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, coun
         remedy = f"set it to at most {fewest}, or use more data" if fewest else "use more data"
         raise UserError(
             f"--eval_negatives={count}: the catalogue is too small; of {most} items that may be "
-            f"drawn, a user leaves only {fewest} unclicked; {remedy} or a lower --item_core"
+            f"sampled, only {fewest} are left for one user; {remedy} or a lower --item_core"
         )
 
 
@@ -122,11 +122,11 @@ def _draw_block(
 def _first_distinct(
     users: np.ndarray, draws: np.ndarray, history: Clicked, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `count` valid ones of each row's draws [R, M], and how many there are [R].
+    """Return the first `count` valid draws of each row's draws [R, M], and their number [R].
 
     They keep the order in which they were drawn; zeros follow if there are fewer.
     """
-    # an item and its turn in one integer: sorted by item, then by when it was drawn
+    # an item and its turn in one integer, sorted by item, then by turn
     codes = np.sort(draws << 20 | np.arange(draws.shape[1]), axis=1)
     items = codes >> 20
     turns = codes & (2**20 - 1)
@@ -148,8 +148,8 @@ def _draw_rest(
 ) -> np.ndarray:
     """Return `count` further items of one row, drawn exactly.
 
-    They are those with the smallest of independent exponential variables whose rates are the
-    weights, which follow the same law as draws without replacement.
+    They are the items with the smallest of independent exponential variables whose rates are the
+    weights, which have the same distribution as draws without replacement.
     """
     low, high = np.searchsorted(history.keys, [user * history.base, (user + 1) * history.base])
     rates = weights.astype(np.float64)

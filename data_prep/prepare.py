@@ -1,4 +1,4 @@
-"""A data set's name, or your own file -> a prepared folder, which ttt4rec_jax.data reads.
+"""Prepare a built-in data set or a file: write the folder that ttt4rec_jax.data reads.
 
 items.npy                        int32 [E]        items of user 0's clicks, then of user 1's, ...,
                                                   in order; items are 1..V, 0 is padding
@@ -44,7 +44,7 @@ from data_prep.files import file_digest
 from data_prep.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
-HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is remembered
+HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is cached
 RACY_NS = 2_000_000_000
 # Clicks are sorted in parts of whole users, since a sort takes several times their memory: about
 # SORTED_AT_ONCE clicks each, but more if that would make more than MOST_PARTS parts.
@@ -54,11 +54,12 @@ MOST_CLICKS = 2**31  # positions of clicks are int32 in training and evaluation
 
 
 def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path = "") -> Path:
-    """Return the folder of the prepared data; make it unless it exists for source and settings.
+    """Return the folder of the prepared data; create it unless it exists for source and settings.
 
-    data_dir: where raw archives are, or are downloaded to; else $TTT4REC_DATA_DIR, else the user's
-    cache folder. cache_dir: where prepared folders are; else $TTT4REC_CACHE_DIR, else the user's
-    cache folder. Raise UserError for whatever a user can correct.
+    data_dir: folder of raw archives, to which they are downloaded; default: $TTT4REC_DATA_DIR, or
+    a folder in the user's cache directory. cache_dir: folder of prepared folders; default:
+    $TTT4REC_CACHE_DIR, or a folder in the user's cache directory. Raise UserError for any error
+    that the user can correct.
     """
     cache = sources.user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
     source = sources.find(config)
@@ -122,7 +123,7 @@ def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.
 
 
 def _origin(path: Path | None, cache: Path) -> dict:
-    """Return what the manifest says about the raw file: name, size and digest."""
+    """Return the manifest's entries about the raw file: name, size and digest."""
     if path is None:
         return {"file": "", "bytes": 0, "sha256": f"generated, version {synthetic.VERSION}"}
     with archives.readable(path):
@@ -134,7 +135,7 @@ def _origin(path: Path | None, cache: Path) -> dict:
 
 
 def _settings(config: DataConfig, source: sources.Source) -> dict:
-    """Return the settings that determine the prepared data, as the manifest names them."""
+    """Return the settings that determine the prepared data, as in the manifest."""
     parts: dict = {"kind": config.split}
     if config.split == "temporal":
         parts |= {"validation_time": config.validation_time, "test_time": config.test_time}
@@ -151,7 +152,7 @@ def _settings(config: DataConfig, source: sources.Source) -> dict:
 
 
 class Sequences(NamedTuple):
-    """Clicks in order, as the folder's arrays, and the tables of ids: users and items."""
+    """Clicks in order, as arrays of the folder, and the tables of user ids and item ids."""
 
     items: np.ndarray
     times: np.ndarray
@@ -229,9 +230,10 @@ def prepared(
 def _pool(
     kind: str, items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
 ) -> np.ndarray:
-    """Return the items that negatives are drawn from, each as often as its weight.
+    """Return the items from which negatives are sampled, each as often as its weight.
 
-    All items once if `kind` is uniform, the items of the training clicks if it is popularity.
+    These are all items once if `kind` is uniform, the items of the training clicks if it is
+    popularity.
     """
     if kind == "uniform":
         return np.arange(1, num_items + 1)
@@ -246,8 +248,8 @@ def _from_memory(table: pl.DataFrame) -> readers.Clicks:
 def source_digest(path: Path, cache_dir: Path) -> str:
     """Return a file's sha256.
 
-    That of a large file is remembered in cache_dir until its size or modification time changes. A
-    file modified within two seconds before it was hashed is hashed again next time, since another
+    That of a large file is cached in cache_dir until its size or modification time changes. If the
+    file was modified within two seconds before hashing, the digest is not cached, since another
     modification may have the same time.
     """
     stat = path.stat()

@@ -1,6 +1,6 @@
-"""Reads any file into one table of clicks.
+"""Read any file into one table of clicks.
 
-It is fast by polars' streaming engine; a file with an error is read row by row (rows.py).
+Files are read fast by polars' streaming engine; a file with an error is read row by row (rows.py).
 """
 
 import logging
@@ -32,10 +32,10 @@ class Clicks(NamedTuple):
 def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
     """Return the clicks of a file.
 
-    folder: an empty one for intermediate files, which grow with the file while memory does not.
+    folder: an empty folder for intermediate files, which grow with the file while memory does not.
     An id is a text of at least one character. Integer times are kept as they are; ISO date-times
-    become microseconds, and so do fractional numbers, which are taken for seconds. Raise UserError
-    for whatever is wrong with the file.
+    are converted to microseconds, as are fractional numbers, which are taken as seconds. Raise
+    UserError for any problem with the file.
     """
     label = f"{path}: {layout.member}" if layout.member else str(path)
     with archives.readable(path):
@@ -67,7 +67,7 @@ def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
 
 
 def _plain_path(path: Path, folder: Path) -> Path:
-    """Return the path, or that of a link to it if polars would take the path for a pattern."""
+    """Return the path, or a link to it if polars would interpret the path as a pattern."""
     if not any(letter in str(path) for letter in "*?[]{}"):
         return path
     link = folder / "source"
@@ -76,7 +76,7 @@ def _plain_path(path: Path, folder: Path) -> Path:
 
 
 def encode(clicks: pl.LazyFrame) -> pl.DataFrame:
-    """Collect clicks with Categorical ids, made while the file is streamed: 16 bytes a click."""
+    """Collect clicks with Categorical ids, made while the file is streamed: 16 bytes per click."""
     return clicks.with_columns(pl.col("user", "item").cast(pl.Categorical)).collect(
         engine="streaming"
     )
@@ -98,7 +98,7 @@ def _read_text(
     folder: Path,
     lines: int,
 ) -> Clicks:
-    """Return the clicks of a CSV or JSON file. lines: how many it has, 0 if that is not known."""
+    """Return the clicks of a CSV or JSON file. lines: its number of lines, 0 if unknown."""
     form = text_form(path, layout, label)
     sample = rows.sample_times(path, form)
     kind = columns.time_kind(sample)
@@ -118,9 +118,9 @@ def _read_text(
 
 
 def _is_complete(path: Path, form: TextForm, count: int, lines: int) -> bool:
-    """Return whether a file holds `count` rows, so that no open quote has swallowed some.
+    """Return whether a file holds `count` rows, so that no open quote has swallowed any.
 
-    It does if it has one row a line; if fields span lines, the rows have to be counted.
+    If it has one row per line, counting lines is enough; if fields span lines, rows are counted.
     """
     if isinstance(form, JsonForm) or not form.quoted:
         return True
@@ -132,15 +132,15 @@ def _is_complete(path: Path, form: TextForm, count: int, lines: int) -> bool:
 def scan_text(path: Path, form: TextForm, kind: str, sample: list[str]) -> pl.LazyFrame:
     """Return a scan with columns user, item and time, null in a bad row.
 
-    kind, sample: of the times, see columns.py. Collecting it raises a polars error if the file
-    cannot be read.
+    kind, sample: the kind and a sample of the times, see columns.py. Collecting the scan raises a
+    polars error if the file cannot be read.
     """
     if isinstance(form, JsonForm):
         user, item, time = map(pl.col, form)
         clicks = pl.scan_ndjson(path, schema=dict.fromkeys(form, pl.String))
         intact = pl.lit(True)
     else:
-        # polars takes separators of one letter: '::' is two ':' with an empty column between
+        # polars accepts separators of one character: '::' is two ':' with an empty column between
         step = len(form.separator)
         names = [f"c{position}" for position in range(step * (form.width - 1) + 1)]
         clicks = pl.scan_csv(

@@ -1,6 +1,6 @@
-"""Reads text files row by row in Python.
+"""Read text files row by row in Python.
 
-It is the slow counterpart of readers.py: it names the line of a bad row, or skips it.
+This is the slow counterpart of readers.py: it names the line of a bad row, or skips it.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ CLICK_SCHEMA = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
 class Row(NamedTuple):
-    """A row of a file: its first line, and (user, item, time) as text or what is wrong with it."""
+    """A row of a file: its first line, and (user, item, time) as text or the problem with it."""
 
     line: int
     values: tuple[str, str, str] | None
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass
 class BadRows:
-    """How many rows were skipped, and what was wrong with the first few."""
+    """The number of skipped rows, and the problems of the first few."""
 
     count: int = 0
     first: list[str] = dataclasses.field(default_factory=list)
@@ -100,7 +100,7 @@ def _json_text(value: object) -> str:
 
 
 def _checked(line: int, user: str, item: str, time: str) -> Row:
-    """Return a row of these values, or one that says which is missing."""
+    """Return a row with these values, or one that says which of them is missing."""
     for role, value in (("user", user), ("item", item), ("timestamp", time)):
         if value == "":
             return Row(line, None, f"no {role}")
@@ -108,7 +108,7 @@ def _checked(line: int, user: str, item: str, time: str) -> Row:
 
 
 def _undecodable(text: str) -> bool:
-    """Return whether a text holds bytes that were not UTF-8."""
+    """Return whether a text contains bytes that were not UTF-8."""
     return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
@@ -123,8 +123,8 @@ def parse_rows(
 ) -> tuple[pl.LazyFrame, BadRows]:
     """Write the good rows to Parquet files in `folder`; return a scan of them, and the bad rows.
 
-    The scan has the columns user, item and time. Memory holds one batch of rows. kind: of the
-    times, see columns.py. Raise UserError at the first bad row if on_bad_rows is 'error', and
+    The scan has the columns user, item and time. Memory holds one batch of rows. kind: the kind of
+    the times, see columns.py. Raise UserError at the first bad row if on_bad_rows is 'error', and
     NotWhole (see columns.py).
     """
     bad = BadRows()

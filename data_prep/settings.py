@@ -3,7 +3,7 @@
 A setting is a field made by `option`, in a frozen dataclass that calls `check` from its
 `__post_init__`. The field is the single source of its default, help text and allowed values; the
 command line's flags are made from the same fields. Nothing here imports JAX or polars, so that
-`--help` and a wrong flag are answered at once.
+`--help` and a wrong flag are answered without delay.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ Choices = tuple | Callable[[], tuple]
 
 
 class UserError(ValueError):
-    """A mistake of the user, in one line: what was found, what was expected, what to do."""
+    """An error that the user can correct, in one line: what was found and expected, what to do."""
 
     def __init__(self, text: str):
-        super().__init__(" ".join(text.splitlines()))  # text that it quotes may have line breaks
+        super().__init__(" ".join(text.splitlines()))  # quoted text may have line breaks
 
 
 def first_line(error: Exception) -> str:
@@ -46,11 +46,11 @@ def option(
 ) -> Any:
     """Return a dataclass field with its help text and allowed values.
 
-    The value's type is that of the default: bool, int, float or str.
+    The type of the value is that of the default: bool, int, float or str.
 
     Args:
-        choices: The allowed values; all if empty. A function is called at each check, so that a
-            registry may grow after the class is made.
+        choices: The allowed values; empty if all are allowed. A function is called at each check,
+            so that a registry may grow after the class has been defined.
         low, high: The smallest and the largest allowed number.
         above: A number that the value must exceed.
     """
@@ -61,22 +61,22 @@ def option(
 
 
 def choices_of(field: dataclasses.Field) -> tuple:
-    """Return the allowed values of an option; empty if it is not a choice."""
+    """Return the allowed values of an option; empty if all are allowed."""
     choices: Choices = field.metadata.get("choices", ())
     return choices() if callable(choices) else choices
 
 
 def nearest(name: str, known: Iterable) -> str:
-    """Return " (did you mean 'x'?)" for the known name closest to a misspelt one, "" if none is."""
+    """Return " (did you mean 'x'?)" for the known name closest to a misspelt one, or ""."""
     lower = {str(k).lower(): str(k) for k in known}
     matches = difflib.get_close_matches(str(name).lower(), lower, n=1)
     return f" (did you mean {lower[matches[0]]!r}?)" if matches else ""
 
 
 def check(settings: Any) -> None:
-    """Raise UserError, naming the flag, if a field of a settings dataclass has a wrong value.
+    """Raise UserError, naming the flag, if a field of a settings dataclass has an invalid value.
 
-    Whole numbers in float fields become floats.
+    Whole numbers in float fields are converted to floats.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -107,7 +107,7 @@ def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
 
 
 def _limits(metadata: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Return (low, high, above) of an option, infinite for a field that `option` did not make."""
+    """Return (low, high, above) of an option; infinite for a field not made by `option`."""
     return (
         metadata.get("low", -math.inf),
         metadata.get("high", math.inf),
@@ -124,10 +124,10 @@ def _range(metadata: Mapping[str, Any]) -> str:
 
 
 def file_suffix(dataset: str) -> str:
-    """Return the suffix by which a file is parsed, such as '.csv' for 'clicks.CSV.gz'.
+    """Return the suffix that determines a file's format, such as '.csv' for 'clicks.CSV.gz'.
 
-    The name of a built-in data set gives ''. Raises UserError if `dataset` is neither such a name
-    nor the path of a file in a known format.
+    Returns '' for the name of a built-in data set. Raises UserError if `dataset` is neither such a
+    name nor the path of a file in a known format.
     """
     if dataset in DATASETS:
         return ""
@@ -135,7 +135,8 @@ def file_suffix(dataset: str) -> str:
     for suffix in FILE_SUFFIXES:
         if name.endswith(suffix) or (suffix in TEXT_SUFFIXES and name.endswith(f"{suffix}.gz")):
             return suffix
-    known = f"{', '.join(DATASETS)} or a file {', '.join(FILE_SUFFIXES)} (text formats also .gz)"
+    suffixes = ", ".join(FILE_SUFFIXES)
+    known = f"{', '.join(DATASETS)}, or a file that ends in {suffixes} (text files also .gz)"
     is_path = "." in name or name != dataset.lower()
     kind = "a file in an unknown format" if is_path else "an unknown data set"
     raise UserError(
@@ -153,13 +154,13 @@ class DataConfig:
         "or the path of your own .csv, .tsv, .parquet, .jsonl or .inter file.",
     )
     user_col: str = option(
-        "", "User column of your own file; if empty, it is recognised by its name."
+        "", "User column of your own file; if empty, it is recognised by its usual names."
     )
     item_col: str = option(
-        "", "Item column of your own file; if empty, it is recognised by its name."
+        "", "Item column of your own file; if empty, it is recognised by its usual names."
     )
     time_col: str = option(
-        "", "Timestamp column of your own file; if empty, it is recognised by its name."
+        "", "Timestamp column of your own file; if empty, it is recognised by its usual names."
     )
     user_core: int = option(
         -1,
@@ -175,7 +176,9 @@ class DataConfig:
     )
     split: str = option(
         "leave_one_out",
-        "How clicks are split into training, validation and test.",
+        "How clicks are split. leave_one_out: a user's last click is the test target and the one "
+        "before it the validation target. temporal: by two points in time (validation_time, "
+        "test_time) for all users.",
         choices=("leave_one_out", "temporal"),
     )
     validation_time: float = option(
@@ -195,7 +198,7 @@ class DataConfig:
     )
     negatives: str = option(
         "uniform",
-        "Distribution that the evaluation negatives are sampled from.",
+        "Distribution from which the evaluation negatives are sampled.",
         choices=("uniform", "popularity"),
     )
     data_seed: int = option(
@@ -213,11 +216,11 @@ class DataConfig:
         for name in ("user_col", "item_col", "time_col"):
             if getattr(self, name) and not is_file:
                 raise UserError(
-                    f"--{name}: only for your own file; the columns of {self.dataset!r} are known, "
-                    "leave it out"
+                    f"--{name}: only for a file of your own; the columns of {self.dataset!r} are "
+                    "known; leave it out"
                 )
         if self.split == "temporal" and not self.validation_time < self.test_time:
             raise UserError(
-                f"--validation_time: {self.validation_time} is not before "
+                f"--validation_time: found {self.validation_time}, expected less than "
                 f"--test_time={self.test_time}"
             )

@@ -14,7 +14,7 @@ AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 class Layout:
     """How a file holds clicks.
 
-    kind: csv, json (one object a line) or parquet; "" where there is no file.
+    kind: csv, json (one object per line) or parquet; "" if there is no file.
     user, item, time: column names, or positions if there is no header.
     columns: the number of columns of a file without header. member: the file in a zip archive.
     """
@@ -30,7 +30,7 @@ class Layout:
     member: str = ""
 
 
-NO_FILE = Layout(kind="")  # of generated data
+NO_FILE = Layout(kind="")  # for generated data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class Titles:
 class Source:
     """A data set: its file, its licence, its default filters (a core of 0 or 1 filters nothing).
 
-    md5: the official checksum, where one is published. other_file, other_layout: another file that
-    is used if it is in data_dir and `file` is not.
+    md5: the official checksum, if one is published. other_file, other_layout: another file, used if
+    it is in data_dir and `file` is not.
     """
 
     name: str
@@ -136,9 +136,9 @@ assert tuple(CATALOGUE) == DATASETS
 
 
 def find(config: DataConfig) -> Source:
-    """Return the catalogue's entry, or one made for a user's own file.
+    """Return the catalogue's entry, or a new one for a user's own file.
 
-    The latter has the columns that the settings name, and 5-core users and items.
+    The latter has the columns that the settings name, and 5-core filters for users and items.
     """
     suffix = file_suffix(config.dataset)
     if not suffix:
@@ -166,7 +166,7 @@ def find(config: DataConfig) -> Source:
 
 
 def user_folder(flag: str | os.PathLike, variable: str, name: str) -> Path:
-    """Return the folder of the flag, else of the environment variable, else one in the cache."""
+    """Return the folder of the flag, of the environment variable, or one in the user's cache."""
     chosen = str(flag) or os.environ.get(variable, "")
     if chosen:
         return Path(chosen).expanduser()

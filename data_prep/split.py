@@ -1,4 +1,4 @@
-"""Which clicks are for training and which are targets.
+"""Split clicks into training clicks and validation and test targets.
 
 Positions are flat: user 0's clicks come first, then user 1's, and so on.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The position after each user's last training click [users], and targets' positions [T]."""
+    """The position after each user's last training click [users], and positions of targets [T]."""
 
     train_ends: np.ndarray
     validation: np.ndarray
@@ -19,7 +19,7 @@ class Split(NamedTuple):
 def leave_one_out(offsets: np.ndarray) -> Split:
     """Make each user's last click a test target and the one before it a validation target.
 
-    Users with fewer than three clicks only train. offsets: [users + 1].
+    Users with fewer than three clicks are used only for training. offsets: [users + 1].
     """
     ends = offsets[1:]
     evaluated = np.diff(offsets) >= 3
@@ -30,13 +30,13 @@ def leave_one_out(offsets: np.ndarray) -> Split:
 def temporal(
     offsets: np.ndarray, times: np.ndarray, validation_time: float, test_time: float
 ) -> Split:
-    """Cut all clicks at two times, before which lie these shares of them.
+    """Split all clicks at two points in time, before which these fractions of them occur.
 
     Training clicks are those before the first cut. The validation target is a user's first click
-    between the cuts, the test target the first at the second cut or later. Clicks at the very time
-    of a cut all lie after it. Only users with a training click have targets; a target's item may be
-    new to training. Nothing after a cut is used before it, except that the k-core is computed from
-    all clicks. offsets: [users + 1]; times: [E], ascending for each user.
+    between the cuts, the test target the first one at the second cut or later. Clicks at the exact
+    time of a cut belong to the part after it. Only users with a training click have targets; the
+    item of a target may have no training click. Nothing after a cut is used before it, except that
+    the k-core is computed from all clicks. offsets: [users + 1]; times: [E], ascending per user.
     """
     cuts = [_cut(times, share) for share in (validation_time, test_time)]
     first, second = (_first_at(offsets, times, cut) for cut in cuts)
@@ -45,7 +45,7 @@ def temporal(
 
 
 def _cut(times: np.ndarray, share: float) -> int:
-    """Return the time before which a share of all clicks lies; for 1, after the last click."""
+    """Return the time before which a fraction of all clicks occur; for 1, after the last click."""
     index = int(share * len(times))
     return int(np.partition(times, index)[index]) if index < len(times) else int(times.max()) + 1
 

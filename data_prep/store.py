@@ -18,8 +18,8 @@ from data_prep.files import file_digest, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 3  # raised also when a fault of the readers is mended: data are prepared again
-ATTEMPTS = 10  # at taking the place of a damaged folder while other processes do the same
+FORMAT_VERSION = 3  # also increased when a bug in the readers is fixed, to prepare data again
+ATTEMPTS = 10  # to replace a damaged folder while other processes do the same
 
 
 def content_digest(arrays: dict[str, np.ndarray]) -> str:
@@ -42,10 +42,10 @@ def write(
     tables: dict[str, pl.DataFrame],
     manifest: dict[str, Any],
 ) -> None:
-    """Make a folder of NAME.npy, NAME.parquet and manifest.json files, and force it to disk.
+    """Create a folder of NAME.npy, NAME.parquet and manifest.json files, and force it to disk.
 
-    The manifest gains `sha256`, the digest of the arrays, and `files`, the digest of each file.
-    index: arrays that are derived from the others, so that `sha256` leaves them out.
+    The manifest also gets `sha256`, the digest of the arrays, and `files`, the digest of each file.
+    index: arrays that are derived from the others and not included in `sha256`.
     """
     folder.mkdir()
     for name, array in (arrays | index).items():
@@ -66,7 +66,7 @@ def write(
 
 
 def verify(folder: Path) -> str:
-    """Return what is wrong with a prepared folder, or "" if every file is as it was written."""
+    """Return what is wrong with a prepared folder, or "" if all of its files are intact."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format_version"] != FORMAT_VERSION:
@@ -78,15 +78,15 @@ def verify(folder: Path) -> str:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error) or type(error).__name__
-    return f"{', '.join(wrong)}: not as written" if wrong else ""
+    return f"{', '.join(wrong)}: changed since it was written" if wrong else ""
 
 
 def reuse_or_make(folder: Path, make: Callable[[Path, Path], None]) -> Path:
-    """Return `folder` if it is whole; otherwise make it anew.
+    """Return `folder` if it is intact; otherwise make it again.
 
-    make(new, scratch) creates and fills the folder `new`, which then takes the place of `folder`;
-    `scratch` is for its temporary files. Several processes may do so at once: the first to finish
-    puts its folder in place, and the others use that one.
+    make(new, scratch) creates and fills the folder `new`, which then becomes `folder`; `scratch` is
+    for its temporary files. Several processes may do so at the same time: the folder of the first
+    one to finish is used by all of them.
     """
     if folder.exists():
         if not (problem := verify(folder)):
@@ -107,13 +107,13 @@ def reuse_or_make(folder: Path, make: Callable[[Path, Path], None]) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(folder, staging / f"damaged-{attempt}")
     raise UserError(
-        f"--cache_dir: cannot set {folder} in place; remove it by hand, or name another folder"
+        f"--cache_dir: cannot replace {folder}; remove it by hand, or name another folder"
     )
 
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`. Raises UserError if there is no place for it."""
+    """Yield a temporary folder next to `folder`. Raises UserError if it cannot be written."""
     parent = folder.parent
     with contextlib.ExitStack() as stack:
         try:
@@ -121,14 +121,14 @@ def _staging(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(
                 f"--cache_dir: cannot write to {parent} ({error.strerror}); "
-                "name a folder you may write to"
+                "name a folder that you can write to"
             ) from error
         try:
             yield staging
         except (OSError, pl.exceptions.PolarsError) as error:
             if is_full(error):
                 raise UserError(
-                    f"--cache_dir: no space left in {parent}; free some or name another folder"
+                    f"--cache_dir: no space left in {parent}; free some, or name another folder"
                 ) from error
             raise
 
@@ -136,7 +136,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 def is_full(error: Exception) -> bool:
     """Return whether an error is about a full disk or a quota.
 
-    polars and numpy raise errors of their own, which only their text tells apart.
+    polars and NumPy raise their own errors, which can be recognised only by their text.
     """
     numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
     words = [*map(os.strerror, numbers), "requested and"]  # numpy: "1000 requested and 12 written"
@@ -144,6 +144,6 @@ def is_full(error: Exception) -> bool:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader finds the old content or the new, never a part."""
+    """Write a small file so that a reader finds the old or the new content, never a mixture."""
     with atomic.file(path) as file:
         file.write(text.encode())

@@ -1,11 +1,11 @@
-"""The built-in data set: each click depends on the user's last two and on the user's taste."""
+"""The generated data set: each click depends on the user's last two clicks and on a user group."""
 
 import numpy as np
 import polars as pl
 
 from data_prep.negatives import below
 
-VERSION = 1  # to be raised whenever a seed gives other data
+VERSION = 1  # increase it whenever a seed gives different data
 USERS = 1500
 ITEMS = 300
 GROUPS = 4
@@ -21,7 +21,7 @@ def generate(seed: int) -> pl.DataFrame:
     group of users. With probability 8/10 a click is a successor: of the last click with probability
     3/4, else of the one before; in the user's own group with probability 3/4, else in any group.
     Otherwise it is drawn by popularity (weight 1/rank). No user clicks an item twice. Integer
-    arithmetic on raw random bits makes it the same on every machine.
+    arithmetic on raw random bits gives the same data on every machine.
     """
     bits = np.random.PCG64(np.random.SeedSequence((seed, VERSION)))
     users = np.arange(USERS)

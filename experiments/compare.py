@@ -1,4 +1,4 @@
-"""Compare systems by the test users of their finished runs."""
+"""Compare finished runs by a paired test over their test users."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Export a finished run as StableHLO programs that serve with jax alone."""
+"""Export a finished run as StableHLO programs, to serve it without this package."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train and evaluate one configuration, or every combination of several values."""
+"""Train and evaluate a sequential recommender, or a sweep over several settings."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Draw loss and validation curves of runs, finished or not."""
+"""Plot the training loss and the validation metrics of runs by epoch."""
 
 import sys
 

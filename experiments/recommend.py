@@ -1,4 +1,4 @@
-"""Recommend with a finished run: to every user in a file, to one user, or click by click."""
+"""Recommend items with a finished run, to users in a file, to one user, or in a session."""
 
 import sys
 

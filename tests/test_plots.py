@@ -97,7 +97,7 @@ def folders(tmp_path_factory):
 def test_runs_and_sweeps_are_drawn(folders):
     done = main("one", "sweep", "--output=all.png", "--metric=hit@10", cwd=folders)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "3 runs drawn in all.png\n" and (
+    assert done.stdout == "plotted 3 runs in all.png\n" and (
         folders / "all.png"
     ).read_bytes().startswith(b"\x89PNG")
 

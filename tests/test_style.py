@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
     path
-    for folder in ("ttt4rec_jax", "data_prep", "experiments", "tests")
+    for folder in ("ttt4rec_jax", "data_prep", "experiments", "tests", "docs")
     for path in (ROOT / folder).rglob("*.py")
 )
 

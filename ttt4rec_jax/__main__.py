@@ -9,7 +9,7 @@ from data_prep.settings import nearest
 
 
 class Entry(NamedTuple):
-    """A command: the module whose main(argv) it is, and what it does in a line."""
+    """A command: the module with its main(argv), and its purpose in one line."""
 
     module: str
     purpose: str
@@ -17,11 +17,11 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("cli.main", "Train and evaluate a model, or a sweep of several settings."),
-    "sweep": Entry("cli.main", "The same as train: an option with several values is a sweep."),
+    "sweep": Entry("cli.main", "The same as train; flags with several values define a sweep."),
     "compare": Entry("cli.compare", "Compare finished runs by a paired test."),
     "recommend": Entry("cli.recommend", "Recommend items with a finished run."),
-    "export": Entry("cli.export", "Export a finished run for serving without this package."),
-    "plot": Entry("cli.plot", "Draw the loss and validation curves of runs."),
+    "export": Entry("cli.export", "Export a finished run to serve it without this package."),
+    "plot": Entry("cli.plot", "Plot the loss and validation curves of runs."),
     "reproduce": Entry("paper.command", "Reproduce the paper's tables and figures."),
 }
 HELP = ("--help", "-help", "-h", "help")

@@ -1,8 +1,8 @@
-"""Ranking metrics as pure functions of ranks, in float64 numpy. Ties count in expectation.
+"""Ranking metrics as pure functions of ranks, in float64 NumPy. Ties count in expectation.
 
-A target with `greater` candidates above it and `ties` equal to it has, if ties are broken at
-random, a rank that is uniform over greater + 1 .. greater + ties + 1; every metric here is its
-expectation over that rank. A constant scorer gets exactly the chance level.
+Consider a target with `greater` candidates above it and `ties` candidates equal to it. If ties are
+broken at random, its rank is uniform over greater + 1 .. greater + ties + 1; every metric here is
+the expectation over that rank. A constant scorer gets exactly the chance level.
 
 Also the names of metrics and protocols, and how metrics and p-values are printed. Imports neither
 JAX nor polars.
@@ -18,27 +18,27 @@ PROTOCOL_TITLES = {"sampled": "sampled candidates", "full": "full catalogue"}
 CUTOFFS = (5, 10, 20)
 AT_CUTOFFS = tuple(f"{name}@{k}" for k in CUTOFFS for name in ("hit", "ndcg"))
 METRICS = (*AT_CUTOFFS, "mrr", "auc")  # what a run's table shows
-COMPARED_METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "mrr")  # what paired tests compare
+COMPARED_METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "mrr")  # of paired tests
 HEADLINE_METRICS = ("hit@10", "ndcg@10")  # what a sweep's table shows
 PAPER_METRICS = ("ndcg@5", "ndcg@10", "hit@5", "hit@10")  # the columns of the paper's Table 1
-# by which an epoch can be selected
+# the validation metrics that can select an epoch
 SELECTORS = tuple(f"{p}/{m}@{k}" for p in PROTOCOLS for m in ("ndcg", "hit") for k in CUTOFFS)
 
 
 def label(metric: str) -> str:
-    """Return a metric's name as the field prints it, "HR@10" for "hit@10"."""
+    """Return the usual name of a metric: "HR@10" for "hit@10"."""
     return metric.upper().replace("HIT", "HR")
 
 
 def p_text(p: float) -> str:
-    """Return a p-value in words: "p = 0.0123", or "p < 0.0001"."""
+    """Return a p-value as text: "p = 0.0123", or "p < 0.0001"."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
 class Ranks(NamedTuple):
-    """Of each target [T]: how many candidates score above it, how many equal, and how many exist.
+    """For each target [T], the numbers of candidates above it, of ties, and of other candidates.
 
-    `others` counts the candidates beside the target.
+    `others` counts all candidates except the target.
     """
 
     greater: np.ndarray
@@ -57,12 +57,12 @@ def _mean_over_ranks(cumulative: np.ndarray, ranks: Ranks) -> np.ndarray:
 
 
 def hit(ranks: Ranks, k: int) -> np.ndarray:
-    """Return Hit@k per target [T]: 1 if it is among the first k."""
+    """Return Hit@k per target [T]: 1 if the target is among the first k."""
     return _mean_over_ranks(np.arange(k + 1.0), ranks)
 
 
 def ndcg(ranks: Ranks, k: int) -> np.ndarray:
-    """Return NDCG@k per target [T]: 1 / log2(rank + 1) if it is among the first k."""
+    """Return NDCG@k per target [T]: 1 / log2(rank + 1) if the target is among the first k."""
     gains = 1 / np.log2(np.arange(2.0, k + 2))
     return _mean_over_ranks(np.concatenate([[0.0], np.cumsum(gains)]), ranks)
 
@@ -75,7 +75,7 @@ def reciprocal_rank(ranks: Ranks) -> np.ndarray:
 
 
 def auc(ranks: Ranks) -> np.ndarray:
-    """Return the share of the other candidates below each target [T]; 1/2 if there are none."""
+    """Return the fraction of other candidates below each target [T]; 1/2 if there are none."""
     below = ranks.others - ranks.greater - ranks.ties / 2
     return np.where(ranks.others > 0, below / np.maximum(ranks.others, 1), 0.5)
 
@@ -97,7 +97,7 @@ def per_target(ranks: Ranks) -> dict[str, np.ndarray]:
 def summarise(ranks: Ranks) -> dict[str, float]:
     """Return the means over targets, and half the widths of their normal 95% intervals.
 
-    The latter are named `<metric>_ci95`.
+    The half-widths are named `<metric>_ci95`.
     """
     values = per_target(ranks)
     means = {name: float(v.mean()) for name, v in values.items()}

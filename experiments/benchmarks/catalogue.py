@@ -1,12 +1,12 @@
-r"""Measures a training step as the catalogue grows, with dense Adam and --sparse_embeddings.
+r"""Measure a training step as the catalogue grows, with dense Adam and --sparse_embeddings.
 
     python experiments/benchmarks/catalogue.py --items=10000,100000,1000000 \
         [--targets=every --max_len=50] [--json=FILE]
 
-Clicks are generated in memory and drawn uniformly, so that hardly any row of a batch repeats, which
-is the worst case. A measurement is a dispatch of several steps with donated buffers, as in a run.
-Temporary memory does not include parameters and their two moments: a copy of the item table would
-show there.
+Clicks are generated in memory and drawn uniformly, so that hardly any item occurs twice in a batch,
+which is the worst case. A measurement is a dispatch of several steps with donated buffers, as in a
+run. Temporary memory does not include the parameters and their two moments, so that a copy of the
+item table would be visible there.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class CatalogueFlags(Figures):
 
 
 def more_steps(executables: Executables, steps: int) -> Callable[[], EpochSums]:
-    """Return a function that trains some more steps each time."""
+    """Return a function that trains `steps` more steps at each call."""
     program = executables.program
     training = program.training
     data = (program.clicks, training.examples, *executables.begin_epoch(0))

@@ -1,9 +1,9 @@
-r"""Measures a training epoch after compilation, in the settings in which peers are measured.
+r"""Measure a training epoch after compilation, in settings in which other libraries are measured.
 
     python experiments/benchmarks/epoch.py --data_dir=DIR \
         [--cases=beauty-sasrec,ml1m-paper] [--json=FILE]
 
-The cases of one data set take turns, so that a drift of the machine's speed affects all of them.
+The cases of one data set take turns, so that a change of the machine's speed affects all of them.
 """
 
 import dataclasses

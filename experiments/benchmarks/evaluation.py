@@ -1,12 +1,13 @@
-r"""Measures ranking an evaluation set after compilation: 1:99, the full catalogue, and both.
+r"""Measure the ranking of an evaluation set after compilation: 1:99, full catalogue, and both.
 
     python experiments/benchmarks/evaluation.py --dataset=beauty --data_dir=DIR \
         [--items=1000000 --users=2048] [--json=FILE]
 
---dataset is any that main.py accepts; "" skips it. --items adds a catalogue generated in memory, in
-a process of its own, so that its peak memory is its own. process_mb is that process's peak, with
-parameters and program; temporary_mb is what ranking needs in addition to its arguments, with the
-vectors of all items. A matrix of users x items, of float32_scores_mb, never exists.
+--dataset may be any that main.py accepts; "" skips it. --items adds a generated catalogue, in a
+separate process, so that its peak memory can be measured. process_mb is the peak of that process,
+including parameters and program; temporary_mb is the memory that ranking needs in addition to its
+arguments, including the vectors of all items. A matrix of users x items, whose size would be
+float32_scores_mb, never exists.
 """
 
 import dataclasses

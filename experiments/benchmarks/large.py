@@ -1,18 +1,18 @@
-r"""Measures time and peak memory with a large data set: generate, prepare, train part of an epoch.
+r"""Measure time and peak memory with a large data set: generate, prepare, train part of an epoch.
 
     python experiments/benchmarks/large.py --interactions=100000000 --work=DIR \
         [--seconds=60] [--json=FILE] [-- flags of main.py]
 
-Each stage is a process of its own, so that its peak memory is its own. peak_mb is the kernel's
-high-water mark of resident memory, including pages of mapped files, which the kernel drops when
-memory is short. anonymous_mb is what it cannot drop: the largest of samples half a second apart,
-which may miss a shorter peak. Training is interrupted --seconds after its first dispatch of steps,
-as by Ctrl-C: it saves its state and ends. first_step_s is the time from the process's start to the
-end of that dispatch; examples_per_s is the rate from there to the end of the last dispatch, while
-the evaluation's program is compiled, as in any run.
+Each stage runs in a separate process, so that its peak memory can be measured. peak_mb is the
+kernel's high-water mark of resident memory, including pages of mapped files, which the kernel drops
+when memory is short. anonymous_mb is the memory that it cannot drop: the maximum of samples half a
+second apart, which may miss a shorter peak. Training is interrupted --seconds after its first
+dispatch of steps, as by Ctrl-C: it saves its state and ends. first_step_s is the time from the
+start of the process to the end of that dispatch; examples_per_s is the rate from there to the end
+of the last dispatch, while the evaluation's program is compiled, as in any run.
 
-The stages leave clicks, prepared folder and run in --work, for you to delete; --stages=train uses
-what is there.
+The clicks, the prepared folder and the run stay in --work until you delete them; --stages=train
+uses those that exist.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class LargeFlags(Figures):
 
 
 def row(stage: str, done: Watched, **measured: float) -> dict:
-    """Return a stage's row of the table; `measured` is what only training measures."""
+    """Return a stage's row of the table. measured: values that only training measures."""
     trained = {"first_step_s": "", "steps": "", "examples_per_s": ""} | measured
     memory = {"peak_mb": round(done.peak_mb), "anonymous_mb": round(done.anonymous_mb)}
     seconds = {"seconds": round(done.seconds, 1), "cpu_seconds": round(done.cpu_seconds, 1)}
@@ -101,7 +101,7 @@ def generated(path: Path, interactions: int, seed: int) -> dict:
 
 
 def prepared(path: Path, cache: Path) -> dict:
-    """Prepare from scratch, without the results of earlier preparations; return the stage's row."""
+    """Prepare from scratch, after deleting earlier prepared folders; return the stage's row."""
     for folder in cache.glob(f"{path.stem}-*"):
         shutil.rmtree(folder)
     check("prepare", done := watch([sys.executable, "-c", PREPARE, str(path), str(cache)]))
@@ -121,13 +121,13 @@ def trained(path: Path, cache: Path, run_dir: Path, seconds: float, flags: list[
     ]
     done = watch([*command, *flags], SIGN, seconds)
     check("train", done, 130)
-    (examples,) = numbers(r"([\d,]+) training examples an epoch", done.output)
+    (examples,) = numbers(r"([\d,]+) training examples per epoch", done.output)
     epoch, step, steps = numbers(r"stopped in epoch (\d+) after step (\d+) of (\d+)", done.output)
     if epoch > 1:
         raise SystemExit(
             f"train: an epoch of {steps:g} steps took less than {seconds:g} s; lower --seconds"
         )
-    # imports JAX: not at the top, since a child's peak memory starts at its parent's
+    # imports JAX: not at the top, since a child process inherits its parent's peak memory
     from ttt4rec_jax.training.loop import FIRST_DISPATCH
 
     (trained_s,) = numbers(r"trained for (\S+) s", done.output)

@@ -1,4 +1,4 @@
-"""Generates a large data set of clicks, for large.py.
+"""Generate a large data set of clicks, for large.py.
 
 python experiments/benchmarks/large_clicks.py PATH INTERACTIONS SEED
 """
@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
-CHUNK = 2_000_000  # clicks in memory at once; changing it changes what a seed gives
-# clicks of a user: minimum, mean, and sigma of the lognormal distribution
+CHUNK = 2_000_000  # clicks in memory at a time; changing it changes the data of a seed
+# clicks per user: minimum, mean, and sigma of the lognormal distribution
 LEAST = 5
 MEAN = 100
 SPREAD = 1.2
@@ -23,7 +23,7 @@ SPAN = 3 * 365 * 86_400  # seconds
 
 
 def click_counts(interactions: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each of interactions / MEAN users clicks: at least LEAST, long-tailed."""
+    """Return the clicks of each of interactions / MEAN users: at least LEAST, long-tailed."""
     users = max(interactions // MEAN, 1)
     weights = rng.lognormal(0, SPREAD, users)
     return LEAST + rng.multinomial(interactions - LEAST * users, weights / weights.sum())

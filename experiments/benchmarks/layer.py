@@ -1,12 +1,12 @@
-"""Time and memory of one TTT layer, forward and backward, beside attention and the definition.
+"""Measure time and memory of one TTT layer, forward and backward, and compare with attention.
 
     python experiments/benchmarks/layer.py --lengths=10,50,200 --json=layer.json
 
 Rows: one pass over the input (memory traffic: read and written once), the projections and norm
 alone (the cost of any mixer), causal softmax attention between the same projections, and TttLayer
-in each implementation. All but the first take [B, L, D] and return the gradients of every parameter
-and of the input; programs of one length run in turns. Ratios are of medians: a busy machine changes
-the milliseconds, but hardly the ratios.
+in each implementation, of which scan is the definition. All but the first take [B, L, D] and return
+the gradients of every parameter and of the input; programs of one length run in turns. Ratios are
+of medians: a busy machine changes the milliseconds, but hardly the ratios.
 """
 
 import dataclasses

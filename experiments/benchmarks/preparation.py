@@ -1,12 +1,12 @@
-r"""Measures wall time and peak memory of data preparation, from raw archive to prepared folder.
+r"""Measure wall time and peak memory of data preparation, from raw archive to prepared folder.
 
     python experiments/benchmarks/preparation.py --data_dir=../shared/data \
         --electronics --csv_rows=20000000 --json=prepare.json
 
-Each run is a process of its own with an empty cache folder, so that imports, parsing, filters,
-negatives and the syncing of files all count; the raw file is probably in the page cache. The
-generated sets have the size of real ones: Electronics with review texts (its k-core removes next to
-nothing), and a CSV file of ratings like MovieLens-20M's.
+Each run is a separate process with an empty cache folder, so that imports, parsing, filters,
+negatives and the syncing of files are all included; the raw file is probably in the page cache. The
+generated data sets have the size of real ones: Electronics with review texts (its k-core removes
+almost nothing), and a CSV file of ratings like that of MovieLens-20M.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-r"""Reports a training step's memory and collectives on each device of a mesh; nothing is run.
+r"""Report the memory and the collectives of a training step on a mesh of devices, without running.
 
     JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/scaling.py \
         --items=10000000 --mesh=data:4,model:2
 
 The numbers come from the compiled program. The devices may be virtual: XLA partitions for them as
-for real ones, so that no cluster is needed. See docs/scaling.md.
+it does for real ones, so that no cluster is needed. See docs/scaling.md.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class ScalingFlags(Figures):
 def compiled_step(
     config: Config, num_items: int, mesh: DeviceMesh, clicks: int = 1_000_000
 ) -> jax.stages.Compiled:
-    """Compile the program of training steps for a catalogue from shapes alone."""
+    """Compile the program of training steps for a catalogue of this size, from shapes only."""
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: models.build(config.model, num_items, 0)), nnx.Param
     )
@@ -108,7 +108,7 @@ def compiled_step(
 
 
 def members(line: str) -> int:
-    """Return how many devices take part together in the collective of a line of HLO."""
+    """Return the size of the device groups of the collective in a line of HLO."""
     if match := MESH_GROUPS.search(line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         return int(np.prod([int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2])]))
@@ -120,7 +120,7 @@ def members(line: str) -> int:
 
 
 def collectives(hlo: str) -> Counter[tuple[str, int, str, int]]:
-    """Count a program's collectives by (kind, participating devices, shapes, bytes a device)."""
+    """Count a program's collectives by (kind, group size, shapes, bytes per device)."""
     counts: Counter[tuple[str, int, str, int]] = Counter()
     for line in hlo.splitlines():
         if match := COLLECTIVE.search(line):
@@ -159,8 +159,8 @@ def main(flags: ScalingFlags) -> None:
         f"{flags.batch_size} x {flags.max_len} clicks, {flags.loss}"
     )
     print(
-        f"item table {table / 1e6:,.0f} MB whole, {table / mesh.model / 1e6:,.0f} MB a device, "
-        "and twice that for Adam"
+        f"item table {table / 1e6:,.0f} MB in total, {table / mesh.model / 1e6:,.0f} MB per "
+        "device, and twice that for Adam"
     )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
@@ -168,7 +168,7 @@ def main(flags: ScalingFlags) -> None:
         "results not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
     }
     for name, size in sizes.items():
-        print(f"{name:22}{size / 1e6:12,.1f} MB a device")
+        print(f"{name:22}{size / 1e6:12,.1f} MB per device")
     counts = collectives(hlo)
     print("collectives of a step (in the loop's body, once each):" if counts else "no collectives")
     for (kind, size, shapes, volume), count in sorted(counts.items(), key=lambda x: -x[0][3]):

@@ -2,8 +2,8 @@
 
 python experiments/benchmarks/serving.py --run=runs/ttt --reread=runs/sasrec --data_dir=DIR
 
-The times are of whole calls of the Python interface, from ids to ids, after compilation. Programs
-that are compared take turns.
+The times are those of whole calls of the Python interface, from ids to ids, after compilation.
+Programs that are compared take turns.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def medians(programs: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 
 def rate(function: Callable, count: int, repeats: int) -> float:
-    """Return how many items per second a function handles that handles `count` a call (median)."""
+    """Return the median rate per second of a function that handles `count` items per call."""
     function()
     times = []
     for _ in range(repeats):
@@ -98,7 +98,7 @@ def measure_clicks(
     repeats: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Return milliseconds of a click and its recommendations after few and many other clicks.
+    """Return the milliseconds of a click and its recommendations after few and many other clicks.
 
     reread: a model without a state, whose sessions read their last max_len clicks again.
     """
@@ -114,7 +114,7 @@ def measure_clicks(
 def measure_sessions(
     recommender: Recommender, num_sessions: int, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Return clicks and lists per second of many sessions that are handled together."""
+    """Return clicks and recommendations per second of many sessions handled together."""
     ids = recommender.items.ids
     sessions = [recommender.open_session() for _ in range(num_sessions)]
     clicks = [ids[i] for i in rng.integers(0, len(ids), num_sessions)]
@@ -127,7 +127,7 @@ def measure_sessions(
 
 
 def measure_users(recommender: Recommender, histories: list[list]) -> dict[str, float]:
-    """Return the seconds that the recommendations of all test users take."""
+    """Return the time in seconds of the recommendations for all test users."""
     per_second = rate(lambda: recommender.recommend(histories, K), len(histories), 5)
     return {"users": len(histories), "all users' top 10, s": len(histories) / per_second}
 

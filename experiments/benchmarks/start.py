@@ -1,10 +1,10 @@
-r"""Measures wall time from the shell to main.py's first training step.
+r"""Measure the wall time from the shell to main.py's first training step.
 
     python experiments/benchmarks/start.py --dataset=ml1m --data_dir=DIR \
         [--repeats=3] [--json=FILE] [-- more flags of main.py]
 
 The compilation cache is empty in one half of the starts and filled in the other. The data are
-prepared once before. Each start is a process of its own, which ends after its first dispatch of
+prepared once before. Each start is a separate process, which ends after its first dispatch of
 steps.
 """
 

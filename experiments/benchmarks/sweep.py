@@ -1,11 +1,11 @@
-r"""Measures a sweep over initializer_range as one program, against separate runs.
+r"""Measure a sweep over initializer_range as one program, and compare with separate runs.
 
     python experiments/benchmarks/sweep.py --dataset=beauty --data_dir=DIR \
         [--epochs=10] [--json=FILE]
 
-Wall times are those of whole processes on prepared data, with start and compilation. The separate
-runs are measured twice: each with an empty compilation cache, and one after the other with the
-cache that the first one fills.
+Wall times are those of whole processes on prepared data, including start and compilation. The
+separate runs are measured twice: each with an empty compilation cache, and one after the other with
+the cache that the first one fills.
 """
 
 import dataclasses

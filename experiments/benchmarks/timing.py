@@ -1,6 +1,6 @@
-"""Timing shared by the benchmarks.
+"""Timing functions that the benchmarks share.
 
-Compiled programs take turns, so that other work on the machine affects all of them alike.
+Compiled programs take turns, so that other load on the machine affects all of them equally.
 """
 
 import os
@@ -21,8 +21,8 @@ def interleaved(
     """Return the median milliseconds of each function of no arguments, by name.
 
     They run in turns, `repeats` times each. An untimed call of the same program precedes each timed
-    one: a call that follows a memory-heavy program is otherwise slower (by half at 10 ms), so that
-    ratios would depend on the order of the rows.
+    call. Without it, a call that follows a memory-heavy program is slower (by half at 10 ms), and
+    ratios depend on the order of the rows.
     """
     for program in programs.values():
         for _ in range(warmup):
@@ -38,7 +38,7 @@ def interleaved(
 
 
 def machine() -> dict:
-    """Return what the numbers are measured on, and its load."""
+    """Return a description of the machine and its load."""
     has_affinity = hasattr(os, "sched_getaffinity")
     return {
         "jax": jax.__version__,

@@ -87,10 +87,10 @@ def test_damaged_archives(tmp_path, folder):
     path = archive(tmp_path / "ml-1m.zip", RATINGS * 500)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in error_of(readers.read, path, MOVIES.layout, "error", folder)
+    assert "damaged or truncated" in error_of(readers.read, path, MOVIES.layout, "error", folder)
     start = 30 + len(MOVIES.layout.member) + 20
     path.write_bytes(whole[:start] + bytes(20) + whole[start + 20 :])
-    assert "damaged or cut short" in error_of(readers.read, path, MOVIES.layout, "error", folder)
+    assert "damaged or truncated" in error_of(readers.read, path, MOVIES.layout, "error", folder)
     archive(path, RATINGS, "ml-1m/rating.dat")
     message = error_of(readers.read, path, MOVIES.layout, "error", folder)
     assert "has no member 'ml-1m/ratings.dat' (did you mean 'ml-1m/rating.dat'?)" in message

@@ -164,5 +164,5 @@ def test_prepare_downloads_what_is_missing_and_only_that(server, tmp_path, monke
 
 def test_a_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--data_dir: cannot make the folder"):
+    with pytest.raises(UserError, match="--data_dir: cannot create the folder"):
         download.fetch(source, tmp_path / "file" / "x")

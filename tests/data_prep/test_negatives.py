@@ -92,14 +92,14 @@ def test_popular_negatives_are_only_items_that_are_trained_on():
     history, _ = history_of([[1], [2]], 6)
     drawn = negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 3, (0, 0))
     assert [sorted(row) for row in drawn.tolist()] == [[2, 3, 4], [1, 3, 4]]
-    with pytest.raises(UserError, match="of 4 items that may be drawn, a user leaves only 3"):
+    with pytest.raises(UserError, match="of 4 items that may be sampled, only 3 are left"):
         negatives.draw(np.array([0, 1]), history, np.array([1, 2, 3, 3, 4]), 4, (0, 0))
 
 
 def test_too_small_a_catalogue_is_an_error_that_names_a_remedy():
     history, _ = history_of([[1, 2], [1, 2, 3, 3]], 5)
     with pytest.raises(
-        UserError, match=r"--eval_negatives=3.*leaves only 2 unclicked; set it to at most 2"
+        UserError, match=r"--eval_negatives=3.*only 2 are left for one user; set it to at most 2"
     ):
         negatives.draw(np.array([0, 1]), history, np.arange(1, 6), 3, (0, 0))
     enough = negatives.draw(np.array([0]), history, np.arange(1, 6), 3, (0, 0))
@@ -113,7 +113,7 @@ def test_clicks_on_items_that_are_not_drawn_from_take_nothing_away():
     pool = np.array([1, 2, 3, 4])
     assert {3, 4} == set(negatives.draw(users, history, pool, 2, (0,))[1].tolist())
     with pytest.raises(
-        UserError, match=r"of 4 items that may be drawn, a user leaves only 2 unclicked"
+        UserError, match=r"of 4 items that may be sampled, only 2 are left for one user"
     ):
         negatives.draw(users, history, pool, 3, (0,))
 

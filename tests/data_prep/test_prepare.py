@@ -180,7 +180,7 @@ def test_titles_stand_beside_the_items(tmp_path):
 def test_another_checksum_of_a_local_archive_is_a_warning(tmp_path, caplog):
     test_titles_stand_beside_the_items(tmp_path)
     official = sources.CATALOGUE["ml1m"].md5
-    assert f"the official archive's is {official}; used as it is" in caplog.text
+    assert f"that of the official archive is {official}; the file is used as is" in caplog.text
 
 
 def test_the_csv_form_of_amazon_is_used_where_the_other_is_not(tmp_path):

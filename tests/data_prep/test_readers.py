@@ -184,17 +184,17 @@ def test_bad_parquet_rows(own):
         (
             "x.csv.gz",
             gzip.compress(b"user,item,time\n" + b"u,i,1\n" * 20_000, mtime=0)[:-40],
-            "damaged or cut short",
+            "damaged or truncated",
         ),
         (
             "x.json.gz",
             gzip.compress(as_json(CLICK_ROWS * 9000).encode(), mtime=0)[:-9],
-            "damaged or cut short",
+            "damaged or truncated",
         ),
         (
             "x.json.gz",
             gzip.compress(as_json(CLICK_ROWS * 9000).encode(), mtime=0)[:-6] + b"\0" * 6,
-            "damaged or cut short",
+            "damaged or truncated",
         ),
     ],
 )

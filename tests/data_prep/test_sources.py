@@ -28,7 +28,7 @@ from data_prep.settings import DataConfig, UserError
         ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file in an unknown format"),
         (
             {"dataset": "ml1m", "user_col": "u"},
-            "--user_col: only for your own file; the columns of 'ml1m' are known",
+            "--user_col: only for a file of your own; the columns of 'ml1m' are known",
         ),
         (
             {"split": "tempral"},
@@ -36,7 +36,7 @@ from data_prep.settings import DataConfig, UserError
         ),
         (
             {"split": "temporal", "validation_time": 0.9},
-            "--validation_time: 0.9 is not before --test_time=0.9",
+            "--validation_time: found 0.9, expected less than --test_time=0.9",
         ),
         ({"eval_negatives": 0}, "--eval_negatives: 0 is out of range, expected at least 1"),
         ({"on_bad_rows": "ignore"}, "--on_bad_rows: 'ignore' is not one of error, skip"),

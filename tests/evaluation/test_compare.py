@@ -244,14 +244,14 @@ def test_several_comparisons_have_holms_p(six_runs, tmp_path):
         assert sorted(one["p_holm"] for one in found) == pytest.approx(
             [min(2 * small, 1), min(max(2 * small, large), 1)]
         )
-    assert "Holm's over the 2 comparisons" in table(got)
+    assert "Holm's method for the 2 comparisons" in table(got)
 
 
 def test_one_seed_speaks_of_users_alone_and_says_so(six_runs, tmp_path):
     got = compare.compare(six_runs[:4])  # three of sasrec, one of ttt4rec
     assert got["systems"]["ttt4rec"]["interval_over"] == "users alone"
     assert got["results"]["full"]["differences"]["ttt4rec"]["mrr"]["error_seeds"] == 0
-    assert "over users alone: one seed of ttt4rec" in table(got)
+    assert "over users alone: ttt4rec has only one seed" in table(got)
     # what is not trained has no other training that could have ended otherwise
     floor = make_finished_run(tmp_path / "floor", "popularity", shift=1)
     got = compare.compare([floor, *six_runs[3:]])
@@ -405,10 +405,10 @@ REFUSED = {
     other_users: ["300 against 300", "user 0 is in", "good", "bad"],
     other_candidates: ["full candidates of user 7", "99 against 100", "good", "bad"],
     not_a_number: ["bad/result.json", "full/mrr is nan"],
-    other_ranks: ["bad/result.json", "test sampled/", "not of one run"],
-    null_rank: ["bad/test_ranks.parquet", "no whole number"],
+    other_ranks: ["bad/result.json", "test sampled/", "belong to different runs"],
+    null_rank: ["bad/test_ranks.parquet", "not a whole number"],
     fractional_rank: ["bad/test_ranks.parquet", "full_greater"],
-    impossible_rank: ["bad/test_ranks.parquet", "cannot be"],
+    impossible_rank: ["bad/test_ranks.parquet", "impossible ranks"],
     user_twice: ["bad/test_ranks.parquet", "300 rows of 299 users"],
     no_ranks: ["bad/test_ranks.parquet", "columns user, expected"],
     unknown_setting: ["bad/result.json", "flux"],
@@ -469,7 +469,7 @@ def test_fewer_than_two_systems_are_refused(tmp_path):
     assert "2 seeds of one configuration (ttt4rec)" in refusal(runs)
     copy = make_finished_run(tmp_path / "copy")
     message = refusal([*runs, copy, make_finished_run(tmp_path / "c", "sasrec")])
-    assert "/a and " in message and "/copy are the same settings and seed 0" in message
+    assert "/a and " in message and "/copy have the same settings and seed 0" in message
 
 
 def test_a_protocol_that_a_run_lacks(tmp_path):

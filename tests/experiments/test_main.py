@@ -130,9 +130,9 @@ MISTAKES = {
     "--model=din --loss=softmax": "--loss=softmax",
     "--model=sasrec --num_interests=2": "--model=comirec_sa or --model=comirec_dr",
     "--model=din --score=cosine": "--score: an option of",
-    "--batch_tokens=1024": "--targets=last takes --batch_size",
+    "--batch_tokens=1024": "with --targets=last, give --batch_size",
     "--model=bert4rec --sparse_embeddings": "--sparse_embeddings",
-    "--preset=best --model=din": "--preset=best: there is none for --model=din on --dataset=ml1m",
+    "--preset=best --model=din": "--preset=best: has no values for --model=din on --dataset=ml1m",
     "--model=sasrec --backbone=mamba": "--backbone: an option of --model=ttt4rec",
 }
 

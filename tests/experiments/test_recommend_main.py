@@ -131,9 +131,10 @@ def test_a_user_of_the_runs_data(recommend, trained):
 def test_interactive_shows_how_the_list_moves(recommend, trained):
     done = recommend("--run=run", "--interactive", "--k=3", cwd=trained, input="5\nnothing\n7\n\n")
     assert done.code == 0, done.stderr
-    assert "ttt4rec" in done.stdout and "each click costs the same" in done.stdout
-    assert "no click yet: popular items" in done.stdout and "after 2 clicks" in done.stdout
-    assert "'nothing' is no id, and 0 titles contain it" in done.stdout and " new " in done.stdout
+    assert "ttt4rec" in done.stdout and "every click takes the same time" in done.stdout
+    assert "no clicks yet: popular items" in done.stdout and "after 2 clicks" in done.stdout
+    assert "'nothing' is not an id, and 0 titles contain it" in done.stdout
+    assert " new " in done.stdout
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl", "-"])
@@ -150,7 +151,7 @@ def test_a_file_of_histories_streams_into_a_file_of_recommendations(
     else:
         done = recommend(*flags, cwd=popularity)
     assert done.code == 0, done.stderr
-    assert "3 users; 1 of them had no click and got popular items" in done.stderr
+    assert "3 users; 1 without clicks received popular items" in done.stderr
     recommender = Recommender.load(popularity / "run")
     expected = dict(
         zip(HISTORIES, recommender.recommend(HISTORIES.values(), k=2, exclude=[12]), strict=True)
@@ -192,11 +193,11 @@ def test_a_mistake_half_way_leaves_no_file(recommend, popularity, tmp_path, monk
     lines.append('{"user": "last", "items": [1, 99]}')
     flags = [f"--run={popularity / 'run'}", "--histories=-", "--output=top.csv"]
     done = recommend(*flags, cwd=tmp_path, input="\n".join(lines))
-    expected = "error: histories: 1 items that the run's data does not have: 99"
+    expected = "error: histories: 1 ids are not in the run's data: 99"
     assert done.code == 2 and expected in done.stderr.splitlines()[-1]
     assert (tmp_path / "top.csv").read_text() == "previous" and len(list(tmp_path.iterdir())) == 1
     done = recommend(*flags, "--unknown=skip", "--k=40", cwd=tmp_path, input="\n".join(lines))
-    assert done.code == 0 and "note: --k=40, but there are 30 items" in done.stderr
+    assert done.code == 0 and "note: --k=40 exceeds the 30 items" in done.stderr
     assert len((tmp_path / "top.csv").read_text().splitlines()) == 1 + 21 * 29
 
 
@@ -205,9 +206,9 @@ def test_titles_are_searched_and_shown(recommend, popularity):
         "--run=run", "--interactive", "--k=2", cwd=popularity, input="the first\nfilm 29\n\n"
     )
     assert done.code == 0, done.stderr
-    assert "'the first' is no id, and 2 titles contain it:" in done.stdout
+    assert "'the first' is not an id, and 2 titles contain it:" in done.stdout
     assert re.search(r"29 +Film 29, the next$", done.stdout, re.MULTILINE)
-    assert "the last 6 clicks are read again after each" in done.stdout
+    assert "every click reads the last 6 clicks again" in done.stdout
     done = recommend("--run=run", "--histories=lists.csv", "--user=ann", "--k=2", cwd=popularity)
     assert done.code == 0 and "user ann: 3 clicks" in done.stdout
     assert "Film 7, the next" in done.stdout
@@ -226,7 +227,7 @@ MISTAKES = {
     "--run=run --k=ten": "--k",
     "--run=run --k=0 --user=1": "--k: 0 is out of range",
     "--run=run --histories=lists.csv": "nothing to do",
-    "--run=run --output=x.csv": "--output: goes with --histories",
+    "--run=run --output=x.csv": "--output: needs --histories",
     "--run=run --histories=lists.txt --output=x.csv": "'lists.txt' has an unknown format",
     "--run=run --histories=none.csv --output=x.csv": "--histories: no file none.csv",
     "--run=run --histories=lists.csv --output=x.txt": "--output: 'x.txt' has an unknown format",

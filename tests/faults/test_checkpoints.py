@@ -218,7 +218,7 @@ def test_a_lost_checkpoint_is_reported(whole, tmp_path, ever_better):
     shutil.rmtree(newest(run.last))
     (got,) = fit.fit(executables, run, [run], log=lines.append)
     assert (
-        "metrics.jsonl has epoch 3, of which there is no whole checkpoint: "
+        "metrics.jsonl has epoch 3, but there is no usable checkpoint of it; "
         "training continues from epoch 2" in lines
     )
     same(executables, got, run.path, expected, folder)

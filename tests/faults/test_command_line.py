@@ -85,7 +85,7 @@ def test_a_run_cannot_be_resumed_with_fewer_epochs_than_it_has_finished(
         return
     assert code == 2 and not experiments
     assert capsys.readouterr().err == (
-        "error: --resume: run has 3 finished epochs, found --epochs=2; "
+        "error: --resume: run has 3 finished epochs, but --epochs=2; "
         "give --epochs=3 or more, or start a new run in another --run_dir\n"
     )
 
@@ -93,7 +93,7 @@ def test_a_run_cannot_be_resumed_with_fewer_epochs_than_it_has_finished(
 def test_nor_can_a_sweep_one_of_whose_runs_has_finished_more(tmp_path):
     make_three_epochs(tmp_path / "seed=1", seed=1)
     combinations = {f"seed={seed}": config_of(epochs=2, seed=seed) for seed in (0, 1)}
-    with pytest.raises(UserError, match="seed=1 has 3 finished epochs, found --epochs=2"):
+    with pytest.raises(UserError, match="seed=1 has 3 finished epochs, but --epochs=2"):
         check_folder(RunFolder(tmp_path), combinations, is_resuming=True)
 
 

@@ -86,7 +86,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "to train  beauty/ttt4rec-0" in done.stdout
-    assert "12 of 12 to train" in done.stdout
+    assert "12 of 12 jobs to train" in done.stdout
     assert not any(tmp_path.iterdir())
 
 
@@ -97,7 +97,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
         ("--seeds=0", "--seeds: 0"),
         ("--jobs=0", "--jobs: 0"),
         ("--tabel1", "--tabel1"),
-        ("--report_only --output=nowhere", "--report_only: nowhere is not there"),
+        ("--report_only --output=nowhere", "--report_only: nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -42,6 +42,6 @@ def test_a_flag_that_is_given_goes_before_a_preset():
 
 
 def test_a_preset_that_does_not_exist_names_those_that_do():
-    message = "--preset=best: there is none for --model=popularity on --dataset=ml1m"
+    message = "--preset=best: has no values for --model=popularity on --dataset=ml1m"
     with pytest.raises(UserError, match=message):
         lists("--preset=best", "--model=popularity", "--dataset=ml1m")

@@ -91,9 +91,9 @@ def test_a_plan_counts_what_is_trained():
         "--initializer_range=0.01,0.1", "--mini_batch_size=1,10", "--seed=0,1", "--epochs=3"
     )
     text = sweep.plan(sweep.groups(configs), [(1000, 4, 50_000)] * 2, num_finished=2)
-    assert "8 to train in 2 programs, 2 finished already; nothing is trained" in text
-    assert f"{8 * 3 * 1000:,} examples seen in {2 * 3 * 4} steps" in text
-    assert f"{4 * 50_000 * 12 / 1e6:,.0f} MB" in text
+    assert "8 to train in 2 programs, 2 already finished; nothing is trained" in text
+    assert f"{8 * 3 * 1000:,} examples in {2 * 3 * 4} steps" in text
+    assert f"{4 * 50_000 * 12 / 1e6:,.1f} MB" in text
     assert all(name in text for name in configs)
 
 
@@ -105,7 +105,7 @@ def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path
         folder.result.write_text('{"model": "ttt4rec"}')
     before = sorted(tmp_path.rglob("*"))
     text = run.dry_run(configs, random_dataset, tmp_path)
-    assert "4 to train" in text and "2 finished already" in text
+    assert "4 to train" in text and "2 already finished" in text
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -119,7 +119,26 @@ def test_a_dry_run_counts_what_training_uses(random_dataset):
 
 def test_a_dry_run_of_a_model_that_is_not_trained_costs_nothing(random_dataset, tmp_path):
     _, configs = combinations("--model=popularity")
-    assert "cost      0 examples seen in 0 steps" in run.dry_run(configs, random_dataset, tmp_path)
+    assert "cost      0 examples in 0 steps" in run.dry_run(configs, random_dataset, tmp_path)
+
+
+# The table
+
+
+def test_a_table_gives_a_deviation_only_over_several_seeds():
+    def lines(*names):
+        table = [
+            {"combination": name, "seed": 0, "error": "", "validation full/ndcg@10": 0.1699}
+            | {f"test {p}/{m}": 0.5 for p in ("sampled", "full") for m in ("hit@10", "ndcg@10")}
+            for name in names
+        ]
+        return sweep.table(table, "full/ndcg@10").splitlines()
+
+    single = lines("dim=8", "dim=16")
+    assert single[1].endswith("1  0.1699  <- best") and "±" not in "".join(single)
+    several = lines("dim=8,seed=0", "dim=8,seed=1", "dim=16,seed=0")
+    assert several[1].endswith("2  0.1699 ± 0.0000  <- best") and several[2].endswith("1  0.1699")
+    assert "mean ± std over seeds" in several[0] and "mean over 2 seeds" in several[4]
 
 
 # The picture

@@ -40,7 +40,7 @@ def test_parts_are_joined_even_if_the_types_of_users_differ(random_dataset, tmp_
 
 BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {
     "x.jsonl": [
-        ('{"user": 1, "items": [1]}\n{"user": 2, "items"', "line 2 is no JSON"),
+        ('{"user": 1, "items": [1]}\n{"user": 2, "items"', "line 2 is not JSON"),
         ("[1, 2]\n", "line 1 is [1, 2]"),
         ('{"user": 1, "items": 5}\n', 'line 1 is {"user": 1, "items": 5}'),
         ("", "holds no histories"),

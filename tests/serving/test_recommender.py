@@ -135,10 +135,10 @@ def test_an_empty_history_gets_popular_items(sasrec, random_dataset):
 MISTAKES = {
     "unknown items": (
         lambda r: r.recommend([[100, 1], ["x"]]),
-        "2 items that the run's data does not have: 1, x",
+        "2 ids are not in the run's data: 1, x",
     ),
-    "unknown excluded": (lambda r: r.recommend([[100]], exclude=[5]), "exclude: 1 items"),
-    "unknown click": (lambda r: r.open_session().observe("nothing"), "clicks: 1 items"),
+    "unknown excluded": (lambda r: r.recommend([[100]], exclude=[5]), "exclude: 1 ids"),
+    "unknown click": (lambda r: r.open_session().observe("nothing"), "clicks: 1 ids"),
     "no policy": (lambda r: r.recommend([[100]], unknown="skp"), "did you mean 'skip'"),
     "k of zero": (lambda r: r.recommend([[100]], k=0), "k: found 0"),
     "k of text": (lambda r: r.recommend([[100]], k="10"), "k: found '10'"),

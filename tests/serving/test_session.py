@@ -49,7 +49,7 @@ def test_sessions_that_do_not_go_together_are_refused_and_nothing_changes(ttt4re
     session = ttt4rec.open_session([100])
     with pytest.raises(UserError, match="duplicate session"):
         ttt4rec.observe_many([session, session], [200, 300])
-    with pytest.raises(UserError, match="does not have: 7"):
+    with pytest.raises(UserError, match="not in the run's data: 7"):
         ttt4rec.observe_many([session, ttt4rec.open_session()], [200, 7])
     with pytest.raises(UserError, match="another Recommender"):
         sasrec.recommend_many([session])
@@ -250,7 +250,7 @@ def test_damaged_or_foreign_bytes_are_refused(ttt4rec, sasrec, random_dataset, m
     with pytest.raises(UserError, match="of model"):
         other.session_from_bytes(blob)
     monkeypatch.setattr("ttt4rec_jax.serving.session.VERSION", 2)
-    with pytest.raises(UserError, match="of version 1, expected 2"):
+    with pytest.raises(UserError, match="found version 1, expected 2"):
         ttt4rec.session_from_bytes(blob)
 
 

@@ -229,7 +229,7 @@ def test_checkpoints_of_another_shape_are_refused(random_dataset, tmp_path):
     fit_run(small_config(epochs=1), random_dataset, tmp_path / "run")
     training = make_program([small_config({"dim": 16})], random_dataset).training
     last = Checkpoints(RunFolder(tmp_path / "run").last)
-    with pytest.raises(UserError, match=r"checkpoint .* is of another program: found .* expected"):
+    with pytest.raises(UserError, match=r"checkpoint .* does not fit the settings: .* expected"):
         last.load((training.first_state, training.first_sums))
 
 

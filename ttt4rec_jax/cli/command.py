@@ -34,8 +34,8 @@ class FinishedRun(DataFolders):
     """The flags of a command that loads a finished run."""
 
     run: str = option("", "Folder of the run (required).")
-    model: str = option("", "module:Class of the run's model, if it is your own.")
-    inner: str = option("", "module:name of the run's inner learner, if it is your own.")
+    model: str = option("", "The run's model as module:Class, if it is one of your own.")
+    inner: str = option("", "The run's inner learner as module:name, if it is one of your own.")
 
     def check_run(self) -> None:
         """Raise UserError if --run is missing or names a folder that holds no run."""
@@ -55,9 +55,9 @@ class FinishedRun(DataFolders):
 
 
 class Section(NamedTuple):
-    """Flags under one heading of --help: the fields of a dataclass of options.
+    """Flags under one heading of --help: fields of a dataclass of options.
 
-    names: which of them; () for all.
+    names: the fields that the section lists; () for all of them.
     """
 
     heading: str
@@ -66,7 +66,7 @@ class Section(NamedTuple):
 
     @property
     def fields(self) -> list[dataclasses.Field]:
-        """The options."""
+        """The dataclass fields of the section's options."""
         fields = dataclasses.fields(self.settings)
         return [field for field in fields if not self.names or field.name in self.names]
 
@@ -90,8 +90,8 @@ class Parsed(NamedTuple):
 class Command:
     """A command's purpose and flags.
 
-    purpose: what --help begins with; "{program}" in it stands for the command.
-    positional: the name of its further arguments, "" for none.
+    purpose: the text that --help begins with; "{program}" in it stands for the command.
+    positional: the name of its positional arguments, "" for none.
     """
 
     purpose: str
@@ -159,7 +159,7 @@ class Command:
 
 
 def invocation(program: str) -> list[str]:
-    """Return the words by which a command is called. program: argv[0]."""
+    """Return the words that call a command. program: argv[0]."""
     return program.split() if program.startswith(INSTALLED) else ["python", program]
 
 
@@ -172,13 +172,14 @@ def _indented(text: str) -> str:
 
 
 def exit_code(body: Callable[[], None], how_to_resume: Callable[[], str] | None = None) -> int:
-    """Run a command's body and return its exit code; problems are reported in one line on stderr.
+    """Run a command's body and return its exit code; an error is reported in one line on stderr.
 
     0: success. 2: a mistake of the user, or training that diverged. 130: interrupted.
 
     Args:
-        how_to_resume: What to do after an interruption, for a command that leaves work undone.
-            Output that nobody reads any longer interrupts such a command, and ends another one.
+        how_to_resume: Returns the advice printed after an interruption, for a command that can be
+            resumed. If its output pipe is closed, such a command counts as interrupted; any other
+            command ends with exit code 0.
     """
     try:
         body()
@@ -189,7 +190,7 @@ def exit_code(body: Callable[[], None], how_to_resume: Callable[[], str] | None 
     except (Interrupted, KeyboardInterrupt) as interrupt:
         return _interrupted(str(interrupt) or "interrupted", how_to_resume)
     except BrokenPipeError:
-        # Whatever is still buffered would raise again when the interpreter exits.
+        # Buffered output would raise the error again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _interrupted("the output was closed", how_to_resume) if how_to_resume else 0
     return 0

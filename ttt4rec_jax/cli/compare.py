@@ -12,16 +12,16 @@ from ttt4rec_jax.evaluation.compare import compare
 from ttt4rec_jax.evaluation.compare_table import table
 from ttt4rec_jax.metrics import PROTOCOLS
 
-PURPOSE = """Compare systems by the test users of their finished runs, over one or more seeds:
+PURPOSE = """Compare finished runs by a paired test over their test users, for one or more seeds:
 
 {program} runs/sasrec-0 runs/sasrec-1 runs/ttt4rec-0 runs/ttt4rec-1
 {program} runs/my-sweep --protocol=full --json=comparison.json
 
-Runs whose settings differ only in the seed are one system. The first run's system is the
-reference: every other system is compared with it by the difference of the means, its 95% interval,
-the relative difference and p. Users are paired. With two or more seeds of each system, intervals
-also account for the variation between trainings (the method is described in
-ttt4rec_jax/evaluation/paired_test.py)."""
+Runs whose settings differ only in the seed form one system. The first run's system is the
+reference. For every other system, the table gives the difference of the mean metrics, its 95%
+confidence interval, the relative difference and the p-value. With two or more seeds per system, the
+intervals also cover the variation between trainings. The method is described in
+ttt4rec_jax/evaluation/paired_test.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,17 @@ class CompareFlags:
     """The flags of compare.py."""
 
     protocol: str = option(
-        "both", "Compare by this evaluation only, or by both.", choices=("both", *PROTOCOLS)
+        "both",
+        "Metrics to compare: among sampled candidates, over the full catalogue, or both.",
+        choices=("both", *PROTOCOLS),
     )
-    json: str = option("", "Also write the comparison to this file.")
-    model: str = option("", "module:Class of a run's model that is your own; several by commas.")
-    inner: str = option("", "module:name of a run's inner learner that is your own; as --model.")
+    json: str = option("", "Also write the comparison to this JSON file.")
+    model: str = option(
+        "", "Models of your own among the runs, as module:Class, separated by commas."
+    )
+    inner: str = option(
+        "", "Inner learners of your own among the runs, as module:name, separated by commas."
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -43,12 +49,12 @@ COMMAND = Command(
     PURPOSE,
     (Section("Flags:", CompareFlags),),
     positional="RUN",
-    positional_help="Folder of a run, or of a sweep, which stands for all of its combinations.",
+    positional_help="Folder of a run, or of a sweep for all of its combinations.",
 )
 
 
 def main(argv: list[str]) -> int:
-    """Print a comparison. Returns the exit code, see command.exit_code."""
+    """Print a comparison. Returns the exit code; see command.exit_code."""
     return exit_code(lambda: _compare(argv))
 
 

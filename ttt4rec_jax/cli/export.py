@@ -1,6 +1,6 @@
 """The command experiments/export.py: export a finished run for serving.
 
-JAX is imported once the flags are known to be right.
+JAX is imported after the flags have been checked.
 """
 
 import dataclasses
@@ -10,23 +10,24 @@ from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, FinishedRun, Section, exit_code
 from ttt4rec_jax.serving import export_folder
 
-PURPOSE = """Export a finished run as StableHLO programs for cpu, cuda and tpu that need jax alone:
+PURPOSE = """Export a finished run as StableHLO programs, to serve it without this package:
 
 {program} --run=runs/x --output=model/
+{program} --run=runs/x --output=model/ --k=20 --overwrite
 
-The export holds the run's best parameters; the run's folder is all that is needed. It consists of
-programs for any batch size (encode, score candidates, top k and, for TTT4Rec, a session's step),
-arrays, items and a manifest. It is loaded by the load_export.py in it, which needs jax, numpy and
-flatbuffers, but not this package."""
+The export is made from the run's folder and contains the best parameters, the items, a manifest,
+and programs for CPU, CUDA and TPU that accept any batch size: encode histories, score candidates,
+find the top k and, for TTT4Rec, advance a session by one click. The file load_export.py in the
+export loads it; it needs jax, numpy and flatbuffers, but not this package."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportFlags(FinishedRun):
     """The flags of export.py."""
 
-    output: str = option("", "Folder to write, new or empty (required).")
+    output: str = option("", "Folder to write; new or empty, unless --overwrite (required).")
     k: int = option(100, "Maximum number of items that a request can ask for.", low=1)
-    overwrite: bool = option(False, "Replace the export in --output.")
+    overwrite: bool = option(False, "Replace an existing export in --output.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -34,11 +35,22 @@ class ExportFlags(FinishedRun):
             raise UserError("--output: missing; give --output=FOLDER, a new folder; see --help")
 
 
-COMMAND = Command(PURPOSE, (Section("Flags:", ExportFlags),))
+COMMAND = Command(
+    PURPOSE,
+    (
+        Section("The run:", ExportFlags, ("run", "model", "inner")),
+        Section("The export:", ExportFlags, ("output", "k", "overwrite")),
+        Section(
+            "The data, read for a run of an early version only:",
+            ExportFlags,
+            ("data_dir", "cache_dir"),
+        ),
+    ),
+)
 
 
 def main(argv: list[str]) -> int:
-    """Export a run. Returns the exit code, see command.exit_code."""
+    """Export a run. Returns the exit code; see command.exit_code."""
     return exit_code(lambda: _export(argv))
 
 
@@ -62,7 +74,7 @@ def _export(argv: list[str]) -> None:
 
 
 def summary(output: Path, manifest: dict) -> str:
-    """Return in two lines what was written."""
+    """Return two lines that say what was written."""
     megabytes = sum(path.stat().st_size for path in output.iterdir()) / 1e6
     return (
         f"{output}: {manifest['model']['model']}, {manifest['items']:,} items, "

@@ -16,25 +16,20 @@ from ttt4rec_jax.pipeline import presets
 
 PARTS: dict[str, type] = {**SECTIONS, "run": RunConfig}
 HEADINGS = {
-    "data": "Which interactions are read, how they are filtered and split, and evaluation sets.",
-    "model": "The model and its shape.",
-    "train": "How a model is trained.",
-    "eval": "How a model is evaluated.",
-    "record": "What a run records beside its metrics, which do not depend on it.",
-    "run": "Where a run reads and writes, and defaults of the flags that are not given.",
+    "data": "Data: the interactions, how they are filtered and split, and the evaluation sets.",
+    "model": "Model: the recommender and its hyper-parameters.",
+    "train": "Training: the examples, the loss, the optimizer and the batches.",
+    "eval": "Evaluation:",
+    "record": "Records: what a run writes in addition; its metrics do not depend on it.",
+    "run": "Where to run: folders, resuming, devices and processes.",
 }
-SEVERAL = """
-Numbers and choices may list several values, and every combination is trained: 0.01,0.1 or
-sasrec,ttt4rec. Numbers may also be ranges: lo:hi:n for n equally spaced values, lo:hi:n:log for
-logarithmically spaced ones (whole numbers are rounded)."""
 
 
 def command(purpose: str, models: Sequence[str] = ()) -> Command:
-    """Return main.py's flags, section by section, with the own options of custom models."""
+    """Return main.py's flags, section by section, with the options that custom models add."""
     sections = []
     for name, part in PARTS.items():
-        several = SEVERAL if name in SWEPT else ""
-        sections.append(Section(HEADINGS[name] + several, part))
+        sections.append(Section(HEADINGS[name], part))
         if name == "model":
             sections += [
                 Section(f"Options of --model={model}.", config_class(model), names)
@@ -72,8 +67,8 @@ def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
 def import_named(argv: list[str]) -> list[str]:
     """Import the models and inner learners that argv names as module:attribute.
 
-    It comes before the flags are read, since a model's own options are flags too. Returns the names
-    of the models. Raises UserError.
+    Called before the flags are read, since a custom model's own options are flags too. Returns the
+    names of the models. Raises UserError.
     """
     named: dict[str, list[str]] = {"model": [], "inner": []}
     for flag, names in named.items():

@@ -1,6 +1,6 @@
 """The command experiments/main.py: train and evaluate a configuration, or a sweep. Imports no JAX.
 
-JAX is imported once the flags are known to be right.
+JAX is imported after the flags have been checked.
 """
 
 import dataclasses
@@ -18,18 +18,26 @@ from ttt4rec_jax.pipeline import resume
 from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder
 
-PURPOSE = """Train and evaluate a sequential recommender, and leave the result in a folder:
+PURPOSE = """Train and evaluate a sequential recommender, or a sweep over several settings:
 
 {program} --model=ttt4rec --dataset=ml1m
-{program} --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2"""
+{program} --model=sasrec --dataset=clicks.csv --epochs=20 --run_dir=runs/my-run
+{program} --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2
+{program} --resume --run_dir=runs/my-run
 
-# The flags that a command to resume need not repeat.
+The run's folder receives the settings, checkpoints, the metrics of each epoch and the test result.
+
+Flags of the sections Model and Training may list several values, as in 0.01,0.1 or sasrec,ttt4rec;
+every combination of them is trained. Numeric flags also accept ranges: lo:hi:n gives n equally
+spaced values, lo:hi:n:log gives n logarithmically spaced values; whole numbers are rounded."""
+
+# Flags that the command to resume a run need not repeat.
 NOT_REPEATED = {"preset", "run_dir", "resume", "dry_run"}
 
 
 @dataclasses.dataclass
 class _Progress:
-    """What an interruption has to know of the command line."""
+    """The command line as far as it has been read, for the advice after an interruption."""
 
     lists: dict[str, list] = dataclasses.field(default_factory=dict)
     given: set[str] = dataclasses.field(default_factory=set)
@@ -37,9 +45,9 @@ class _Progress:
 
 
 def main(argv: list[str]) -> int:
-    """Train as the flags say. Returns the exit code, see command.exit_code."""
+    """Train as the flags say. Returns the exit code; see command.exit_code."""
     started = time.perf_counter()
-    # SIGTERM is handled as Ctrl-C, before and after training too.
+    # Handle SIGTERM like Ctrl-C, also before and after training.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = _Progress()
 
@@ -60,13 +68,13 @@ def _train(argv: list[str], started: float, progress: _Progress) -> None:
     root = run_folder(first, run_config.run_dir, is_sweep=len(combinations) > 1)
     progress.root = root
     resume.check_folder(root, combinations, run_config.resume)
-    from ttt4rec_jax.cli import run  # imports JAX, which a wrong flag need not wait for
+    from ttt4rec_jax.cli import run  # imports JAX: a wrong flag is reported before
 
     run.run(combinations, run_config, root, progress.lists, started)
 
 
 def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
-    """Return the folder that --run_dir names, or a new one named by model, data set and time."""
+    """Return the folder of --run_dir, or a new one named after the model, data set and time."""
     if run_dir:
         return RunFolder(Path(run_dir))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -78,11 +86,11 @@ def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
 def resume_command(program: str, root: RunFolder, lists: dict[str, list], given: set[str]) -> str:
     """Return the command that resumes a run.
 
-    It repeats only the flags that say where things are: the folder holds the run's settings.
+    It repeats only the flags that name folders and devices: the run's folder holds its settings.
     """
     run_flags = {field.name for field in dataclasses.fields(RunConfig)} - NOT_REPEATED
     where = [f"--{name}={lists[name][0]}" for name in lists if name in run_flags & given]
-    # code outside this package is only imported if the command names it
+    # Code outside this package is imported only if the command names it.
     for name in ("model", "inner"):
         if any(":" in value for value in lists[name]):
             where.append(f"--{name}={','.join(lists[name])}")

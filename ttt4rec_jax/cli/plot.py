@@ -10,13 +10,13 @@ from ttt4rec_jax.metrics import AT_CUTOFFS
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
 
-PURPOSE = """Draw the loss and validation curves of runs, finished or not, by epoch:
+PURPOSE = """Plot the training loss and the validation metrics of runs by epoch:
 
 {program} runs/sasrec-0 runs/ttt4rec-0 --output=curves.png
 {program} runs/my-sweep --metric=hit@10
 
-For runs with --ttt_stats, also draw what their inner learners do: inner loss, weight change, inner
-learning rate."""
+The runs may still be training. For runs with --ttt_stats, the figure also shows statistics of
+their inner learners: the inner loss, the weight change and the inner learning rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class PlotFlags:
     """The flags of plot.py."""
 
     output: str = option("curves.png", "PNG file to write.")
-    metric: str = option("ndcg@10", "Validation metric to draw.", choices=AT_CUTOFFS)
+    metric: str = option("ndcg@10", "Validation metric to plot.", choices=AT_CUTOFFS)
 
     def __post_init__(self) -> None:
         check(self)
@@ -36,12 +36,12 @@ COMMAND = Command(
     PURPOSE,
     (Section("Flags:", PlotFlags),),
     positional="RUN",
-    positional_help="Folder of a run, or of a sweep, which stands for all of its combinations.",
+    positional_help="Folder of a run, or of a sweep for all of its combinations.",
 )
 
 
 def main(argv: list[str]) -> int:
-    """Draw the curves. Returns the exit code, see command.exit_code."""
+    """Plot the curves. Returns the exit code; see command.exit_code."""
     return exit_code(lambda: _plot(argv))
 
 
@@ -50,7 +50,7 @@ def _plot(argv: list[str]) -> None:
     flags = parsed.settings(PlotFlags)
     folders = run_folders([Path(run) for run in parsed.positional])
     histories = dict(zip(short_names(folders), map(history, folders), strict=True))
-    from ttt4rec_jax import plots  # matplotlib takes a second, which a mistake need not wait for
+    from ttt4rec_jax import plots  # imports matplotlib, a second: errors above come without it
 
     figure = plots.curves(histories, flags.metric)
     try:
@@ -59,13 +59,13 @@ def _plot(argv: list[str]) -> None:
         raise UserError(
             f"--output: {flags.output} cannot be written ({error.strerror}); name another file"
         ) from error
-    print(f"{len(histories)} run{'s' * (len(histories) > 1)} drawn in {flags.output}")
+    print(f"plotted {len(histories)} run{'s' * (len(histories) > 1)} in {flags.output}")
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
-    """Return the runs' folders, a sweep replaced by its combinations that have finished an epoch.
+    """Return the runs' folders; for a sweep, those of combinations that have finished an epoch.
 
-    Raises UserError if there is none.
+    Raises UserError if there are none.
     """
     runs = [
         run
@@ -87,13 +87,13 @@ def history(path: Path) -> list[dict]:
     if not lines:
         raise UserError(
             f"{path}: no epoch in {RunFolder(path).metrics.name}; "
-            "name a run of a trained model that has finished one"
+            "name a run that has finished an epoch of training"
         )
     return lines
 
 
 def short_names(paths: list[Path]) -> list[str]:
-    """Return each path without the folders that all of them share."""
+    """Return each path without the parent folders that all of them share."""
     if len(paths) < 2:
         return [path.name or str(path) for path in paths]
     common = os.path.commonpath([path.resolve() for path in paths])

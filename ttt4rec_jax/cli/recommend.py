@@ -1,6 +1,6 @@
 """Print recommendations: for a file of histories, for one user, or click by click.
 
-Imports no JAX, so that a wrong flag is answered at once.
+Imports no JAX, so that a wrong flag is reported at once.
 """
 
 import itertools
@@ -19,12 +19,12 @@ from ttt4rec_jax.serving.load_export import Recommendation
 if TYPE_CHECKING:
     from ttt4rec_jax.serving.recommender import Recommender
 
-BATCH_HISTORIES = 4096  # histories of a file that are in memory at a time
-MAX_SHOWN = 10  # of a user's last clicks, and of the titles that match a text
+BATCH_HISTORIES = 4096  # histories of a file that are held in memory at a time
+MAX_SHOWN = 10  # clicks of a user, or titles that match a text, that are printed
 
 
 def main(argv: list[str]) -> int:
-    """Recommend as the flags say. Returns the exit code, see command.exit_code."""
+    """Recommend as the flags say. Returns the exit code; see command.exit_code."""
     return exit_code(lambda: run(COMMAND.parse(argv).settings(RecommendFlags)))
 
 
@@ -32,7 +32,7 @@ def run(args: RecommendFlags) -> None:
     """Do what the flags of experiments/recommend.py ask for. Raise UserError."""
     reader = Reader(args.histories) if args.output else None
     writer = Writer(args.output) if args.output else None
-    # these import JAX, which a wrong file name need not wait for
+    # These import JAX: a wrong file name is reported before.
     from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
 
@@ -41,7 +41,7 @@ def run(args: RecommendFlags) -> None:
     recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
     items = recommender.items
     if args.k > len(items):
-        note(f"note: --k={args.k}, but there are {len(items):,} items: lists are shorter")
+        note(f"note: --k={args.k} exceeds the {len(items):,} items; lists are shorter")
     options: dict[str, Any] = {
         "unknown": args.unknown,
         "exclude_seen": not args.include_seen,
@@ -76,7 +76,7 @@ def note(text: str) -> None:
 def recommend_to_file(
     recommender: "Recommender", reader: Reader, writer: Writer, k: int, **options: Any
 ) -> None:
-    """Stream histories through the model into a file, with a progress bar.
+    """Read histories, recommend, and write to a file batch by batch, with a progress bar.
 
     options: those of Recommender.recommend.
     """
@@ -97,7 +97,7 @@ def recommend_to_file(
             bar.unit = reader.unit
             bar.set_postfix_str(f"{num_users:,} users", refresh=False)
             bar.update(reader.done - bar.n)
-    empty = f"; {num_empty:,} of them had no click and got popular items" if num_empty else ""
+    empty = f"; {num_empty:,} without clicks received popular items" if num_empty else ""
     note(f"{num_users:,} users{empty}")
 
 
@@ -124,8 +124,8 @@ def history_in_data(
     prepared = prepare(config.data, data_dir, cache_dir)
     if ids_of(prepared) != items.ids:
         raise UserError(
-            f"--user: {prepared} has other items than the run; "
-            "give the data that it was trained on, or --histories"
+            f"--user: {prepared} does not hold the items of the run; "
+            "give the data that the run was trained on, or --histories"
         )
     return [items.ids[item - 1] for item in history_of(prepared, user)]
 
@@ -136,7 +136,7 @@ def show_user(
     """Print a user's last clicks and recommendations. options: those of Recommender.recommend."""
     (recommendation,) = recommender.recommend([history], k, **options)
     last = f", the last {MAX_SHOWN}:" if len(history) > MAX_SHOWN else ""
-    print(f"user {user}: {len(history)} clicks{last}")
+    print(f"user {user}: {format_clicks(len(history))}{last}")
     for id in history[-MAX_SHOWN:]:
         print(f"      {format_item(recommender.items, id)}")
     print(f"\nrecommended ({format_source(recommendation, len(history))}):")
@@ -146,19 +146,19 @@ def show_user(
 def converse(
     recommender: "Recommender", history: Sequence, k: int, unknown: str, **filters: Any
 ) -> None:
-    """Read clicks from stdin, by id or by a part of a title, and print the new list after each.
+    """Read clicks from stdin, by id or part of a title, and print the new list after each.
 
     history, unknown: those of Recommender.open_session; filters: those of Recommender.recommend.
     """
     items = recommender.items
     session = recommender.open_session(history, unknown)
     cost = (
-        "each click costs the same"
+        "every click takes the same time"
         if session.is_constant_cost
-        else f"the last {recommender.config.max_len} clicks are read again after each"
+        else f"every click reads the last {recommender.config.max_len} clicks again"
     )
     print(f"{recommender.config.model}, {len(items):,} items; {cost}")
-    print("enter an id or a part of a title; an empty line ends")
+    print("enter an item's id or part of its title; an empty line ends the session")
     before = None
     while True:
         recommendation = session.recommend(k, **filters)
@@ -189,13 +189,13 @@ def ask_for_click(items: Catalogue) -> int | str | None:
 
 
 def format_table(recommendation: Recommendation, before: list | None = None) -> str:
-    """Return recommendations as lines of rank, move since the list `before`, score, id, title."""
+    """Return a line per item: rank, change since the list `before`, score, id, title."""
     lines = []
     for rank, (id, score) in enumerate(zip(recommendation.ids, recommendation.scores, strict=True)):
         title = (recommendation.titles[rank] or "") if recommendation.titles else ""
         move = "" if before is None else f"{format_move(rank, before, id):>5}"
         lines.append(f"{rank + 1:>4}{move}  {score:>10.4f}  {id!s:<12}  {title}".rstrip())
-    return "\n".join(lines) or "   no item is left to recommend"
+    return "\n".join(lines) or "   no items are left to recommend"
 
 
 def format_move(rank: int, before: list, id: int | str) -> str:
@@ -209,8 +209,13 @@ def format_move(rank: int, before: list, id: int | str) -> str:
 def format_source(recommendation: Recommendation, num_clicks: int) -> str:
     """Return what a list is based on."""
     if recommendation.source == "popularity":
-        return "no click yet: popular items by training clicks"
-    return f"after {num_clicks} clicks"
+        return "no clicks yet: popular items"
+    return f"after {format_clicks(num_clicks)}"
+
+
+def format_clicks(count: int) -> str:
+    """Return a number of clicks in words."""
+    return f"{count} click{'s' * (count != 1)}"
 
 
 def format_item(items: Catalogue, id: int | str) -> str:
@@ -219,7 +224,7 @@ def format_item(items: Catalogue, id: int | str) -> str:
 
 
 def format_matches(items: Catalogue, text: str, matches: list) -> str:
-    """Return the answer to a text that is no id and not part of just one title."""
-    more = ", the first are:" if len(matches) > MAX_SHOWN else ":" if matches else ""
+    """Return the answer to a text that is not an id and not part of exactly one title."""
+    more = "; the first are:" if len(matches) > MAX_SHOWN else ":" if matches else ""
     shown = "".join(f"\n      {format_item(items, id)}" for id in matches[:MAX_SHOWN])
-    return f"{text!r} is no id, and {len(matches)} titles contain it{more}{shown}"
+    return f"{text!r} is not an id, and {len(matches)} titles contain it{more}{shown}"

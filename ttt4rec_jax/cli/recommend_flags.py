@@ -1,4 +1,4 @@
-"""The flags of experiments/recommend.py, and which of them go together. Imports no JAX."""
+"""The flags of experiments/recommend.py, and how they may be combined. Imports no JAX."""
 
 import dataclasses
 
@@ -7,40 +7,45 @@ from ttt4rec_jax.cli.command import Command, FinishedRun, Section
 from ttt4rec_jax.config.execution import PROGRAM_CACHE
 from ttt4rec_jax.serving.files import FORMATS
 
-PURPOSE = f"""Recommend with a finished run: to all users in a file, to one user, or click by click:
+PURPOSE = f"""Recommend items with a finished run, to users in a file, to one user, or in a session:
 
 {{program}} --run=runs/x --histories=users.parquet --k=10 --output=top.parquet
 {{program}} --run=runs/x --user=42
 {{program}} --run=runs/x --interactive
 
-It uses the run's best parameters, and needs nothing but the run's folder (--user without
---histories also reads the run's data). Give one of: --histories with --output, --user,
---interactive.
+Give --histories and --output, or --user, or --interactive; with --user, an interactive session
+starts from that user's history. The best parameters are read from the run's folder, which is all
+that is needed, except that --user without --histories reads the history from the run's data.
 
 {FORMATS}"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecommendFlags(FinishedRun):
-    """The flags of recommend.py. Raises UserError if they do not go together."""
+    """The flags of recommend.py. Raises UserError if they cannot be combined."""
 
-    histories: str = option("", "Users' clicks: a .parquet, .csv or .jsonl file, or - for stdin.")
+    histories: str = option(
+        "", "Histories to read: a .parquet, .csv or .jsonl file, or - for stdin."
+    )
     output: str = option("", "File to write: .parquet, .csv or .jsonl, or - for stdout.")
-    user: str = option("", "Id of one user, whose history and recommendations are printed.")
+    user: str = option("", "Id of a user whose history and recommendations are printed.")
     interactive: bool = option(
-        False, "Ask for clicks one by one, and print how the recommendations change."
+        False, "Read clicks from the terminal, and print the recommendations after each."
     )
     k: int = option(10, "Number of items to recommend.", low=1)
     unknown: str = option(
         "error",
-        "What to do with clicks on items that the run's data does not have.",
+        "What to do with clicks on items that are not in the run's data: stop with an error, or "
+        "skip them.",
         choices=("error", "skip"),
     )
-    include_seen: bool = option(False, "Recommend items of the history, too.")
-    exclude: str = option("", "Ids of items never to recommend, separated by commas.")
-    include_only: str = option("", "Ids of the only items to recommend, separated by commas.")
+    include_seen: bool = option(False, "Also recommend items of the history.")
+    exclude: str = option("", "Ids of items that are not recommended, separated by commas.")
+    include_only: str = option(
+        "", "Ids of the only items that are recommended, separated by commas."
+    )
     whole_history: bool = option(
-        False, "Read histories from their first click, as a session does, not only the last clicks."
+        False, "Read the whole history, as a session does, instead of its last max_len clicks."
     )
     program_cache: str = option("", PROGRAM_CACHE)
 
@@ -49,11 +54,11 @@ class RecommendFlags(FinishedRun):
         self.check_run()
         if self.output and (not self.histories or self.user or self.interactive):
             raise UserError(
-                "--output: goes with --histories alone; leave out --user and --interactive"
+                "--output: needs --histories; it cannot be combined with --user or --interactive"
             )
         if self.interactive and (self.histories or self.whole_history):
             raise UserError(
-                "--interactive: asks for the clicks itself; "
+                "--interactive: reads clicks from the terminal; "
                 "leave out --histories and --whole_history"
             )
         if not (self.output or self.user or self.interactive):
@@ -62,4 +67,18 @@ class RecommendFlags(FinishedRun):
             )
 
 
-COMMAND = Command(PURPOSE, (Section("Flags:", RecommendFlags),))
+COMMAND = Command(
+    PURPOSE,
+    (
+        Section("The run:", RecommendFlags, ("run", "model", "inner")),
+        Section(
+            "Input and output:", RecommendFlags, ("histories", "output", "user", "interactive")
+        ),
+        Section(
+            "Recommendations:",
+            RecommendFlags,
+            ("k", "unknown", "include_seen", "exclude", "include_only", "whole_history"),
+        ),
+        Section("Where to run:", RecommendFlags, ("data_dir", "cache_dir", "program_cache")),
+    ),
+)

@@ -1,4 +1,4 @@
-"""The work of main.py once its flags are known to be right: prepare the data, train, print."""
+"""What main.py does after its flags have been checked: prepare the data, train, print."""
 
 import sys
 import time
@@ -36,10 +36,10 @@ def run(
     Args:
         combinations: The configurations by the name of their folder in `root`.
         root: The folder of the run or sweep.
-        flags: Every flag's values, as a sweep records them.
+        flags: The values of every flag, which a sweep records.
         started: time.perf_counter() when the program started.
 
-    Raises UserError, and Interrupted once everything is saved.
+    Raises UserError, or Interrupted after everything has been saved.
     """
     config = next(iter(combinations.values()))
     mesh = start_devices(run_config, len(combinations))
@@ -60,7 +60,7 @@ def run(
         print(dry_run(combinations, dataset, root.path))
         return
     with root.locked():
-        # Again, since another process may have started a run here in the meantime.
+        # Check again: another process may have started a run here in the meantime.
         check_folder(root, combinations, run_config.resume)
         train_all(
             Experiment(
@@ -79,7 +79,7 @@ def run(
 
 
 def describe(dataset: Dataset, prepared: Path) -> str:
-    """Return lines that say which data are used."""
+    """Return lines that describe the data."""
     manifest = dataset.manifest
     counts = manifest["counts"]
     lines = [
@@ -89,14 +89,14 @@ def describe(dataset: Dataset, prepared: Path) -> str:
     ]
     if without := dataset.users_without_negatives:
         lines.append(
-            f"          {without:,} users have training clicks on every item: "
-            "they train without negatives"
+            f"          {without:,} users have training clicks on every item, "
+            "so they are trained without negatives"
         )
     return "\n".join(lines)
 
 
 def dry_run(combinations: dict[str, Config], dataset: Dataset, root: Path) -> str:
-    """Return what `run` would train in this folder, in lines; compiles and writes nothing."""
+    """Return lines that say what `run` would train in this folder; compile and write nothing."""
     folders = {name: RunFolder(root / name) for name in combinations}
     finished = saved_results(folders)
     waiting = {name: config for name, config in combinations.items() if name not in finished}
@@ -119,10 +119,10 @@ def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def _report(line: str) -> None:
-    """Print a line above the progress bar, at once even if stdout is a file or a pipe."""
+    """Print a line above the progress bar, and flush it even if stdout is a file or a pipe."""
     tqdm.write(line)
     sys.stdout.flush()
 
 
 def _silent(line: str) -> None:
-    """Log nothing: only the first of several processes reports."""
+    """Log nothing: of several processes, only the first one reports."""

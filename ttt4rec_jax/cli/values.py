@@ -1,4 +1,4 @@
-"""Reading a flag's text as one value of its type, or as several to sweep over. Imports no JAX."""
+"""Read a flag's text as one value of its type, or as several to sweep over. Imports no JAX."""
 
 import sys
 from typing import Any
@@ -39,7 +39,7 @@ def expand_range(name: str, text: str, kind: type) -> list:
     Whole numbers are rounded. Raises UserError.
     """
     low, high, count, is_log = _range_parts(name, text, kind)
-    # By comparison, since math.isfinite raises OverflowError for a huge whole number.
+    # Compared instead of math.isfinite, which raises OverflowError for a huge whole number.
     is_finite = max(abs(low), abs(high)) <= sys.float_info.max
     is_positive = min(low, high) > 0
     if not 2 <= count <= MAX_RANGE_VALUES or not is_finite or (is_log and not is_positive):
@@ -52,13 +52,13 @@ def expand_range(name: str, text: str, kind: type) -> list:
     for i in range(1, count - 1):
         share = i / (count - 1)
         value = low * (high / low) ** share if is_log else low + (high - low) * share
-        # Six digits, so that no folder is named 0.30000000000000004.
+        # Six significant digits, so that no folder is named 0.30000000000000004.
         inner.append(round(value) if kind is int else float(f"{value:.6g}"))
     return [low, *inner, high]
 
 
 def _range_parts(name: str, text: str, kind: type) -> tuple[Any, Any, int, bool]:
-    """Return (lo, hi, n, whether the ratios are equal) of a range. Raises UserError."""
+    """Return (lo, hi, n, whether it is logarithmic) of a range. Raises UserError."""
     parts = text.split(":")
     is_log = len(parts) == 4 and parts[3] == "log"
     if len(parts) != 3 and not is_log:

@@ -1,4 +1,4 @@
-"""The settings of a run: frozen, and checked when made. Imports no JAX: a wrong flag fails at once.
+"""The settings of a run: frozen, and checked when created. Imports no JAX, to fail early.
 
 models: what each model can do, ModelConfig. training: TrainConfig, EvalConfig, RecordConfig.
 run: Config, which holds them all. Data preparation's settings are in data_prep.settings.

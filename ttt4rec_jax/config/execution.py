@@ -5,32 +5,35 @@ import dataclasses
 from data_prep.settings import UserError, check, option
 
 PROGRAM_CACHE = (
-    "Folder of compiled programs; default: a folder in the user's cache; none: keep none."
+    "Folder that caches compiled programs; default: a folder in the user's cache directory; "
+    "none: no cache."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFolders:
-    """Where data are read, for the commands that read them."""
+    """Where the data are, for the commands that read them."""
 
     data_dir: str = option(
         "",
-        "Folder of the archives; default: TTT4REC_DATA_DIR, or a folder in the user's cache.",
+        "Folder of downloaded archives; default: $TTT4REC_DATA_DIR, or a folder in the user's "
+        "cache directory.",
     )
     cache_dir: str = option(
         "",
-        "Folder of prepared data; default: TTT4REC_CACHE_DIR, or a folder in the user's cache.",
+        "Folder of prepared data; default: $TTT4REC_CACHE_DIR, or a folder in the user's cache "
+        "directory.",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(DataFolders):
-    """Where a run reads and writes, and where flags that are not given take their values from."""
+    """Where a run reads and writes, its devices, and the preset of flags that are not given."""
 
     preset: str = option(
         "paper",
         "Values of the flags that are not given: those of the paper, "
-        "or the best known for the model and data set.",
+        "or the best known ones for the model and data set.",
         choices=("paper", "best"),
     )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
@@ -38,30 +41,33 @@ class RunConfig(DataFolders):
         False, "Resume the run in --run_dir; flags that are not given keep the run's values."
     )
     dry_run: bool = option(
-        False, "Print what would be trained, in which programs and at what cost; train nothing."
+        False, "Print what would be trained, and how many steps that takes; train nothing."
     )
     program_cache: str = option("", PROGRAM_CACHE)
     mesh: str = option(
         "",
-        "Spread one run over several devices: data:4,model:2 splits batches over 4 and the item "
-        "table over 2; default: one device.",
+        "Devices of a single run: data:4,model:2 splits batches over 4 devices and the item table "
+        "over 2; default: one device, or all devices of several processes.",
     )
     data_placement: str = option(
         "auto",
         "Where the data reside during training. device: in the device's memory. host: mapped from "
-        "disk, and transferred batch by batch. auto: device if they fit into a quarter of its "
-        "memory.",
+        "disk and transferred batch by batch. auto: device, unless the data would take more than a "
+        "quarter of its memory.",
         choices=("auto", "device", "host"),
     )
     coordinator: str = option(
         "",
-        "Address host:port of the first of several processes; "
-        "Slurm, Kubernetes and Cloud TPU need none.",
+        "Address host:port of the first process, if several processes train one run; on Slurm, "
+        "Kubernetes and Cloud TPU it is detected.",
     )
     num_processes: int = option(
-        1, "Number of processes that train together, each started with the same flags.", low=1
+        1,
+        "Number of processes that train one run; each is started with the same flags except "
+        "process_id.",
+        low=1,
     )
-    process_id: int = option(0, "Index of this process among them, from 0.", low=0)
+    process_id: int = option(0, "Index of this process, from 0 to num_processes - 1.", low=0)
 
     def __post_init__(self) -> None:
         check(self)

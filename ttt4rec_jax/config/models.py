@@ -7,15 +7,15 @@ from data_prep.settings import UserError, check, option
 
 
 class Capabilities(NamedTuple):
-    """What a model can do, so that impossible settings are refused before JAX is imported."""
+    """What a model supports, so that impossible settings are refused before JAX is imported."""
 
-    # Ways to train it, as values of --targets; targets=auto means the first.
+    # The values of --targets that it supports; targets=auto means the first one.
     targets: tuple[str, ...]
     # Whether it has parameters to train; a baseline has none.
     trained: bool = True
-    # Whether a score is a product of a user vector and an item vector (a two-tower model).
+    # Whether a score is the dot product of a user vector and an item vector (a two-tower model).
     is_two_tower: bool = True
-    # What target_tower=auto and positions=auto mean.
+    # The values that target_tower=auto and positions=auto stand for.
     target_tower: str = "none"
     positions: str = "none"
     # Whether --sparse_embeddings supports it: item ids only index rows of the table "embedding",
@@ -26,7 +26,7 @@ class Capabilities(NamedTuple):
 class CustomModel(NamedTuple):
     """A model that is not part of this package; see models/custom.py.
 
-    uses: the options of ModelConfig that it honours beside max_len, dim and dropout.
+    uses: the options of ModelConfig that it uses in addition to max_len, dim and dropout.
     """
 
     cls: Any  # (config, number of items, nnx.Rngs) -> nnx.Module
@@ -49,7 +49,7 @@ MODELS = {
     "popularity": Capabilities(WINDOW, trained=False, sparse=False),
     "itemknn": Capabilities(WINDOW, trained=False, is_two_tower=False, sparse=False),
 }
-CUSTOM: dict[str, CustomModel] = {}  # by name; each has its capabilities in MODELS, too
+CUSTOM: dict[str, CustomModel] = {}  # by name; the capabilities of each are in MODELS
 INNER = ["linear", "mlp"]  # the names of the inner learners; see ttt/inner.py
 TTT = ("ttt4rec",)
 COMIREC = ("comirec_sa", "comirec_dr")
@@ -84,7 +84,7 @@ OPTIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model and its shape. Raises UserError if the settings do not fit together."""
+    """The model and its hyper-parameters. Raises UserError if they contradict each other."""
 
     model: str = option(
         "ttt4rec",
@@ -92,14 +92,19 @@ class ModelConfig:
         choices=lambda: tuple(MODELS),
     )
     max_len: int = option(
-        10, "Length of the history that a model reads: the last clicks before the candidate.", low=1
+        10, "Maximum length of the history that a model reads, which ends at the last click.", low=1
     )
-    dim: int = option(64, "Width of embeddings and blocks.", low=1)
+    dim: int = option(64, "Dimension of the embeddings and of the blocks.", low=1)
     num_blocks: int = option(
-        1, "Number of blocks of [norm, TTT layer or attention, residual].", low=1
+        1,
+        "Number of blocks (norm, TTT layer or attention, residual connection); of gru4rec: number "
+        "of GRU layers.",
+        low=1,
     )
     num_heads: int = option(
-        2, "Heads of a TTT layer (each with its own fast weights) or of attention.", low=1
+        2,
+        "Number of heads of a TTT layer (each with its own fast weights) or of attention.",
+        low=1,
     )
     dropout: float = option(
         0.0, "Dropout rate on embeddings and on each block's residual branch.", low=0.0, high=0.95
@@ -118,7 +123,8 @@ class ModelConfig:
     )
     mini_batch_size: int = option(
         10,
-        "Tokens per inner mini-batch, whose gradients are taken at the same weights; 1: online.",
+        "Tokens per inner mini-batch, whose gradients are taken at the same weights; 1: online "
+        "gradient descent.",
         low=1,
     )
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
@@ -126,46 +132,55 @@ class ModelConfig:
         0.02, "Standard deviation of a TTT layer's initial parameters.", low=0.0
     )
     fast_weight_range: float = option(
-        -1.0, "Standard deviation of the inner learner's W_0; -1: initializer_range.", low=-1.0
+        -1.0,
+        "Standard deviation of W_0, the inner learner's initial weights; -1: initializer_range.",
+        low=-1.0,
     )
     ttt_impl: str = option(
         "auto",
-        "Implementation of the TTT layer: equal results at different speeds; "
+        "Implementation of the TTT layer. Results are equal up to rounding, speeds differ. "
         "auto: the fastest for its shape.",
         choices=("auto", "scan", "dual", "chunked"),
     )
     backbone: str = option(
         "transformer",
-        "What surrounds a TTT layer: transformer, projections only; "
-        "mamba, also convolutions of width 4 on queries and keys, and a gate.",
+        "Block around a TTT layer. transformer: projections only. mamba: in addition convolutions "
+        "of width 4 on queries and keys, and a gate.",
         choices=("transformer", "mamba"),
     )
     score: str = option(
         "dot",
-        "Dot product of user and item vectors, or their cosine divided by the temperature.",
+        "Score of an item: the dot product of user and item vectors, or their cosine divided by "
+        "the temperature.",
         choices=("dot", "cosine"),
     )
-    temperature: float = option(0.05, "score=cosine: divisor of the cosine.", above=0.0)
-    num_interests: int = option(4, "User vectors of a multi-interest model.", low=1)
-    routing_iterations: int = option(3, "Iterations of dynamic routing.", low=1)
+    temperature: float = option(
+        0.05, "score=cosine: temperature that the cosine is divided by.", above=0.0
+    )
+    num_interests: int = option(4, "comirec: number of interests (user vectors) per user.", low=1)
+    routing_iterations: int = option(
+        3, "comirec_dr: number of iterations of dynamic routing.", low=1
+    )
     mask_probability: float = option(
-        0.2, "Probability of masking an item in masked training.", above=0.0, high=1.0
+        0.2, "bert4rec: probability of masking an item in training.", above=0.0, high=1.0
     )
     mask_last_probability: float = option(
         0.1,
-        "Probability of masking only the last item of a sequence, as evaluation does.",
+        "bert4rec: probability of masking only the last item of a sequence, as in evaluation.",
         low=0.0,
         high=1.0,
     )
     num_intents: int = option(
-        256, "Intents: clusters of users' histories, learned once per epoch.", low=1
+        256, "iclrec: number of intents, the clusters of users' histories.", low=1
     )
-    intent_weight: float = option(0.1, "Weight of the intent contrastive loss.", low=0.0)
+    intent_weight: float = option(0.1, "iclrec: weight of the intent contrastive loss.", low=0.0)
     contrast_weight: float = option(
-        0.1, "Weight of the contrastive loss between augmented histories.", low=0.0
+        0.1, "iclrec: weight of the contrastive loss between augmented histories.", low=0.0
     )
     contrast_temperature: float = option(
-        1.0, "Temperature of the contrastive losses: divisor of the similarities.", above=0.0
+        1.0,
+        "iclrec: temperature that the similarities of the contrastive losses are divided by.",
+        above=0.0,
     )
     target_tower: str = option(
         "auto",
@@ -181,11 +196,11 @@ class ModelConfig:
         if has_option(self.model, "num_heads") and self.dim % (2 * self.num_heads):
             raise UserError(
                 f"--num_heads: {self.num_heads} heads do not divide --dim={self.dim} "
-                "into even widths"
+                "into even head widths"
             )
         if -1 < self.fast_weight_range < 0:
             raise UserError(
-                f"--fast_weight_range: {self.fast_weight_range} is neither -1 nor at least 0"
+                f"--fast_weight_range: found {self.fast_weight_range}, expected -1 or at least 0"
             )
         for name in ("target_tower", "positions"):
             if getattr(self, name) == "auto":
@@ -193,7 +208,7 @@ class ModelConfig:
         self._check_owners()
 
     def _check_owners(self) -> None:
-        """Raise UserError if an option that the model does not have has been changed."""
+        """Raise UserError if an option that the model does not have was changed."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value not in (field.default, "none") and not has_option(self.model, field.name):
@@ -206,19 +221,19 @@ class ModelConfig:
 
 
 def config_class(model: str) -> type[ModelConfig]:
-    """Return the class of a model's settings: ModelConfig, or a custom model's own."""
+    """Return the class of a model's settings: ModelConfig, or that of a custom model."""
     return CUSTOM[model].config_class if model in CUSTOM else ModelConfig
 
 
 def own_options(model: str) -> tuple[str, ...]:
-    """Return the options that a custom model's settings add to ModelConfig; () for others."""
+    """Return the options that a custom model adds to ModelConfig; () for other models."""
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     names = (field.name for field in dataclasses.fields(config_class(model)))
     return tuple(name for name in names if name not in known)
 
 
 def has_option(model: str, name: str) -> bool:
-    """Return whether a model has an option; one that OPTIONS does not list belongs to all."""
+    """Return whether a model has an option; all models have those that OPTIONS does not list."""
     if name not in OPTIONS:
         return True
     if model in CUSTOM:
@@ -232,7 +247,7 @@ def owners(name: str) -> list[str]:
 
 
 def not_an_option(name: str, model: str) -> UserError:
-    """Return the error for an option of other models."""
+    """Return the error for an option that a model does not have."""
     models = " or ".join(f"--model={owner}" for owner in owners(name))
     return UserError(f"--{name}: an option of {models}, which --model={model} does not have")
 
@@ -240,10 +255,10 @@ def not_an_option(name: str, model: str) -> UserError:
 def check_imported(flag: str, name: Any, known: Any) -> None:
     """Raise UserError if a name "module:attribute" has not been imported.
 
-    A run's folder alone must not decide which code is imported: the user names it.
+    Only the user may decide which code is imported, not the content of a run's folder.
     """
     if isinstance(name, str) and ":" in name and name not in known:
         raise UserError(
-            f"--{flag}: {name!r} is code outside this package, which is only imported if you name "
+            f"--{flag}: {name!r} is code outside this package, which is imported only if you name "
             f"it; give --{flag}={name}, or in Python register it first"
         )

@@ -18,7 +18,7 @@ from ttt4rec_jax.config.models import (
 )
 from ttt4rec_jax.config.training import EvalConfig, RecordConfig, TrainConfig
 
-# What each way of training needs of a model, for the error message.
+# What each value of --targets requires of a model, for the error message.
 TARGETS_NEED = {
     "every": "a causal model",
     "masked": "a model with masked training",
@@ -28,7 +28,7 @@ TARGETS_NEED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of one run. Raises UserError if its sections do not fit together.
+    """The settings of one run. Raises UserError if its sections contradict each other.
 
     Runs that differ only in what they record are equal.
     """
@@ -58,11 +58,12 @@ class Config:
             )
         if targets == "last" and self.train.batch_tokens:
             raise UserError(
-                "--batch_tokens: for --targets=every or masked; --targets=last takes --batch_size"
+                "--batch_tokens: only for --targets=every or masked; with --targets=last, "
+                "give --batch_size"
             )
 
     def _check_model_can(self) -> None:
-        """Raise UserError if a loss, record or optimizer asks more than the model can do."""
+        """Raise UserError if the model does not support the loss, the records or the optimizer."""
         name = self.model.model
         model = MODELS[name]
         if self.train.loss == "softmax" and model.trained and not model.is_two_tower:
@@ -78,12 +79,13 @@ class Config:
         if self.train.sparse_embeddings and not model.sparse:
             models = ", ".join(other for other, can in MODELS.items() if can.sparse)
             raise UserError(
-                f"--sparse_embeddings: supported by {models}, not by --model={name}; leave it out"
+                f"--sparse_embeddings: --model={name} does not support it, only {models} do; "
+                "leave it out"
             )
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> "Config":
-        """Return the run that flat values of options describe; others than a run's are ignored.
+        """Return the settings that {option: value} describes; unknown options are ignored.
 
         Raises UserError, also for an option that only another custom model has.
         """
@@ -102,18 +104,18 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> "Config":
-        """Return the run that a config.json holds."""
+        """Return the settings in a config.json."""
         return cls.from_dict(json.loads(path.read_text()))
 
     @classmethod
     def from_dict(cls, content: dict[str, dict]) -> "Config":
-        """Return the run that `to_dict` describes; earlier versions had no section "record"."""
+        """Return the settings that `to_dict` wrote; earlier versions had no section "record"."""
         content = {"record": {}} | content
         classes = sections(content["model"]["model"])
         return cls(**{name: section(**content[name]) for name, section in classes.items()})
 
     def to_dict(self) -> dict[str, dict]:
-        """Return what config.json holds: {section: {flag: value}}."""
+        """Return the content of config.json: {section: {flag: value}}."""
         return dataclasses.asdict(self)
 
 
@@ -127,7 +129,7 @@ SECTIONS: dict[str, type] = {
 
 
 def sections(model: str) -> dict[str, type]:
-    """Return the classes of a run's settings; a custom model may have its own. Raises UserError."""
+    """Return {section: class} of a run's settings, for the model's class. Raises UserError."""
     check_imported("model", model, MODELS)
     return SECTIONS | {"model": config_class(model)}
 
@@ -137,7 +139,7 @@ MAY_CHANGE_ON_RESUME = ("epochs", "patience")
 
 
 def check_resumable(saved: Config, requested: Config) -> None:
-    """Raise UserError, naming the flag, if a resumed run would no longer be the same run."""
+    """Raise UserError, naming the flag, if a setting differs that a resumed run must keep."""
     for section in (field.name for field in dataclasses.fields(Config) if field.compare):
         before = getattr(saved, section)
         now = getattr(requested, section)
@@ -159,7 +161,7 @@ def _may_change(name: str, saved: Config) -> bool:
     return name in MAY_CHANGE_ON_RESUME
 
 
-# Settings that only change values, not the compiled program.
+# Settings that change only values, not the compiled program.
 ONE_PROGRAM = {
     "model": ("initializer_range", "fast_weight_range"),
     "train": ("learning_rate", "seed"),
@@ -167,14 +169,14 @@ ONE_PROGRAM = {
 
 
 def program(config: Config) -> Config:
-    """Return a configuration without what only changes values, as a key of its program.
+    """Return the key of a configuration's program: ONE_PROGRAM's settings set to their defaults.
 
     Runs with equal keys are trained together by one compiled program.
     """
     shared = {}
     for section, names in ONE_PROGRAM.items():
         if section == "model" and config.model.model not in TTT:
-            continue  # only there are the ranges of initial parameters arguments of the program
+            continue  # in other models, the ranges are not arguments of the program
         defaults = {
             f.name: f.default for f in dataclasses.fields(SECTIONS[section]) if f.name in names
         }

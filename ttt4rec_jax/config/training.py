@@ -8,26 +8,29 @@ from ttt4rec_jax.metrics import SELECTORS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained. Raises UserError if the settings do not fit together."""
+    """How a model is trained. Raises UserError if the settings contradict each other."""
 
     targets: str = option(
         "auto",
-        "last: every training position is an example with its own window. "
-        "every: one causal pass trains all positions. "
-        "masked: items masked at random are predicted. "
-        "auto: masked for bert4rec, last for the others.",
+        "Training examples. last: every click is the target of its own example, with the window of "
+        "clicks before it. every: a sequence is one example, and one causal pass predicts every "
+        "next click. masked: a sequence is one example, in which items masked at random are "
+        "predicted. auto: masked for bert4rec, last for the others.",
         choices=("auto", "last", "every", "masked"),
     )
     loss: str = option(
-        "bce", "Training loss.", choices=("bce", "gbce", "softmax", "sampled_softmax")
+        "bce",
+        "Training loss. bce: binary cross entropy. gbce: generalised binary cross entropy. "
+        "softmax: cross entropy over all items. sampled_softmax: cross entropy over sampled items.",
+        choices=("bce", "gbce", "softmax", "sampled_softmax"),
     )
     num_negatives: int = option(
         4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1
     )
     gbce_t: float = option(
-        0.75, "loss=gbce: calibration between bce (0) and full (1).", low=0.0, high=1.0
+        0.75, "loss=gbce: calibration t, from 0 (equal to bce) to 1 (full).", low=0.0, high=1.0
     )
-    learning_rate: float = option(0.001, "Adam's learning rate.", above=0.0)
+    learning_rate: float = option(0.001, "Learning rate of Adam.", above=0.0)
     schedule: str = option(
         "constant",
         "Learning-rate schedule over all epochs: constant, or cosine decay to zero.",
@@ -42,15 +45,15 @@ class TrainConfig:
     )
     on_nan: str = option(
         "stop",
-        "A step with a non-finite loss, gradient or update stops the run, "
-        "or is skipped and counted, changing nothing.",
+        "What to do at a step with a non-finite loss, gradient or update: stop the run, or skip "
+        "the step and count it.",
         choices=("stop", "skip"),
     )
     sparse_embeddings: bool = option(
         False,
-        "Lazy Adam: a step updates only the item embeddings of its batch, so that its time does "
-        "not grow with the catalogue. Other embeddings and their moments stay exactly as they "
-        "are, where dense Adam decays the moments and still moves the embeddings. Worthwhile from "
+        "Lazy Adam: a step updates only the item embeddings in its batch, so that its time does "
+        "not grow with the catalogue. The other embeddings and their moments do not change, "
+        "whereas dense Adam decays the moments and still moves the embeddings. Worthwhile from "
         "about 100,000 items.",
     )
     batch_size: int = option(
@@ -65,17 +68,17 @@ class TrainConfig:
     length_buckets: int = option(
         4,
         "targets=every, masked: number of length buckets; the sequences of a step have similar "
-        "lengths and are padded to their bucket's; 1: all are padded to max_len.",
+        "lengths and are padded to the length of their bucket; 1: all are padded to max_len.",
         low=1,
         high=8,
     )
-    epochs: int = option(10, "Passes over the training examples.", low=1)
+    epochs: int = option(10, "Number of passes over the training examples.", low=1)
     patience: int = option(
         0, "Stop after this many epochs without improvement on validation; 0: never.", low=0
     )
     seed: int = option(
         0,
-        "Seed of initial parameters, shuffling, negatives and dropout.",
+        "Seed of the initial parameters, shuffling, training negatives and dropout.",
         low=0,
         high=2**31 - 1,
     )
@@ -103,7 +106,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What a run records beside its metrics, which do not depend on it."""
+    """What a run records in addition to its metrics, which do not depend on it."""
 
     ttt_stats: bool = option(
         False,

@@ -1,4 +1,4 @@
-"""What training and evaluation read of the data. A batch is a function of (seed, epoch, step)."""
+"""The data as training and evaluation read them. A batch is a function of (seed, epoch, step)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ ALL = slice(None)  # rows of a batch
 
 
 class Clicks(NamedTuple):
-    """What training and evaluation read of the data set, on a device.
+    """The clicks of a data set on a device, as training and evaluation read them.
 
     Flat click positions are int32. items [E]; starts [users]: the position of a user's first click;
     is_first, gaps and gap_starts: see data_prep.index.click_index.
@@ -44,9 +44,9 @@ class Batch(NamedTuple):
 
 
 def device_clicks(dataset: Dataset, device: jax.Device | None = None) -> Clicks:
-    """Put the click sequence and its indices on a device, the default one if none is given.
+    """Put the clicks and their indices on a device, by default the default device.
 
-    If the device is a CPU, memory-mapped arrays are used as they are on disk, without a copy.
+    If the device is a CPU, memory-mapped arrays are used without a copy.
     """
     index = dataset.index
     arrays = (
@@ -56,16 +56,16 @@ def device_clicks(dataset: Dataset, device: jax.Device | None = None) -> Clicks:
         index["gaps"],
         index["gap_starts"],
     )
-    # device_put and not jnp.asarray, which compiles a program for each shape
+    # device_put instead of jnp.asarray, which compiles a program for each shape
     return Clicks(*jax.device_put(arrays, device))
 
 
 def clicks_of(
     dataset: Dataset, positions: np.ndarray, users: np.ndarray, capacity: int
 ) -> tuple[Clicks, np.ndarray]:
-    """Return the clicks before and at each of some targets, and the targets' positions among them.
+    """Return the clicks up to and including some targets, and the targets' positions among them.
 
-    Each target is a user of its own in the result. capacity: how many clicks the arrays hold,
+    In the result, each target is a user of its own. capacity: the length of the arrays, which are
     padded with zeros. Evaluation samples no negatives, so `gaps` is empty.
     """
     starts = dataset.offsets[users]
@@ -81,9 +81,9 @@ def clicks_of(
 
 
 def lengths_read(max_len: int) -> tuple[int, ...]:
-    """Return the lengths to which a history is padded where a model only reads it, ascending.
+    """Return the lengths, ascending, to which histories are padded outside of training.
 
-    Most histories are short: a third length costs a little compilation and saves three quarters of
+    Most histories are short: three lengths cost a little compilation and save three quarters of
     the time on Beauty.
     """
     return (max_len,) if max_len < 32 else (-(-max_len // 6), -(-max_len // 3), max_len)
@@ -114,16 +114,16 @@ def sample_negatives(
     """Sample items uniformly from those outside a user's training clicks, without rejection.
 
     The r-th item outside a sorted set is r plus the number of members before it, found by
-    bisection. users: indices that broadcast to the rows of `shape`. Held-out items may be sampled:
-    to avoid them would leak them. A user whose training clicks cover the whole catalogue has no
-    negatives: all of the result is 0, padding.
+    bisection. users: indices that broadcast to the rows of `shape`. Held-out items may be sampled,
+    since avoiding them would leak them. A user whose training clicks cover the whole catalogue has
+    no negatives: the result is 0, padding.
     """
     first = clicks.gap_starts[users]
     stop = clicks.gap_starts[users + 1]
     free = num_items - (stop - first)
     limit = free
     if rows != ALL:
-        # sampled for the whole batch, so that a part of it is what it would be in the whole
+        # sample for the whole batch, so that a part has the values that it has in the whole
         limit = jnp.ones((shape[0], *free.shape[1:]), free.dtype).at[rows].set(free)
     rank = jax.random.randint(key, shape, 0, limit)[rows]
     low = jnp.broadcast_to(first, rank.shape)
@@ -144,11 +144,11 @@ def masked_positions(
     batch_size: int,
     rows: slice = ALL,
 ) -> jax.Array:
-    """Return which positions masked training hides [B, L].
+    """Return which positions are masked [B, L] in masked training.
 
-    Each position with mask_probability; in some rows, with mask_last_probability, only the last
-    one. A row in which chance masks nothing has its last position masked. rows: of a batch of
-    batch_size, which part is made.
+    Each position is masked with mask_probability; with mask_last_probability, a row has only its
+    last position masked instead, as has a row in which no position was chosen. rows: which part of
+    a batch of batch_size to make.
     """
     position_L = jnp.arange(max_len)
     is_last_BxL = position_L == length_B[:, None] - 1
@@ -171,7 +171,7 @@ class Rows(NamedTuple):
 
 
 class TrainingTargets(NamedTuple):
-    """A batch without its negatives: as in Batch, and the user of each target, to sample for."""
+    """A batch without its negatives (see Batch), and the user of each target to sample them for."""
 
     history: jax.Array
     length: jax.Array
@@ -181,14 +181,14 @@ class TrainingTargets(NamedTuple):
 
 
 def last_click(clicks: Clicks, batch: Rows, length: int) -> TrainingTargets:
-    """targets="last": each example's one target is the click after its history."""
+    """Return targets="last": the target of each example is the click after its history."""
     history, history_length = histories(clicks, batch.end_B, batch.user_B, length)
     target_B = clicks.items[batch.end_B]
     return TrainingTargets(history, history_length, target_B, batch.is_real_B, batch.user_B)
 
 
 def every_click(clicks: Clicks, batch: Rows, length: int) -> TrainingTargets:
-    """targets="every": the target of each position is the click after it."""
+    """Return targets="every": the target of each position is the click after it."""
     first_B = batch.end_B - batch.count_B
     history = windows(clicks, first_B, batch.end_B, length)
     target_BxL = windows(clicks, first_B + 1, batch.end_B + 1, length)
@@ -199,7 +199,7 @@ def every_click(clicks: Clicks, batch: Rows, length: int) -> TrainingTargets:
 def masked_clicks(
     clicks: Clicks, batch: Rows, length: int, masked: Callable, mask: int
 ) -> TrainingTargets:
-    """targets="masked": the targets are the masked clicks. masked: lengths [B] -> positions."""
+    """Return targets="masked": the masked clicks. masked: lengths [B] -> which positions are."""
     target_BxL = windows(clicks, batch.end_B - batch.count_B, batch.end_B + 1, length + 1)
     length_B = batch.count_B + 1
     masked_BxL = masked(length_B)
@@ -220,8 +220,8 @@ def make_batch(
 ) -> Batch:
     """Return the batch of the examples in order_B, padded to `length`.
 
-    The key samples negatives and masks. Weights are 0 where there is no target. rows: which part of
-    the batch is made, bit for bit as it is in the whole batch; no other user's clicks are read.
+    key: for negatives and masks. Weights are 0 where there is no target. rows: which part of the
+    batch to make, bit for bit as in the whole batch; the clicks of other users are not read.
     """
     train = config.train
     batch_size = len(order_B)

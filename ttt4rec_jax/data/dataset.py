@@ -24,9 +24,9 @@ class Dataset:
     """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks are adjacent.
 
     items [E], offsets [users + 1] and train_ends [users]: see data_prep.prepare. stored_index: the
-    arrays of data_prep.index.click_index, computed on demand if they are not given. on_host:
-    whether the arrays stay on the host, memory-mapped perhaps, instead of moving to the device as a
-    whole (training/host_data.py).
+    arrays of data_prep.index.click_index, computed on demand if not given. on_host: whether the
+    arrays stay on the host, where they may be memory-mapped, instead of being copied to the device
+    (training/host_data.py).
     """
 
     manifest: dict
@@ -59,7 +59,7 @@ class Dataset:
 def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
     """Read a prepared folder, whose files data_prep.prepare lists.
 
-    on_host: map the arrays into memory, so that only what is used of them is read.
+    on_host: memory-map the arrays, so that only the parts that are used are read.
     """
 
     def array(name: str) -> np.ndarray:

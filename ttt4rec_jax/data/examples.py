@@ -1,4 +1,4 @@
-"""The training examples of an epoch: grouped by length, in the order in which steps take them."""
+"""The training examples of an epoch, grouped by length, in the order of the steps."""
 
 import itertools
 from collections.abc import Callable
@@ -37,10 +37,10 @@ def training_examples(
 ) -> tuple[Examples, tuple[Bucket, ...]]:
     """Return an epoch's examples and their buckets.
 
-    Every training click but a user's first is a target exactly once. targets="last": an example has
-    one target. targets="every" or "masked": a user's targets are cut into runs of max_len, counted
-    from the last one, and sorted by length into the buckets that need the least padding. device: as
-    in `batches.device_clicks`.
+    Every training click except a user's first is a target exactly once. targets="last": an example
+    has one target. targets="every" or "masked": a user's targets are cut into segments of max_len,
+    counted from the last one, and sorted by length into the buckets that need the least padding.
+    device: see `batches.device_clicks`.
     """
     targets = config.train.targets
     max_len = config.model.max_len
@@ -79,11 +79,11 @@ def training_examples(
 def bucket_lengths(
     counts: np.ndarray, max_len: int, max_buckets: int, batch_size: Callable[[int], int]
 ) -> tuple[int, ...]:
-    """Return up to max_buckets lengths, ascending, that need the fewest positions.
+    """Return up to max_buckets padded lengths, ascending, with the fewest positions in total.
 
-    Incomplete batches count as full ones. batch_size: the number of sequences of a step, given
-    their length. The lengths are chosen among sixteenths of max_len and small powers of two. No
-    bucket is empty.
+    Incomplete batches count as full ones. batch_size: the number of sequences per step, given their
+    length. The lengths are chosen from sixteenths of max_len and small powers of two. No bucket is
+    empty.
     """
     longest = int(counts.max())
     grid = {-(-max_len * i // 16) for i in range(1, 16)} | {4, 8, 16}
@@ -106,14 +106,14 @@ def bucket_lengths(
 
 
 def steps_of(bucket: Bucket) -> int:
-    """Return how many steps an epoch takes through a bucket."""
+    """Return the number of steps per epoch for a bucket."""
     return -(-(bucket.stop - bucket.first) // bucket.batch_size)
 
 
 def step_buckets(epoch: jax.Array | int, buckets: tuple[Bucket, ...]) -> jax.Array:
     """Return the index of the bucket of each step of an epoch [S], shuffled.
 
-    The same for every seed, so that stacked runs take steps of one shape at the same time.
+    The order is the same for every seed, so that stacked runs take steps of one shape at a time.
     """
     bucket_S = np.repeat(
         np.arange(len(buckets), dtype=np.int32), [steps_of(bucket) for bucket in buckets]
@@ -124,7 +124,7 @@ def step_buckets(epoch: jax.Array | int, buckets: tuple[Bucket, ...]) -> jax.Arr
 def epoch_order(key: jax.Array, bucket_S: jax.Array, buckets: tuple[Bucket, ...]) -> jax.Array:
     """Return the examples of an epoch's steps [S, largest batch], shuffled within each bucket.
 
-    Rows that no example fills hold the number of examples.
+    Unfilled rows hold the number of examples.
     """
     count = buckets[-1].stop
     largest = max(bucket.batch_size for bucket in buckets)

@@ -2,9 +2,9 @@
 
 Imports no JAX.
 
-A system is a configuration; its runs differ in the seed alone. A system that is not trained has no
+A system is a configuration; its runs differ only in the seed. A system that is not trained has no
 seeds to vary. With a single seed of a trained system, the variance between trainings is unknown:
-the interval is then one over users alone, and the comparison says so.
+the interval then covers the variation over users only, and the comparison says so.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ttt4rec_jax.runs.read import EVALUATION_TEXTS, Run, failure, is_sweep, memb
 
 
 def compare(paths: list[Path], protocol: str = "") -> dict[str, Any]:
-    """Return the comparison of the runs in these folders, as --json writes it.
+    """Return the comparison of the runs in these folders, in the format of --json.
 
     protocol: one protocol, or "" for all that the runs share. Raises UserError.
     """
@@ -51,7 +51,7 @@ def finished_runs(paths: list[Path]) -> tuple[list[Path], list[str]]:
             if not finished:
                 raise UserError(
                     f"{path}: a sweep with no finished combination; "
-                    f"finish it with --resume --run_dir={path}"
+                    f"finish its training with --resume --run_dir={path}"
                 )
             runs = finished
         folders += runs
@@ -123,18 +123,18 @@ class System:
 
     @property
     def one_training(self) -> bool:
-        """Whether the system is trained, and the outcome of one training is all that is known."""
+        """Whether the system is trained, but only with one seed."""
         return MODELS[self.model].trained and len(self.runs) == 1
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return the settings that identify a system.
 
-    Those are neither the data nor the seed, nor options of other models.
+    These exclude the data, the seed, and options that the model does not have.
     """
     model = config.model.model
     is_trained = MODELS[model].trained
-    # what all models have, such as the width and dropout, matters to those that are trained
+    # options of all models, such as dim and dropout, matter only to models that are trained
     own = {
         name: value
         for name, value in dataclasses.asdict(config.model).items()
@@ -149,8 +149,9 @@ def settings(config: Config) -> dict[str, Any]:
 def systems(runs: list[Run]) -> list[System]:
     """Return the runs grouped by settings, in the order given.
 
-    A system's name is the model, if models differ, and the flags by which the systems of that model
-    differ. Raises UserError for fewer than two systems, or for a seed that appears twice in one.
+    A system's name consists of the model, if models differ, and the flags in which the systems of
+    that model differ. Raises UserError for fewer than two systems, or for a seed that appears twice
+    in one system.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -160,15 +161,15 @@ def systems(runs: list[Run]) -> list[System]:
         for run in group:
             if (same := by_seed.setdefault(run.config.train.seed, run)) is not run:
                 raise UserError(
-                    f"{same.path} and {run.path} are the same settings "
-                    f"and seed {run.config.train.seed}; name one"
+                    f"{same.path} and {run.path} have the same settings "
+                    f"and seed {run.config.train.seed}; name only one of them"
                 )
     identities = [dict(key) for key in groups]
     if len(identities) < 2:
         seeds = f"{len(runs)} seeds of one configuration ({identities[0]['model']})"
         what = seeds if len(runs) > 1 else "only one run"
         listed = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"nothing to compare: {listed}: {what}; name runs of two or more")
+        raise UserError(f"nothing to compare: {listed}: {what}; name runs of two configurations")
     return [
         System(_name(own, identities), own, group)
         for own, group in zip(identities, groups.values(), strict=True)
@@ -188,7 +189,7 @@ def cautions(compared: list[System]) -> list[str]:
     trained = [system for system in compared if MODELS[system.model].trained]
     warnings = []
     for what, flags in (
-        ("epochs were chosen differently", ("select_by",)),
+        ("the best epochs were selected by different metrics", ("select_by",)),
         ("training budgets differ", ("epochs", "patience")),
     ):
         names: dict[str, list[str]] = {}
@@ -204,7 +205,7 @@ def cautions(compared: list[System]) -> list[str]:
 def comparison(
     compared: list[System], protocols: tuple[str, ...], warnings: list[str]
 ) -> dict[str, Any]:
-    """Return the comparison of every system with the first, as --json writes it."""
+    """Return the comparison of every system with the first, in the format of --json."""
     first = compared[0]
     run = first.runs[0]
     return {
@@ -224,12 +225,12 @@ def comparison(
 
 
 def over_seeds(one: System, other: System) -> bool:
-    """Return whether an interval can include the variance between two systems' trainings."""
+    """Return whether the interval of two systems can cover the variance between trainings."""
     return not (one.one_training or other.one_training)
 
 
 def _description(system: System, first: System) -> dict[str, Any]:
-    """Return what --json says of a system that is compared with the first."""
+    """Return the entry of --json for a system that is compared with the first."""
     interval_over = "users and seeds" if over_seeds(first, system) else "users alone"
     return {
         "model": system.model,
@@ -242,7 +243,7 @@ def _description(system: System, first: System) -> dict[str, Any]:
 
 
 def _results(compared: list[System], protocol: str) -> dict[str, Any]:
-    """Return means, spread and differences by one protocol, for each compared metric."""
+    """Return the means, standard deviations and differences of each metric by one protocol."""
     first = compared[0]
     values = {system.name: _values(system, protocol) for system in compared}
     means = {name: {m: float(x.mean()) for m, x in of.items()} for name, of in values.items()}
@@ -273,25 +274,26 @@ def _values(system: System, protocol: str) -> dict[str, np.ndarray]:
 
 
 def _method(compared: list[System]) -> list[str]:
-    """Return what was computed, in lines."""
+    """Return lines that describe what was computed."""
     first = compared[0]
     others = compared[1:]
     lines = [
         "difference of the means over users and seeds; 95% interval and two-sided p by Student's t,"
-        " users paired"
+        " paired over users"
     ]
     if any(over_seeds(first, system) for system in others):
         lines.append(
-            "over users and seeds: also the variance between trainings of each system "
-            "(Satterthwaite's df)"
+            "over users and seeds: includes the variance between the trainings of each system "
+            "(Satterthwaite's degrees of freedom)"
         )
     if single := [system.name for system in compared if system.one_training]:
         lines.append(
-            f"over users alone: one seed of {', '.join(single)}, so the variance between "
+            f"over users alone: {', '.join(single)} has only one seed, so the variance between "
             "trainings is unknown"
         )
     if len(others) > 1:
         lines.append(
-            f"p is Holm's over the {len(others)} comparisons of a metric; each interval is of one"
+            f"p-values are adjusted by Holm's method for the {len(others)} comparisons of each "
+            "metric; the intervals are not adjusted"
         )
     return lines

@@ -6,10 +6,7 @@ from ttt4rec_jax.metrics import COMPARED_METRICS, label, p_text
 
 
 def table(comparison: dict[str, Any]) -> str:
-    """Return a comparison of compare.py as text.
-
-    It says what was compared and how, and then shows the means and differences by each protocol.
-    """
+    """Return a comparison as text: what was compared and how, then means and differences."""
     data = comparison["dataset"]
     systems = comparison["systems"]
     protocol = comparison["protocol"]
@@ -41,9 +38,9 @@ def table(comparison: dict[str, Any]) -> str:
 
 
 def _unnamed_flags(systems: dict[str, Any], name: str) -> list[str]:
-    """Return the flags by which a system differs from another with the same flag.
+    """Return the flags of a system whose values differ in another system.
 
-    Flags that are part of its name are left out.
+    Flags that are part of the system's name are left out.
     """
     own = systems[name]["settings"]
     others = [system["settings"] for system in systems.values()]

@@ -23,14 +23,14 @@ BATCHES_PER_DISPATCH = 8  # of data that stay on the host
 
 
 class NonFiniteScoresError(ArithmeticError):
-    """A model scored a candidate with NaN, so that its ranks would be meaningless."""
+    """A model gave a candidate the score NaN, so that ranks would be meaningless."""
 
 
 class Evaluator:
     """Ranks the targets of the evaluation sets with any parameters of one model.
 
-    Nothing is compiled until `compile` is called or targets are ranked. Of stacked runs, each
-    device ranks its own: `of_runs`.
+    Nothing is compiled until `compile` is called or targets are ranked. With stacked runs
+    (`of_runs`), each device ranks its own.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Evaluator:
 
         Args:
             params: one run's parameters, or their shapes.
-            clicks: on the device; None for data that stay on the host, of which each dispatch
+            clicks: on the device; None for data that stay on the host, from which each dispatch
                 transfers what it needs.
-            protocols: {set: the protocols by which it is ranked}; both by default.
-            mesh: where the runs lie; one run on one device by default.
+            protocols: {set: the protocols by which it is ranked}; by default both.
+            mesh: where the runs are; by default one run on one device.
         """
         self.graphdef = graphdef
         self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
@@ -129,12 +129,12 @@ class Evaluator:
         return ranks
 
     def of_runs(self, params_R: PyTree, name: str) -> list[dict[str, Ranks] | NonFiniteScoresError]:
-        """Return what __call__ returns or raises, of every run of stacked parameters."""
+        """Return what __call__ returns or raises, for every run of stacked parameters."""
         protocols = self.protocols[name]
         parts: list[Any] = []
         for clicks, groups in self._dispatches(name):
             parts.append(self.compiled[protocols, tuple(groups)](params_R, clicks, groups))
-            # the device ranks one dispatch while the host makes the next, and no more are queued
+            # the host prepares the next dispatch while the device ranks this one; none is queued
             jax.block_until_ready(parts[-2:-1])
         ranks, nans_RxM = jax.tree.map(lambda *xs: np.concatenate(xs, 1), *jax.device_get(parts))
         slots = self.grouping.slots[name]
@@ -191,7 +191,7 @@ class Evaluator:
 
     @functools.cached_property
     def capacity(self) -> dict[int, int]:
-        """How many clicks a dispatch of each padded length holds at most."""
+        """The maximum number of clicks in a dispatch of each padded length."""
         return {length: self._capacity(length) for length in self.grouping.batches["test"]}
 
     def _capacity(self, length: int) -> int:

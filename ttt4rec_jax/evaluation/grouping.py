@@ -1,4 +1,4 @@
-"""Batches of evaluation targets whose histories are padded to the same length. Plain numpy."""
+"""Batches of evaluation targets whose histories are padded to the same length. Plain NumPy."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ class Grouping(NamedTuple):
     """The batches of every evaluation set.
 
     Both sets have the same number of batches of each length, so that one program serves both. A
-    batch that has fewer targets repeats some.
+    batch with too few targets repeats some of them.
     """
 
     # {set: {padded length, ascending: indices into the set [batches, rows]}}
     batches: dict[str, dict[int, np.ndarray]]
-    # {set: [T]}: where the concatenated, flattened batches hold each target
+    # {set: [T]}: the position of each target in the concatenated, flattened batches
     slots: dict[str, np.ndarray]
-    # {padded length: how many batches are ranked by one dispatch}
+    # {padded length: the number of batches per dispatch}
     per_dispatch: dict[int, int]
 
 
@@ -30,11 +30,11 @@ def group_by_length(
     """Return the batches of evaluation sets.
 
     Args:
-        seen: {set: how many clicks there are before each target [T]}.
-        max_len: how many of them a model reads at most.
-        lengths: what histories are padded to, ascending, max_len last.
-        rows: targets per batch.
-        per_dispatch: batches per dispatch at most; None for all.
+        seen: {set: the number of clicks before each target [T]}.
+        max_len: the maximum number of these that a model reads.
+        lengths: the lengths that histories are padded to, ascending, max_len last.
+        rows: the number of targets per batch.
+        per_dispatch: the maximum number of batches per dispatch; None for all.
     """
     batches: dict[str, dict[int, np.ndarray]] = {name: {} for name in seen}
     slots = {name: np.zeros(len(counts), int) for name, counts in seen.items()}

@@ -1,20 +1,22 @@
-"""Test whether two systems differ, paired over test users, and over training seeds as well.
+"""Test whether two systems differ, paired over test users and, if possible, over training seeds.
 
-Let x[k, u] be a metric of seed k and user u. The difference of two systems is that of their means
-over all k and u. It varies with the users that are sampled and with the outcome of each training.
+Let x[k, u] be a metric of seed k and user u. The difference of two systems is the difference of
+their means over all k and u. It varies with the sample of users and with the outcome of each
+training.
 
-Both systems have the same users, so that these are paired: d[u], the difference of the means over
-seeds, has the variance V_users = var(d) / U. Seeds of different systems have nothing in common, so
-that these are not: a system of K seeds adds V_seeds = (var over k of its mean over users - residual
-mean square / U) / K, at least 0. The residual, a seed's effect on single users, is subtracted since
-V_users contains it already. This is the unbiased estimate in the two-way random layout (Cornfield
-and Tukey 1956); with the residual left in, it is Clark's min F' (1973), by which 1% instead of 5%
-of null differences have p < 0.05 where seeds matter little.
+Both systems have the same users, so users are paired: d[u], the difference of the means over seeds,
+contributes the variance V_users = var(d) / U. Seeds of different systems have nothing in common, so
+seeds are not paired: a system of K seeds adds V_seeds = (var over k of its mean over users -
+residual mean square / U) / K, at least 0. The residual, the effect of a seed on single users, is
+subtracted because V_users already contains it. This is the unbiased estimate in a two-way random
+effects model (Cornfield and Tukey 1956). Without the subtraction it is Clark's min F' (1973), with
+which 1% instead of 5% of null differences have p < 0.05 if seeds matter little.
 
-Interval and p are Student's t with the degrees of freedom of Satterthwaite (1946), for which a
-system's variance between seeds counts in full, residual included: otherwise a variance that is
-small by chance would count as known well. In simulations with two to five seeds 2% to 6% of null
-differences have p < 0.05; by V_users alone it is 5% to 90%, the more the more seeds matter.
+The interval and p follow Student's t with the degrees of freedom of Satterthwaite (1946). For
+these, a system's variance between seeds counts in full, including the residual: otherwise a
+variance that is small by chance would count as well known. In simulations with two to five seeds,
+2% to 6% of null differences have p < 0.05; with V_users alone it is 5% to 90%, growing with the
+effect of the seeds.
 """
 
 import math
@@ -50,7 +52,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 class Difference(NamedTuple):
-    """other - reference: its value, 95% interval and p, and the standard errors behind them."""
+    """The difference other - reference, with its 95% interval, p and standard errors."""
 
     difference: float
     low: float
@@ -64,7 +66,7 @@ class Difference(NamedTuple):
 def seed_variance(x_KxU: np.ndarray) -> tuple[float, float]:
     """Return the variance due to seeds of a mean over K seeds and U users.
 
-    (without the residual, with the residual left in).
+    Returns (the variance without the residual, the variance including it).
     """
     K, U = x_KxU.shape
     mean_K = x_KxU.mean(1)

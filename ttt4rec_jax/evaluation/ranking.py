@@ -1,9 +1,9 @@
 """Ranks of held-out targets, among sampled negatives and in the full catalogue: pure JAX functions.
 
 Memory never grows as users x items: the full catalogue is scored in tiles of TILE x TILE that stay
-in a core's cache, and only counts leave a tile. Scores that are compared come from products of one
-shape without remainders, so that items of equal vectors get scores of equal bits wherever they
-stand: a tie is a tie.
+in a core's cache, and only counts leave a tile. Scores that are compared are computed by products
+of one shape without remainders, so that items with equal vectors get bit-identical scores at any
+position and ties are exact.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ttt4rec_jax.models import HasItemTable, TwoTower
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh
 
 TILE = 512  # users, and items, scored at once; three counts of up to TILE fit one int32
-NEGATIVES_AT_ONCE = 32  # of each user; more would leave the cache
+NEGATIVES_AT_ONCE = 32  # of each user; more would not fit into the cache
 SEEN_AT_ONCE = 32  # clicks of each user
 HISTORIES_AT_ONCE = 4  # of a model that scores pairs
 EXACT = jax.lax.Precision.HIGHEST  # an accelerator's faster products would round scores to ties
@@ -59,13 +59,13 @@ class Products:
     @staticmethod
     def candidates(user_BxKxD: jax.Array, item_BxCxD: jax.Array) -> jax.Array:
         """Return the scores [B, C] of each user's own candidates, by their vectors."""
-        # a batched product with odd sizes has remainders, whose scores of equal vectors differ in
-        # the last bit
+        # a batched product of odd sizes has remainders, in which the scores of equal vectors
+        # differ in the last bit
         return best_interest(user_BxKxD, lambda user_BxD: (user_BxD[:, None] * item_BxCxD).sum(-1))
 
     @staticmethod
     def targets(user_BxKxD: jax.Array, target_BxD: jax.Array) -> jax.Array:
-        """Return the scores [B] of each user's target, by a product of a tile's shape."""
+        """Return the scores [B] of each user's target, by a product with the shape of a tile."""
         tile_CxD = jnp.pad(target_BxD, ((0, TILE - len(target_BxD)), (0, 0)))
         return jnp.diagonal(Products.tile(user_BxKxD, tile_CxD))
 
@@ -104,9 +104,9 @@ def best_interest(interests_BxKxD: jax.Array, score: Callable[[jax.Array], jax.A
 
 
 def item_tiles(num_items: int, multiple: int = 1) -> jax.Array:
-    """Return all items in tiles [N, TILE]: item i is number i - 1 of the N * TILE.
+    """Return all items in tiles [N, TILE]: item i is at index i - 1 of the flattened tiles.
 
-    The last item fills the rest. multiple: what N must be divisible by.
+    The last tile is filled up with the last item. multiple: N is divisible by it.
     """
     tiles = -(-num_items // (TILE * multiple)) * multiple
     return jnp.minimum(1 + jnp.arange(tiles * TILE), num_items).reshape(tiles, TILE)
@@ -117,7 +117,8 @@ def item_vectors_of_tiles(model: Model, item_NxC: jax.Array, mesh: Mesh) -> jax.
     if mesh.model == 1 or not isinstance(model, HasItemTable):
         return jax.lax.map(model.item_vectors, item_NxC)
     rows = model.embedding[...][1:]
-    more = item_NxC.size - len(rows)  # a look-up of all rows would gather the table on every device
+    # slices, since a look-up of all rows would gather the table on every device
+    more = item_NxC.size - len(rows)
     rows = jnp.pad(rows, ((0, more), (0, 0))) if more > 0 else rows[: item_NxC.size]
     return mesh.map_tiles(
         functools.partial(jax.lax.map, model.vectors_of), rows.reshape(*item_NxC.shape, -1)
@@ -127,8 +128,8 @@ def item_vectors_of_tiles(model: Model, item_NxC: jax.Array, mesh: Mesh) -> jax.
 def count_scores(score_BxC: jax.Array, target_B: jax.Array, counted: jax.Array | bool) -> Counts:
     """Return how many of up to TILE scores are (above, equal to, not comparable with) the target's.
 
-    counted: which scores take part, broadcast to [B, C]. Each count is [B]. One pass over the
-    scores suffices: the three counts share the bits of one sum.
+    counted: which scores to count, broadcast to [B, C]. Each count is [B]. One pass over the scores
+    is enough, since the three counts are packed into the bits of one sum.
     """
     target_Bx1 = target_B[:, None]
     not_greater = jnp.where(
@@ -176,8 +177,8 @@ def rank_full(
     """Return (greater, ties, NaNs, others) [B] of the target among tiles of the catalogue.
 
     Items that the user clicked before the target are excluded; the target itself is a candidate
-    even if it was clicked before. Excluded items are counted in each tile and subtracted: a mask of
-    users x items would cost more than the products.
+    even if it was clicked before. Excluded items are counted in each tile and subtracted, since a
+    mask of users x items would cost more than the products.
 
     Args:
         first_N: the first item of each tile.
@@ -201,7 +202,7 @@ def rank_full(
             is_here = (position_BxS <= positions_B[:, None]) & (index_BxS >= 0) & (index_BxS < TILE)
             is_here &= clicks.is_first[position_BxS]
             score_BxS = jnp.take_along_axis(score_BxC, jnp.clip(index_BxS, 0, TILE - 1), 1)
-            # the target's own position is among them: its tie with itself is subtracted as well
+            # these include the target itself, whose tie with itself is subtracted as well
             greater, ties, _ = count_scores(score_BxS, target_score_B, is_here)
             return jax.tree.map(jnp.add, excluded, (greater, ties, is_here.sum(1)))
 
@@ -224,17 +225,17 @@ def rank_targets(
 ) -> tuple[dict[str, Counts], jax.Array]:
     """Return ranks of M batches of targets: {protocol: (greater, ties, others) [M, B]}, NaNs [M].
 
-    One batch is ranked at a time. NaNs: how many scores are NaN. groups: targets by the length that
-    their histories are padded to, arrays with leading axes [M of the group, B], B at most TILE.
-    Cheapest if histories of similar length share a batch. M runs over the groups by ascending
-    length.
+    One batch is ranked at a time. NaNs: the number of scores that are NaN. groups: {padded length
+    of the histories: targets, arrays with leading axes [M of the group, B]}, with B at most TILE.
+    It is fastest if histories of similar length share a batch. The batches are in the order of the
+    groups by ascending length.
     """
     is_two_tower = isinstance(model, TwoTower)
     item_NxC = item_tiles(num_items, mesh.model)
     first_N = 1 + TILE * jnp.arange(len(item_NxC))
     tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_two_tower else item_NxC
     scorer: Scorer = Products() if is_two_tower else Pairs(model)
-    # a model that scores pairs looks up what it needs, wherever that lies
+    # a model that scores pairs looks up the rows that it needs on any device
     psum_tiles = mesh.psum_tiles if is_two_tower else ONE_DEVICE.psum_tiles
 
     def as_scored(items):

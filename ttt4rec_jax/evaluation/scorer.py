@@ -1,6 +1,6 @@
 """Rank the evaluation sets by any function that scores candidates, on the host in NumPy.
 
-It follows the definitions of ranking.py, for scorers that XLA cannot compile.
+For scorers that XLA cannot compile; the definitions are those of ranking.py.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ def rank_by_scorer(
 ) -> dict[str, Ranks]:
     """Return {protocol: ranks} of the targets of a set, "validation" or "test".
 
-    max_len: how many clicks before a target the histories hold at most. Raises UserError if the
-    scores have another shape than the candidates, or are NaN.
+    max_len: the maximum number of clicks in a history. Raises UserError if the shape of the scores
+    differs from that of the candidates, or if a score is NaN.
     """
     targets = {"validation": dataset.validation, "test": dataset.test}[split]
     counts: dict[str, list[tuple[np.ndarray, ...]]] = {"sampled": [], "full": []}
@@ -72,14 +72,14 @@ def checked(scores: Any, shape: tuple[int, ...]) -> np.ndarray:
     if scores.shape != shape:
         raise UserError(f"scorer: returned scores of shape {scores.shape}, expected {shape}")
     if np.isnan(scores).any():
-        raise UserError("scorer: scored a candidate with NaN, so that it has no rank")
+        raise UserError("scorer: returned NaN for a candidate, which has no rank then")
     return scores
 
 
 def compare(
     score_BxC: np.ndarray, target_Bx1: np.ndarray, counted_BxC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many counted scores are (above, equal to) the target's [B]."""
+    """Return the numbers [B] of counted scores (above, equal to) the target's."""
     above = (score_BxC > target_Bx1) & counted_BxC
     equal = (score_BxC == target_Bx1) & counted_BxC
     return above.sum(1), equal.sum(1)

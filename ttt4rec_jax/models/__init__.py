@@ -1,4 +1,4 @@
-"""The recommenders; interface.py has what they have in common."""
+"""The recommenders; interface.py describes their common interface."""
 
 from collections.abc import Callable
 
@@ -64,7 +64,7 @@ UNTRAINED: dict[str, Callable[[TrainingClicks, int], nnx.Module]] = {
 def nearest_interest(
     interests: Float[Array, "*rows K D"], target: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """Return each row's interest, of K, whose product with the target's vector is greatest."""
+    """Return the one of each row's K interests with the greatest product with the target."""
     if interests.shape[-2] == 1:
         return interests[..., 0, :]
     best = jnp.einsum("...KD,...D->...K", interests, target).argmax(-1)
@@ -80,8 +80,11 @@ def build(
 ) -> nnx.Module:
     """Return the model that config names, with initial parameters drawn from the seed.
 
-    Args: ranges replace those of config if given; training, the clicks that a model without
-    training (UNTRAINED) counts. Raises ValueError if such a model gets none.
+    Args:
+        ranges: Replace those of config if given.
+        training: The clicks that an untrained model (UNTRAINED) counts.
+
+    Raises ValueError if an untrained model gets no clicks.
     """
     if not MODELS[config.model].trained:
         if training is None:
@@ -99,7 +102,7 @@ def build(
 def ttt_impl(config: ModelConfig) -> str:
     """Return the implementation of the model's TTT layers, "" for a model without any.
 
-    --ttt_impl=auto leaves the choice to the layers' shape.
+    With --ttt_impl=auto it depends on the shape of the layers.
     """
     if config.model != "ttt4rec":
         return ""
@@ -118,8 +121,8 @@ def split(
 ) -> tuple[nnx.GraphDef, dict]:
     """Return (graphdef, parameters stacked over R runs) of the model; training as in `build`.
 
-    `nnx.merge(graphdef, one run's parameters)` inside a pure function is the model again. The
-    parameters are drawn in one compiled program, because dispatching hundreds of small ones takes
+    `nnx.merge(graphdef, one run's parameters)` inside a pure function restores the model. The
+    parameters are drawn by one compiled program, because dispatching hundreds of small ones takes
     seconds.
     """
 

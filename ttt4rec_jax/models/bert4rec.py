@@ -5,7 +5,7 @@ Recommendation with Bidirectional Encoder Representations from Transformer" (arX
 sections 3.2 to 3.6: the Cloze task, with only the last click masked in some sequences. What
 differs: pre-norm blocks with RMSNorm, no biases in attention, no projection before the product with
 item embeddings, and this project's losses (the paper's: softmax). The masked clicks are sampled
-anew in each epoch instead of ten times beforehand.
+again in each epoch instead of ten times in advance.
 """
 
 import jax.numpy as jnp

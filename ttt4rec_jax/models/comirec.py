@@ -1,11 +1,11 @@
-"""ComiRec: several interests of a user, each a vector, of which the best scores a candidate.
+"""ComiRec: several interest vectors per user; a candidate's score is that of the best one.
 
 Cen, Zhang, Zou, Zhou, Yang, Tang 2020, "Controllable Multi-Interest Framework for Recommendation"
 (arXiv:2005.09347): section 3.2, interests by dynamic routing (DR) or self-attention (SA); section
 3.3, training with the interest nearest the target (eq. 8; models.nearest_interest); section 3.4,
-aggregation that trades accuracy for diversity. What differs: the embeddings that interests are made
-of go through an RMSNorm, as does each interest; positions are counted from the last click; this
-project's losses instead of sampled softmax alone.
+aggregation that trades accuracy for diversity. What differs: RMSNorm on the embeddings from which
+interests are made and on each interest; positions are counted from the last click; this project's
+losses instead of sampled softmax only.
 """
 
 import jax
@@ -29,7 +29,7 @@ ATTENTION_WIDTH = 4
 
 
 class ComiRec(TwoTowerModel):
-    """A TwoTower: what both ways of extracting interests share."""
+    """A TwoTower: the parts that both ways of extracting interests share."""
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         super().__init__(config, num_items, rngs)
@@ -80,12 +80,12 @@ class ComiRecSa(ComiRec):
     ) -> Float[Array, "B K D"]:
         """Return the attention's sums of clicks.
 
-        Positions count from the last click, so that they mean the same in histories of any length.
+        Positions are counted from the last click, so that they mean the same at any length.
         """
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(x_BxLxD.shape[1]), 0)
         placed_BxLxD = x_BxLxD + self.positions[...][back_BxL]
         score_BxLxK = jnp.tanh(placed_BxLxD @ self.w1[...]) @ self.w2[...]
-        # finite, so that a history without clicks has interests of zero instead of NaN
+        # a finite fill value, so that a history without clicks has interests of zero, not NaN
         weight_BxLxK = jax.nn.softmax(jnp.where(valid_BxL[..., None], score_BxLxK, -1e9), 1)
         return jnp.einsum("BLK,BLD->BKD", weight_BxLxK, x_BxLxD)
 
@@ -115,7 +115,7 @@ class ComiRecDr(ComiRec):
         The logits, over interests, grow by the agreement of the click with the interest.
         """
         votes_BxLxD = x_BxLxD @ self.bilinear[...]
-        # as in the authors' code, gradients flow through the last sums only
+        # as in the authors' code, gradients flow only through the sums of the last iteration
         still_BxLxD = jax.lax.stop_gradient(votes_BxLxD)
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(x_BxLxD.shape[1]), 0)
         # drawn from the last click backwards, so that histories of any length start alike

@@ -1,4 +1,4 @@
-"""DIN: target attention over the history, which is pooled anew for each candidate.
+"""DIN: target attention over the history, which is pooled separately for each candidate.
 
 Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction" (arXiv:1706.06978),
 section 4.3: an activation unit over [click, candidate, difference, product], weights not
@@ -55,8 +55,8 @@ class Din(nnx.Module):
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         D = config.dim
         (first, second) = SCORE_WIDTHS
-        # wider than where a norm follows: with products of small embeddings the unit would learn
-        # nothing for epochs
+        # larger than in models with a norm: from products of small embeddings, the unit would
+        # learn nothing for epochs
         self.embedding = normal(rngs, (num_items + 1, D), D**-0.5)
         self.unit_1 = Affine(4 * D, UNIT_WIDTH, rngs)
         self.unit_act = PRelu(UNIT_WIDTH)
@@ -99,7 +99,7 @@ class Din(nnx.Module):
         C = candidate_CxD.shape[0]  # in an export it may be symbolic
         if isinstance(C, int) and C < UNIT_WIDTH:
             of_product = (candidate_CxD[:, None] * click_LxD) @ w_product
-        else:  # many candidates: multiply the clicks into the map, then one product for all
+        else:  # many candidates: multiply the clicks into the map, then take one product for all
             of_product = jnp.einsum("CD,LDU->CLU", candidate_CxD, click_LxD[..., None] * w_product)
         hidden_CxLxU = self.unit_act(of_product + of_click + of_candidate[:, None])
         weight_CxL = self.unit_2(hidden_CxLxU)[..., 0]

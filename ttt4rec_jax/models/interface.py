@@ -1,7 +1,8 @@
 """The interface of the recommenders, as protocols.
 
-Histories are padded with item 0 at the right. A dropout key turns dropout on; None is evaluation.
-`isinstance(model, TwoTower)` asks whether a model has the methods of a protocol, not their types.
+Histories are padded with item 0 at the right. A dropout key turns dropout on; None is for
+evaluation. `isinstance(model, TwoTower)` tests whether a model has the methods of the protocol, not
+whether their types match.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -22,7 +23,7 @@ Key = jax.Array | None  # of dropout
 class TwoTower(Protocol):
     """A model whose score of an item is a product of a user vector and the item's vector.
 
-    A user has K interests (one, for most models): the score is that of the best one.
+    A user has K interests (one in most models): the score is that of the best one.
     """
 
     def encode(
@@ -68,7 +69,7 @@ class PairScorer(Protocol):
 
 @runtime_checkable
 class HasAuxiliaryLoss(Protocol):
-    """A model that adds a loss of its own to that of the next item."""
+    """A model that adds a loss of its own to the loss of the next item."""
 
     def auxiliary_loss(self, batch: Batch, context: Context, key: Key) -> Float[Array, ""]:
         """Return the loss of a batch, given what `LearnsContext` has learned."""
@@ -90,11 +91,11 @@ class LearnsContext(Protocol):
 
 @runtime_checkable
 class StreamingModel(Protocol):
-    """A model that can continue from a state, at a cost that does not depend on the past."""
+    """A model that can continue from a state, at a cost that does not depend on earlier clicks."""
 
     @property
     def is_stream(self) -> bool:
-        """Whether it can, with its configuration."""
+        """Whether it can continue from a state with its configuration."""
         ...
 
     def initial_state(self) -> Any:
@@ -109,7 +110,7 @@ class StreamingModel(Protocol):
 
 
 class TrainingClicks(NamedTuple):
-    """The clicks that a model may learn from, which baselines without training count.
+    """The clicks that a model may learn from, which untrained baselines count.
 
     User u's training clicks are items[offsets[u] : train_ends[u]]; others are held out.
     """

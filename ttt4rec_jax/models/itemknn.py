@@ -1,8 +1,8 @@
-"""ItemKNN: items by how many users clicked them and the history's last item. An untrained baseline.
+"""ItemKNN: items by the number of users who clicked both them and the last item of the history.
 
-Item-to-item co-occurrence (Linden, Smith, York 2003, "Amazon.com Recommendations: Item-to-Item
-Collaborative Filtering", with counts instead of cosines), from the last click alone. All pairs of a
-user's clicks count, not only consecutive ones.
+An untrained baseline: item-to-item co-occurrence (Linden, Smith, York 2003, "Amazon.com
+Recommendations: Item-to-Item Collaborative Filtering", with counts instead of cosines), from the
+last click only. All pairs of a user's clicks count, not only consecutive ones.
 """
 
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.models.interface import Key, TrainingClicks
 
-LONGEST = 1000  # a user's last training items that make pairs: pairs grow with the square
-PAIRS_AT_ONCE = 2**24  # in memory before they are merged
+LONGEST = 1000  # last training clicks per user that form pairs, whose number grows with the square
+PAIRS_AT_ONCE = 2**24  # pairs held in memory before they are merged
 
 
 def co_occurrences(
@@ -22,7 +22,7 @@ def co_occurrences(
     """Return (starts [V + 2], neighbours, counts) of all items, neighbours in ascending order.
 
     Those of item i are at starts[i]..starts[i + 1]. A pair of distinct items counts once for each
-    user whose training clicks hold both; held-out clicks would leak.
+    user whose training clicks contain both; held-out clicks do not count, since they would leak.
     """
     pairs = np.zeros(0, np.int64)
     counts = np.zeros(0, np.int64)
@@ -39,7 +39,7 @@ def co_occurrences(
         both = (items[:, None] * (num_items + 1) + items)[~np.eye(len(items), dtype=bool)]
         waiting.append(both)
         size += len(both)
-        if size > PAIRS_AT_ONCE:  # memory holds the distinct pairs and little more
+        if size > PAIRS_AT_ONCE:  # so that memory holds little more than the distinct pairs
             pairs, counts = merged(pairs, counts, waiting)
             waiting = []
             size = 0

@@ -1,4 +1,4 @@
-"""What models share: residual blocks, attention, feed-forward network, target tower, dropout."""
+"""Layers that models share: blocks, attention, feed-forward network, target tower, dropout."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """Return 32 random bits per element: a multiply-xorshift hash of its index and the key's words.
 
-    Good enough to choose what to drop, at a twentieth of threefry's cost on a CPU; negatives and
+    Good enough for dropout masks, at a twentieth of threefry's cost on a CPU; negatives and
     parameters are drawn by jax.random. Multipliers: lowbias32, C. Wellons, "Prospecting for Hash
     Functions" (2018).
     """
@@ -38,7 +38,7 @@ def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key) -> Float[Array, "*shape"]:
-    """Zero a share `rate` of x and scale up the rest; do nothing without a key (evaluation).
+    """Zero a fraction `rate` of x and scale up the rest; do nothing without a key (evaluation).
 
     This replaces nnx.Dropout for speed: see `hashed_bits`.
     """
@@ -49,7 +49,7 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key) -> Float[Array, "*
 
 
 def split_key(key: Key, count: int) -> list[Any]:
-    """Return `count` dropout keys, or as many times None without a key."""
+    """Return `count` dropout keys; without a key, `count` times None."""
     if key is None:
         return [None] * count
     keys = jax.random.split(key, count)
@@ -71,9 +71,9 @@ def unit(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
 class RMSNorm(nnx.Module):
     """x / RMS(x) * scale over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    This replaces nnx.RMSNorm for speed: that one multiplies the scale into 1 / RMS(x) first, so
-    that the backward pass keeps another array of x's shape, and a training step of SASRec takes 5%,
-    one of TTT4Rec 3% more time on a CPU.
+    This replaces nnx.RMSNorm for speed. nnx.RMSNorm multiplies the scale into 1 / RMS(x) first, so
+    that the backward pass keeps another array of x's shape; on a CPU, a training step of SASRec
+    then takes 5% more time, one of TTT4Rec 3%.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6):
@@ -81,7 +81,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """Return the normed rows."""
+        """Return the normalised rows."""
         return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * self.scale[...]
 
 
@@ -138,7 +138,7 @@ class Attention(nnx.Module):
             k, v = map(heads, jnp.split(x_BxLxD @ self.w_qkv[:, D:], 2, -1))
         else:
             q, k, v = map(heads, jnp.split(x_BxLxD @ self.w_qkv[...], 3, -1))
-        # padding follows every valid position, so that the causal mask hides it as well
+        # padding follows every valid position, so that the causal mask excludes it as well
         is_causal = self.causal and not last_only
         mask = None if is_causal else (jnp.arange(L) < length_B[:, None])[:, None, None]
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=is_causal)
@@ -198,7 +198,7 @@ class Block(nnx.Module):
 
 
 class TwoTowerModel(nnx.Module):
-    """What two-tower models share: the table of item embeddings, the target tower, the score.
+    """The base of two-tower models: the table of item embeddings, the target tower, the score.
 
     A score is a product of a user vector and an item vector. For --score=cosine both have unit
     length, and user vectors are divided by the temperature. `more_rows` ids beyond the last item (a
@@ -215,7 +215,7 @@ class TwoTowerModel(nnx.Module):
         self.temperature = config.temperature if config.score == "cosine" else None
 
     def user_vectors(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1 D"]:
-        """Return what `encode` returns, from the representations [..., D] of one interest."""
+        """Return the user vectors of representations [..., D], with an axis for one interest."""
         x = x[..., None, :]
         return x if self.temperature is None else unit(x) / self.temperature
 
@@ -270,7 +270,7 @@ class BlockRecommender(TwoTowerModel):
         every: bool,
         key: Key,
     ) -> Float[Array, "B L_or_1 D"]:
-        """Return the last block's output, normed: [B, L, D], or [B, 1, D] at the last click."""
+        """Return the last block's output, normalised: [B, L, D], or [B, 1, D] at the last click."""
         *block_keys, embedding_key = split_key(key, len(self.blocks) + 1)
         x = self.embedding[...][history_BxL]
         if self.positions is not None:

@@ -1,4 +1,4 @@
-"""Popularity: items by their training clicks, the same for every user. The simplest baseline."""
+"""Popularity: items by their number of training clicks, the same for every user; a baseline."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from ttt4rec_jax.models.interface import Key, TrainingClicks
 class Popularity(nnx.Module):
     """A TwoTower that scores an item by its number of training clicks.
 
-    Held-out clicks do not count, since that would leak them.
+    Held-out clicks do not count, since they would leak.
     """
 
     def __init__(self, training: TrainingClicks, num_items: int):
@@ -31,5 +31,5 @@ class Popularity(nnx.Module):
         return jnp.ones((history_BxL.shape[0], 1, 1))
 
     def item_vectors(self, items: Int[Array, "*items"]) -> Float[Array, "*items 1"]:
-        """Return the numbers of training clicks."""
+        """Return the items' numbers of training clicks, as vectors of length 1."""
         return self.clicks_V[...][items][..., None]

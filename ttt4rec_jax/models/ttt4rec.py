@@ -42,7 +42,7 @@ class Ttt4Rec(BlockRecommender):
     def is_stream(self) -> bool:
         """Whether histories of any length can be read click by click.
 
-        Position embeddings for max_len clicks prevent it.
+        They cannot if the model has position embeddings, which cover max_len clicks.
         """
         return self.positions is None
 

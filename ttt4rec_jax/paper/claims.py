@@ -21,7 +21,7 @@ METRIC = "ndcg@5"
 PROTOCOL = "sampled"
 BASE = ("din", "gru4rec", "sasrec")
 COMIREC = ("comirec_sa", "comirec_dr")
-# on a par: the 95% interval excludes that TTT4Rec is worse by this share of the other's NDCG@5
+# TTT4Rec is on a par if the 95% interval excludes that it is worse by this share of NDCG@5
 NON_INFERIORITY_MARGIN = 0.05
 HELD = "held"
 HELD_IN_PART = "held in part"
@@ -29,12 +29,12 @@ DID_NOT_HOLD = "did not hold"
 NOT_SHOWN = "not shown"
 UNDECIDED = "cannot be decided"
 
-# {dataset: {model: its runs, one a seed}}
+# {dataset: {model: its runs, one per seed}}
 RunsByModel = dict[str, dict[str, list[Run]]]
 
 
 class Claim(NamedTuple):
-    """A claim of the paper, its verdict, the rule that decided, and the evidence, a line each."""
+    """A claim of the paper, its verdict, the decision rule, and the evidence in lines."""
 
     text: str
     verdict: str
@@ -43,7 +43,7 @@ class Claim(NamedTuple):
 
 
 def by_user(runs: list[Run]) -> np.ndarray:
-    """Return [seeds, test users]: the metric that claims are decided by."""
+    """Return the metric that decides the claims, by [seeds, test users]."""
     return np.stack([per_target(run.ranks[PROTOCOL])[METRIC] for run in runs])
 
 
@@ -52,8 +52,8 @@ def compare_pairs(
 ) -> dict[str, tuple[Difference, float]]:
     """Test each pair (reference, other) of metrics [seeds, users].
 
-    Return {name: (other - reference, Holm's p over all pairs)}. A test is over users and seeds if
-    both have several seeds, else over users alone.
+    Return {name: (other - reference, p adjusted by Holm's method over all pairs)}. A test is over
+    users and seeds if both have several seeds, else only over users.
     """
     differences = {
         name: difference(reference, other, over_seeds=min(len(reference), len(other)) > 1)
@@ -73,7 +73,7 @@ def format_comparison(name: str, result: Difference, p: float, seeds: int) -> st
 
 
 def combine(verdicts: list[str]) -> str:
-    """Combine several verdicts: theirs if all agree, "held in part" if some of them held."""
+    """Combine verdicts: their common one if all agree, "held in part" if some of them held."""
     if not verdicts:
         return UNDECIDED
     if len(set(verdicts)) == 1:
@@ -198,7 +198,7 @@ def _race(title: str, runs: list[list[dict]], goal: float, error: float) -> tupl
         (first[METRIC] - goal) / math.hypot(error, first[f"{METRIC}_ci95"] / 1.96)
         for first in firsts
     ]
-    # Student's t with so many degrees of freedom is the normal distribution
+    # with this many degrees of freedom, Student's t is the normal distribution
     p = max(holm([two_sided_p(z, 1e7) for z in z_values]))
     all_below = all(z < 0 for z in z_values)
     verdict = DID_NOT_HOLD if not all_below else HELD if p < LEVEL else NOT_SHOWN

@@ -8,13 +8,13 @@ from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, DataFolders, Section, exit_code
 from ttt4rec_jax.paper import driver, jobs
 
-PURPOSE = """Reproduce the paper's Table 1, Figure 2 and Figure 3 from the data alone, as a report:
+PURPOSE = """Reproduce the paper's Table 1, Figure 2 and Figure 3: train the runs, write a report:
 
 {program} --table1 --figure2 --figure3 --datasets=beauty,ml1m --seeds=3
-{program} --quick                     # few epochs of one seed, on Beauty
-{program} --output=runs/reproduction  # resumes: trains what is not finished
+{program} --quick                     # few epochs with one seed, on Beauty
+{program} --output=runs/reproduction  # resumes the runs that are not finished
 
-Flags that are not given keep the values of the reproduction in --output, if there is one."""
+If --output already holds a reproduction, flags that are not given keep its values."""
 MAIN = [sys.executable, "-m", "ttt4rec_jax", "train"]
 DEFAULT_OUTPUT = Path("runs") / "reproduction"
 
@@ -23,34 +23,58 @@ DEFAULT_OUTPUT = Path("runs") / "reproduction"
 class ReproduceFlags(DataFolders):
     """The flags of reproduce.py."""
 
-    table1: bool = option(False, "Reproduce Table 1; without a part named: all three.")
+    table1: bool = option(
+        False, "Reproduce Table 1; if none of the three parts is given, all are reproduced."
+    )
     figure2: bool = option(False, "Reproduce Figure 2.")
     figure3: bool = option(False, "Reproduce Figure 3.")
     datasets: str = option(
         ",".join(jobs.DATASETS), "Data sets, separated by commas; with --quick: beauty."
     )
     seeds: int = option(
-        3, "Trainings of each model, with seeds 0 to N - 1; with --quick: 1.", low=1, high=100
+        3,
+        "Number of runs of each model, with the seeds 0, 1, ...; with --quick: 1.",
+        low=1,
+        high=100,
     )
-    quick: bool = option(False, "Train for few epochs; every page of the report says so.")
-    jobs: int = option(1, "Processes at a time, each on its share of the cores.", low=1, high=64)
+    quick: bool = option(
+        False, "Train for few epochs, as a test; every page of the report says so."
+    )
+    jobs: int = option(
+        1, "Number of processes that train in parallel, each on its own cores.", low=1, high=64
+    )
     output: str = option(
-        "", "Folder of runs and report; default: runs/reproduction, or runs/reproduction-quick."
+        "",
+        "Folder of the runs and the report; default: runs/reproduction, or "
+        "runs/reproduction-quick.",
     )
-    report_only: bool = option(False, "Train nothing: write the report of what is finished.")
+    report_only: bool = option(
+        False, "Train nothing; write the report from the runs that are finished."
+    )
     dry_run: bool = option(False, "List the runs; train and write nothing.")
 
     def __post_init__(self) -> None:
         check(self)
 
 
-COMMAND = Command(PURPOSE, (Section("Flags:", ReproduceFlags),))
+COMMAND = Command(
+    PURPOSE,
+    (
+        Section("Parts:", ReproduceFlags, ("table1", "figure2", "figure3")),
+        Section("Data and training:", ReproduceFlags, ("datasets", "seeds", "quick")),
+        Section(
+            "Where to run:",
+            ReproduceFlags,
+            ("jobs", "output", "report_only", "dry_run", "data_dir", "cache_dir"),
+        ),
+    ),
+)
 
 
 def plan_of(flags: ReproduceFlags, given: set[str]) -> jobs.Plan:
     """Return the plan that the flags describe. Raises UserError.
 
-    Flags that are not given are as in the plan of the folder, whose parts are kept.
+    Flags that are not given have their values in the plan saved in the folder; its parts are kept.
     """
     default = f"{DEFAULT_OUTPUT}-quick" if flags.quick else DEFAULT_OUTPUT
     output = Path(flags.output or default)
@@ -73,7 +97,7 @@ def plan_of(flags: ReproduceFlags, given: set[str]) -> jobs.Plan:
 
 
 def listing(plan: jobs.Plan) -> str:
-    """Return the runs of a plan, a line each: finished or not, and main.py's flags."""
+    """Return a line per run of a plan: whether it is finished, and the flags of main.py."""
     lines = []
     waiting = 0
     for job in jobs.jobs(plan):
@@ -81,7 +105,7 @@ def listing(plan: jobs.Plan) -> str:
         waiting += not is_finished
         state = "finished" if is_finished else "to train"
         lines.append(f"{state:<9} {job.name:<28} {' '.join(job.flags)}")
-    return "\n".join([*lines, f"{waiting} of {len(lines)} to train, in {plan.output}"])
+    return "\n".join([*lines, f"{waiting} of {len(lines)} jobs to train, in {plan.output}"])
 
 
 def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:
@@ -93,8 +117,8 @@ def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Train and report. Returns the exit code, see command.exit_code."""
-    return exit_code(lambda: _reproduce(argv), lambda: "the same command resumes")
+    """Train and report. Returns the exit code; see command.exit_code."""
+    return exit_code(lambda: _reproduce(argv), lambda: "run the same command to resume")
 
 
 def _reproduce(argv: list[str]) -> None:
@@ -108,10 +132,10 @@ def _reproduce(argv: list[str]) -> None:
         train(plan, flags)
     elif not plan.output.is_dir():
         raise UserError(
-            f"--report_only: {plan.output} is not there; "
+            f"--report_only: {plan.output} does not exist; "
             "name the folder of a reproduction with --output"
         )
-    # It imports matplotlib and polars, which a mistake need not wait for.
+    # imports matplotlib and polars: a wrong flag is reported before
     from ttt4rec_jax.paper import report
 
-    print(f"report in {', '.join(map(str, report.write(plan)))}")
+    print(f"wrote the report: {', '.join(map(str, report.write(plan)))}")

@@ -11,7 +11,7 @@ from ttt4rec_jax.paper.jobs import Plan
 from ttt4rec_jax.paper.results import Results
 from ttt4rec_jax.runs.read import Run
 
-NAMES_SHOWN = 12  # of the runs that are missing for one reason
+NAMES_SHOWN = 12  # of runs that are missing for the same reason
 
 
 def blocks(plan: Plan, results: Results) -> list[Block]:
@@ -30,9 +30,9 @@ def blocks(plan: Plan, results: Results) -> list[Block]:
 
 
 def _protocols(runs: dict[str, Run]) -> Block:
-    """Return what the runs say of split, training, selection and evaluation.
+    """Return the descriptions of split, training, selection and evaluation in the runs' results.
 
-    Where runs differ, each text names its data sets, or its models if it is about training.
+    If the runs differ, each text names its data sets, or its models if it is about training.
     """
     protocols: dict[str, dict[str, set[str]]] = {}
     for name, run in runs.items():

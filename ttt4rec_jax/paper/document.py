@@ -1,6 +1,6 @@
 """A report as a list of blocks, rendered as Markdown or as one self-contained HTML file.
 
-Markdown refers to pictures that lie beside it; HTML embeds them.
+Markdown refers to pictures in the same folder; HTML embeds them.
 """
 
 import base64
@@ -105,7 +105,7 @@ def _markdown_table(table: Table) -> str:
     width = len(table.header)
     lines = [_markdown_row(table.header), "|---" + "|---:" * (width - 1) + "|"]
     for row in table.rows:
-        # Markdown has no line between rows: a row of its own stands for it
+        # Markdown has no line between rows, so a row of dashes replaces it
         texts = ["---"] + [""] * (width - 1) if row is None else map(_markdown_cell, row)
         lines.append(_markdown_row(texts))
     return "\n".join(lines)

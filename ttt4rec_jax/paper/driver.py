@@ -1,6 +1,6 @@
-"""Trains a plan's jobs, a process of main.py each, and keeps a journal. Imports no JAX.
+"""Train a plan's jobs, each in a process of main.py, and keep a journal. Imports no JAX.
 
-One process a job keeps memory bounded and an interruption clean: a finished run is kept and an
+Separate processes keep memory bounded and make interruptions simple: a finished run is kept, and an
 unfinished one is resumed by the next call.
 """
 
@@ -29,7 +29,7 @@ PACKAGES = (
     "matplotlib",
     "ttt4rec_jax",
 )
-STOPPED = 130  # exit code of a process that ended on request
+STOPPED = 130  # exit code of a process that was interrupted
 POLL_S = 0.1
 
 
@@ -49,10 +49,10 @@ def run_all(
     at_once: int = 1,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Train what is not finished yet; a failed job does not stop the others.
+    """Train the jobs that are not finished; a failed job does not stop the others.
 
     main: the words that call the command; the job's flags and `more_flags` follow. at_once: the
-    number of parallel processes, each on its own share of the cores where the system supports it.
+    number of parallel processes, each on its own share of the cores if the system supports that.
     Raise Interrupted after SIGINT or SIGTERM, UserError if a folder holds runs of other settings.
     """
     planned = jobs(plan)
@@ -81,7 +81,7 @@ def run_all(
                 free.append(child.cores)
                 code = child.process.returncode
                 if stop.asked and code:
-                    code = STOPPED  # the request is why it ended, whatever its exit code
+                    code = STOPPED  # it ended because of the request, whatever its exit code
                 seconds = time.perf_counter() - child.started
                 entry = {"run": child.job.name, "seconds": seconds, "exit": code}
                 append_journal(plan.output, entry | {"at_once": at_once, "environment": machine})
@@ -94,10 +94,10 @@ def run_all(
 
 
 def core_shares(at_once: int) -> list[tuple[int, ...]]:
-    """Divide this process's cores among `at_once` processes; () means that a process takes all.
+    """Divide this process's cores among `at_once` processes; () means that a process uses all.
 
-    A process that uses several cores waits for the slowest of them at every operation; processes
-    side by side do not wait for each other.
+    A process that uses several cores waits for the slowest of them at every operation, whereas
+    separate processes do not wait for each other.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(cores) < at_once:
@@ -121,8 +121,8 @@ def start(
         if cores:
             os.sched_setaffinity(0, cores)  # the new process inherits it
         try:
-            # In a session of its own, so that Ctrl-C reaches this process alone, which passes it
-            # on once: a second one would kill.
+            # In a new session, so that only this process receives Ctrl-C and passes it on once: a
+            # second signal would kill the child.
             return subprocess.Popen(command, stdout=text, stderr=text, start_new_session=True)
         finally:
             if cores:
@@ -156,7 +156,7 @@ def failure(job: Job, output: Path) -> str:
 
 
 def append_journal(output: Path, entry: dict) -> None:
-    """Append an entry to journal.jsonl: a process's run, seconds, exit code and environment."""
+    """Append a process's entry to journal.jsonl: its run, seconds, exit code and environment."""
     with open(output / "journal.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 

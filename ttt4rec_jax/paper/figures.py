@@ -18,7 +18,7 @@ from ttt4rec_jax.paper.results import (
 
 
 def _quick(plan: Plan) -> str:
-    """Return what marks a picture of a quick run."""
+    """Return the suffix of titles in pictures of a quick run."""
     return " (quick)" if plan.quick else ""
 
 

@@ -29,9 +29,9 @@ Comparisons = dict[str, tuple[Difference, float]]
 
 
 def mean_over_points(points: list[dict[int, Run]]) -> np.ndarray:
-    """Return [seeds, users]: the metric, mean over points of the grid, of the seeds that all have.
+    """Return the metric by [seeds, users], averaged over points of the grid.
 
-    points: the runs of each point by seed.
+    points: the runs of each point by seed. Only seeds that all points have are used.
     """
     seeds = sorted(set.intersection(*map(set, points)))
     return np.mean([by_user([by_seed[seed] for seed in seeds]) for by_seed in points], axis=0)
@@ -66,7 +66,7 @@ def _lines(setting: str, results: Comparisons, seeds: int) -> list[str]:
 def mini_batches(grid: Grid, expected: int) -> Claim:
     """Decide whether mini_batch_size 1 and 10 are better than 2 and 5, over all ranges.
 
-    expected: how many runs the complete grid has.
+    expected: the number of runs in the complete grid.
     """
     text = "mini_batch_size 1 and 10 are better than those between (2 and 5)."
     rule = (
@@ -100,9 +100,9 @@ def mini_batches(grid: Grid, expected: int) -> Claim:
 
 
 def extreme_ranges(grid: Grid, expected: int) -> Claim:
-    """Decide whether the smallest and the largest initializer_range are worse than one between.
+    """Decide whether the smallest and the largest initializer_range are worse than one in between.
 
-    The one between is the best on validation. expected: how many runs the complete grid has.
+    The one in between is the best on validation. expected: the number of runs in the complete grid.
     """
     text = "Too small and too large an initializer_range are both harmful."
     rule = (

@@ -1,4 +1,4 @@
-"""The report's section on inner learners: what Figure 3's runs recorded by --ttt_stats.
+"""The report's section on inner learners, from the --ttt_stats of Figure 3's runs.
 
 Imports no JAX.
 """
@@ -61,7 +61,7 @@ def grid_statistics(grid: Grid) -> dict[GridPoint, Statistics]:
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Return Spearman's rho; NaN for fewer than three pairs or if all values of one are equal."""
-    from scipy.stats import spearmanr  # slow to import, and needed for the report alone
+    from scipy.stats import spearmanr  # slow to import, and only the report needs it
 
     if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return math.nan

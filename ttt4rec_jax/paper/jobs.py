@@ -17,7 +17,7 @@ DATASETS = ("beauty", "electronics", "ml1m")
 OTHER_DATASETS = ("ml100k", "synthetic")  # allowed, though the paper does not use them
 PAPER = ("din", "gru4rec", "sasrec", "comirec_sa", "comirec_dr", "ttt4rec")
 EXTRAS = ("bert4rec", "ttt_mlp", "iclrec")
-BASELINES = ("popularity", "itemknn")  # not trained by gradients, so that one run each is enough
+BASELINES = ("popularity", "itemknn")  # not trained, so that one run each is enough
 FIGURE2 = ("comirec_sa", "comirec_dr", "ttt4rec")
 TITLES = {
     "din": "DIN",
@@ -43,7 +43,7 @@ QUICK_EPOCHS_GRID = 1
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which parts of the paper to reproduce, on which data sets, with how many seeds, and where."""
+    """The parts of the paper to reproduce, the data sets, the number of seeds, and the folder."""
 
     output: Path
     parts: tuple[str, ...] = PARTS
@@ -69,7 +69,7 @@ class Plan:
 class Job:
     """One process of main.py, which trains one run or Figure 3's sweep.
 
-    `name` is its folder under runs/; `flags` are main.py's.
+    `name` is its folder under runs/; `flags` are those of main.py.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Job:
 
     @functools.cached_property
     def combinations(self) -> dict[str, Config]:
-        """The settings that the job trains, by subfolder of its folder ("" for a single run)."""
+        """The settings of the job's runs, by subfolder of its folder ("" for a single run)."""
         lists, given = flags.parse(["main.py", *self.flags], "")
         return combine(presets.apply(lists, given))[0]
 
@@ -89,7 +89,7 @@ class Job:
         """Return whether every combination has a result, or has failed within a finished sweep.
 
         Raise UserError if a folder holds a run of other settings (those of --quick or of another
-        version): its result must not be mistaken for this job's.
+        version), whose result must not be mistaken for this job's.
         """
         folders = self.folders(output)
         for name, folder in folders.items():
@@ -105,7 +105,7 @@ def jobs(plan: Plan) -> list[Job]:
 
     A run that two parts need is listed once. The sweep comes first since it takes longest, so that
     parallel processes end at about the same time. Then all models are trained with one seed before
-    the next seed, so that an interrupted reproduction has few seeds rather than few models.
+    the next, so that an interrupted reproduction lacks seeds rather than models.
     """
     planned = [grid(plan)] if "figure3" in plan.parts else []
     if "table1" in plan.parts:

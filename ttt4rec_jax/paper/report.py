@@ -1,6 +1,6 @@
-"""The report on the paper's experiments, from whatever runs are finished.
+"""The report on the paper's experiments, from the runs that are finished.
 
-Every number in it comes from a run folder.
+Every number in it comes from a run's folder.
 """
 
 from pathlib import Path
@@ -36,13 +36,13 @@ TITLE = "TTT4Rec: the paper's experiments"
 
 
 def collect(plan: Plan) -> Results:
-    """Read what the plan's runs have left.
+    """Read the files of the plan's runs.
 
     A damaged run counts as missing, with the reason. Raise UserError if a folder holds runs of
     other settings.
     """
     results = Results({}, {}, {})
-    # single runs first, then the grid's many
+    # single runs first, then the runs of the grid
     for job in sorted(jobs(plan), key=lambda job: len(job.combinations)):
         job.is_finished(plan.output)  # raises UserError
         for name, folder in job.folders(plan.output).items():
@@ -95,7 +95,7 @@ def claims_blocks(decided: list[claims.Claim]) -> list[Block]:
 
 
 def note_of(plan: Plan) -> str:
-    """Return the warning that every page of a quick run's report carries, else ""."""
+    """Return the warning that is on every page of a quick run's report, else ""."""
     if not plan.quick:
         return ""
     return (

@@ -12,7 +12,7 @@ Grid = dict[GridPoint, dict[int, Run]]  # the runs of each point, by seed
 
 
 class Results(NamedTuple):
-    """What a plan's runs have left, by the name of their folder under runs/.
+    """The results of a plan's runs, by the name of their folder under runs/.
 
     runs: the finished ones. histories: the epochs (lines of metrics.jsonl) of every started run.
     missing: why the others have no result.
@@ -24,9 +24,9 @@ class Results(NamedTuple):
 
 
 def table1_runs(plan: Plan, results: Results) -> dict[str, dict[str, list[Run]]]:
-    """Return {dataset: {model: its finished runs, one a seed}} for Table 1.
+    """Return {dataset: {model: its finished runs, one per seed}} for Table 1.
 
-    Raise UserError if the runs on a data set were not evaluated alike.
+    Raise UserError if the runs on a data set were not evaluated in the same way.
     """
 
     def seeds(dataset: str, model: str) -> list[Run]:
@@ -68,10 +68,10 @@ def figure3_grid(plan: Plan, results: Results) -> Grid:
 
 
 def grid_size(plan: Plan) -> int:
-    """Return how many runs Figure 3's grid has when it is complete."""
+    """Return the number of runs in Figure 3's complete grid."""
     return len(RANGES) * len(BATCHES) * plan.seeds
 
 
 def count_runs(points: Grid) -> int:
-    """Return how many runs a grid holds."""
+    """Return the number of runs in a grid."""
     return sum(map(len, points.values()))

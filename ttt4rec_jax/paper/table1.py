@@ -17,10 +17,10 @@ LONGEST_REASON = 60  # characters of a table cell
 
 
 class Contrast(NamedTuple):
-    """TTT4Rec against the best of the paper's other models, in one metric.
+    """TTT4Rec compared with the best of the paper's other models in one metric.
 
     mark: "▲" or "▼" if the difference TTT4Rec - other is significant, else "".
-    p: Holm's over the other models.
+    p: adjusted by Holm's method over the other models.
     """
 
     mark: str
@@ -61,8 +61,8 @@ def table(
 ) -> Table:
     """Return one data set's table: means ± standard deviation over seeds.
 
-    The best of the paper's models is bold, the second underlined; TTT4Rec has its marks. A model
-    without runs shows why.
+    The best of the paper's models is bold, the second underlined; TTT4Rec has the marks of its
+    contrasts. The row of a model without runs gives the reason.
     """
     columns = [(protocol, metric) for protocol in PROTOCOLS for metric in PAPER_METRICS]
     contrasts = against_best(by_model)
@@ -95,7 +95,7 @@ def table(
 def _styles(
     by_model: dict[str, list[Run]], columns: list[tuple[str, str]]
 ) -> dict[tuple[str, str, str], str]:
-    """Return {(model, protocol, metric): style} of the best two of the paper's models."""
+    """Return {(model, protocol, metric): style} for the best two of the paper's models."""
     styles: dict[tuple[str, str, str], str] = {}
     for column in columns:
         means = {m: _mean_and_std(by_model[m], *column)[0] for m in PAPER if by_model.get(m)}

@@ -1,7 +1,7 @@
 """Several processes that train one run: start, identify and synchronise them.
 
-All run the same program with the same flags; the first alone writes the run folder, which all can
-read.
+All processes run the same program with the same flags. Only the first one writes the run folder,
+which all of them can read.
 """
 
 import os
@@ -18,7 +18,7 @@ from data_prep.settings import UserError
 def start(coordinator: str, num_processes: int, process_id: int) -> None:
     """Join the processes that the flags name, or a cluster that JAX detects.
 
-    To be called before any device is used. Raises UserError if they cannot be joined.
+    Call it before any device is used. Raises UserError if the processes cannot be joined.
     """
     try:
         if coordinator:
@@ -36,10 +36,10 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
 def is_one_of_several(environment: Mapping[str, str]) -> bool:
     """Return whether Slurm, Cloud TPU or Kubernetes started this process as one of several.
 
-    As jax.distributed detects them.
+    The criteria are those of jax.distributed.
     """
-    # Only srun names the nodes of a step: a program that a batch script starts directly is alone,
-    # whatever the job was given.
+    # Only srun sets the nodes of a step: a program that a batch script starts directly is a single
+    # process, whatever the allocation of the job.
     slurm = "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_NTASKS", "1") != "1"
     tpu = len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
@@ -54,8 +54,8 @@ def is_primary() -> bool:
 def sync_stop(is_stopping: bool, steps: int, after: Any) -> tuple[bool, int]:
     """Return whether any process was asked to stop, and the first process's number of steps.
 
-    Both are the same in every process. after: arrays to wait for, since a program that exchanges
-    data must not run beside another.
+    Both are the same in every process. after: arrays to wait for first, since two programs that
+    exchange data between processes must not run at the same time.
     """
     if jax.process_count() == 1:
         return is_stopping, steps

@@ -1,13 +1,13 @@
-"""Where arrays are when there are several devices. The only module that names mesh axes.
+"""The placement of arrays on several devices. The only module that names mesh axes.
 
-RunMesh: the runs of a sweep, or one run on one device. Each device trains its own runs and needs
-nothing of the others. DeviceMesh (--mesh=data:4,model:2): one run on many devices. Batches are
-split over `data`; the item table, and what the optimizer keeps of it, by rows over `model`;
-everything else is replicated. XLA's partitioner does the rest: a row is looked up on the device
-that holds it, and the gradients of a batch's parts are added up.
+RunMesh: the runs of a sweep, or one run on one device. Each device trains its own runs
+independently. DeviceMesh (--mesh=data:4,model:2): one run on many devices. Batches are split over
+`data`; the item table and the optimizer's moments of it are split by rows over `model`; everything
+else is replicated. XLA's partitioner does the rest: a row is looked up on the device that holds it,
+and the gradients of a batch's parts are summed.
 
-What leaves a mesh (`unstack`, `gather`) has the item table's own number of rows, so that a
-checkpoint does not depend on the mesh that wrote it.
+Arrays that leave a mesh (`unstack`, `gather`) have the item table's original number of rows, so
+that a checkpoint does not depend on the mesh that wrote it.
 """
 
 import copy
@@ -44,10 +44,11 @@ def is_table(path: Any) -> bool:
 
 
 class Mesh(Protocol):
-    """What training and evaluation ask of either mesh.
+    """The interface of both meshes, as training and evaluation use it.
 
-    runs: how many are stacked; size: over how many devices they are spread; data, model: the sizes
-    of a DeviceMesh's axes, 1 for a RunMesh. Specs are RUNS (a stacked tree) and SHARED.
+    runs: the number of stacked runs; size: the number of devices over which they are spread; data,
+    model: the sizes of a DeviceMesh's axes, 1 for a RunMesh. Specs are RUNS (a stacked tree) and
+    SHARED.
     """
 
     runs: int
@@ -59,43 +60,43 @@ class Mesh(Protocol):
         """Return the mesh for runs with these parameters."""
 
     def place(self, tree: Tree, spec: PartitionSpec) -> Any:
-        """Put a tree on the devices: a stacked one split, a shared one whole on each."""
+        """Put a tree on the devices: split if it is stacked, a copy on each if it is shared."""
 
     def shapes(self, tree_R: Tree, spec: PartitionSpec) -> Any:
-        """Return what `place` would give, as shapes, to compile ahead of time."""
+        """Return the shapes and shardings of `place`'s result, to compile ahead of time."""
 
     def map(self, function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        """Return the function run on each device with its part of the arguments."""
+        """Return a function that runs `function` on each device with its part of the arguments."""
 
     def unstack(self, tree_R: Tree, r: int) -> Any:
         """Return run r's part of a stacked tree, on the host if the tree is spread over devices."""
 
     def gather(self, tree: Tree) -> Any:
-        """Return what is to be saved of a placed tree."""
+        """Return a placed tree in the form in which it is saved."""
 
     def batch(self, tree: Tree) -> Any:
-        """Constrain a batch's arrays, inside a program, to the devices that work on their rows."""
+        """Constrain a batch's arrays, inside a program, to the devices that process their rows."""
 
     def process_rows(self, batch_size: int) -> slice:
-        """Return which rows of a batch this process's devices work on."""
+        """Return the rows of a batch that the devices of this process process."""
 
     def place_rows(self, tree: Tree, spec: PartitionSpec, batch_size: int) -> Any:
         """Put this process's rows [1 or R, B, ...] of a batch, made on the host, on its devices."""
 
     def map_tiles(self, function: Callable, tile_NxC: Tree) -> Any:
-        """Return function(tile_NxC), of tiles of the catalogue [N, C, ...], run where they are."""
+        """Return function(tile_NxC) of catalogue tiles [N, C, ...], on the tiles' devices."""
 
     def psum_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
         """Return the sums [B] of function(*tiles, *rows, *known) over the catalogue's tiles.
 
-        tiles and a batch's rows are where the mesh has them; every device has `known`.
+        tiles and a batch's rows are split as the mesh splits them; every device has `known`.
         """
 
 
 class RunMesh:
-    """Stacked runs, spread over the most devices that divide them evenly.
+    """Stacked runs, spread evenly over as many devices as possible.
 
-    Each device trains its runs on its own. The methods are described in Mesh.
+    Each device trains its runs independently. The methods are described in Mesh.
     """
 
     data = 1
@@ -160,9 +161,9 @@ ONE_DEVICE = RunMesh(1)
 class DeviceMesh:
     """All devices of all processes as data x model, for one run.
 
-    The methods are described in Mesh. rows: how many rows the run's item table has, once
-    `for_params` has seen it; `place` pads them to a multiple of `model`, and `gather` removes the
-    padding. Raises UserError if there are not as many devices.
+    The methods are described in Mesh. rows: the number of rows of the run's item table, set by
+    `for_params`; `place` pads them to a multiple of `model`, and `gather` removes the padding.
+    Raises UserError if the number of devices is different.
     """
 
     runs = 1
@@ -175,7 +176,7 @@ class DeviceMesh:
             raise UserError(
                 f"--mesh=data:{data},model:{model} takes {data * model} devices, "
                 f"found {jax.device_count()} ({jax.default_backend()}); give a mesh of that many "
-                "(on a CPU, JAX_NUM_CPU_DEVICES sets how many there are)"
+                "(on a CPU, the environment variable JAX_NUM_CPU_DEVICES sets their number)"
             )
         self._mesh = jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
         self.rows = 0
@@ -190,7 +191,7 @@ class DeviceMesh:
         return mesh
 
     def _of_leaf(self, path: Any, x: Any, spec: PartitionSpec) -> tuple[NamedSharding, int]:
-        """Return a leaf's sharding, and how many rows pad it (axis 1 of stacked tables)."""
+        """Return a leaf's sharding, and its number of padding rows (axis 1 of stacked tables)."""
         if spec == SHARED or not is_table(path):
             return self._sharding(), 0
         return self._sharding(None, MODEL), -x.shape[1] % self.model
@@ -205,7 +206,7 @@ class DeviceMesh:
             if padding:
                 x = np.pad(np.asarray(x), ((0, 0), (0, padding), (0, 0)))
             if jax.process_count() > 1:
-                # every process has the whole array, and gives its devices their parts
+                # every process has the whole array and puts its devices' parts on them
                 whole = np.asarray(x)
                 return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
             return jax.device_put(x, sharding)
@@ -221,7 +222,7 @@ class DeviceMesh:
         return jax.tree.map_with_path(shape_of, tree_R)
 
     def map(self, function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        """Return the function with its results constrained to where `place` would put them."""
+        """Return the function with its results constrained to the shardings of `place`."""
 
         def placed(*arguments: Any) -> Any:
             def constrain(path: Any, x: jax.Array) -> jax.Array:
@@ -237,8 +238,8 @@ class DeviceMesh:
         replicate = jax.jit(lambda x: x, out_shardings=self._sharding())
 
         def whole(path: Any, x: jax.Array) -> np.ndarray:
-            # one after the other: exchanges that run at once might meet in another order in another
-            # process
+            # one after the other: simultaneous exchanges might run in different orders in
+            # different processes
             is_here = x.is_fully_addressable or x.is_fully_replicated
             array = np.asarray(x if is_here else replicate(x))
             return array[:, : self.rows] if is_table(path) else array
@@ -283,9 +284,9 @@ class DeviceMesh:
         return self._by_device(summed, specs, ROWS)(*tiles, *rows, *known)
 
     def _by_device(self, function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        """Return the function run on each device with its part.
+        """Return a function that runs `function` on each device with its part.
 
-        XLA's partitioner might split a product whose result is to be compared.
+        XLA's partitioner is not used, since it might split a product whose results are compared.
         """
         return jax.shard_map(
             function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -293,5 +294,5 @@ class DeviceMesh:
 
 
 def pad_to(order_B: jax.Array, multiple: int, filler: int) -> jax.Array:
-    """Return order_B padded with fillers to a multiple, so that devices get equal parts."""
+    """Return order_B padded with `filler` to a multiple, so that devices get equal parts."""
     return jnp.pad(order_B, (0, -len(order_B) % multiple), constant_values=filler)

@@ -12,9 +12,9 @@ MAX_COMBINATIONS = 10_000  # of a sweep; more is almost certainly a mistake, and
 
 
 def combine(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
-    """Return ({name: configuration} of every combination of the flags' values, where to run).
+    """Return ({name: configuration} of every combination of the flags' values, run settings).
 
-    A combination is named by the values of the swept flags, "" if nothing is swept. Raises
+    A combination is named after the values of the swept flags, "" if nothing is swept. Raises
     UserError.
     """
     run = RunConfig(**{f.name: lists[f.name][0] for f in dataclasses.fields(RunConfig)})
@@ -22,14 +22,14 @@ def combine(lists: dict[str, list]) -> tuple[dict[str, Config], RunConfig]:
     count = math.prod(map(len, lists.values()))
     if count > MAX_COMBINATIONS:
         raise UserError(
-            f"--{', --'.join(swept)}: {count:,} combinations, "
+            f"--{', --'.join(swept)}: found {count:,} combinations, "
             f"expected at most {MAX_COMBINATIONS:,}; give fewer values"
         )
     combinations = _combinations(lists, swept)
     if len(combinations) > 1 and (run.mesh or run.coordinator):
         raise UserError(
-            "--mesh: spreads one run over devices, but this is a sweep, "
-            "whose runs are spread over them already; leave it out"
+            "--mesh: spreads a single run over devices, but this is a sweep, "
+            "whose runs are distributed over the devices already; leave it out"
         )
     return combinations, run
 

@@ -1,4 +1,4 @@
-"""Setting up JAX for a command: compilation cache, processes, devices and their mesh."""
+"""Set up JAX for a command: compilation cache, processes, devices and their mesh."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,9 @@ MIN_COMPILE_SECONDS = 0.02  # programs that compile faster are not cached
 
 
 def enable_compilation_cache(folder: str) -> None:
-    """Keep compiled programs in a folder for later runs.
+    """Cache compiled programs in a folder for later runs.
 
-    folder: the value of --program_cache: "" for a folder in the user's cache, "none" for no cache.
+    folder: the value of --program_cache: "" for the user's cache directory, "none" for no cache.
     """
     if folder == "none":
         return
@@ -27,14 +27,14 @@ def enable_compilation_cache(folder: str) -> None:
 
 
 def start_devices(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
-    """Set JAX up for these runs, before any device is used, and return the mesh for one run.
+    """Set up JAX for some runs, before any device is used; return the mesh of a single run, if any.
 
     Raises UserError.
     """
     enable_compilation_cache(run_config.program_cache)
     processes.start(run_config.coordinator, run_config.num_processes, run_config.process_id)
     if num_runs > 1:
-        # On a CPU, stacked runs train faster on one device per core than on one device for all.
+        # On a CPU, stacked runs train faster on one device per core than on one device in all.
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     return device_mesh(run_config, num_runs)
 
@@ -48,11 +48,11 @@ def device_mesh(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
     """Return the mesh of --mesh; by default, all devices of several processes. Raises UserError."""
     if not run_config.mesh and jax.process_count() == 1:
         return None
-    # flags.settings refuses --mesh for a sweep; here, the processes of a cluster are refused.
+    # combinations.combine refuses --mesh for a sweep; this refuses a cluster's processes.
     if num_runs > 1:
         raise UserError(
-            f"{jax.process_count()} processes train one run together, but this is a sweep of "
-            f"{num_runs}; start one process"
+            f"{jax.process_count()} processes train a single run together, but this is a sweep of "
+            f"{num_runs} runs; start one process"
         )
     if jax.process_count() > 1 and not run_config.run_dir:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Train and evaluate every combination of an experiment, and leave the results on disk.
+"""Train and evaluate every combination of an experiment, and write the results to disk.
 
-The command line and the Python interface both end here. Nothing is printed: `log` takes each line
-of the report.
+The command line and the Python interface both call this. Nothing is printed: `log` receives each
+line.
 """
 
 import time
@@ -29,11 +29,11 @@ OnEpoch = Callable[[str, dict[str, Any], Any], str | None]
 
 
 class Experiment(NamedTuple):
-    """What is trained, on which data and devices, where the results go, and who is told.
+    """What to train, on which data and devices, where to write the results, and the callbacks.
 
-    combinations: by the name of their folder in `root`, "" for a single run. flags: every option's
-    values, as a sweep records them. started: time.perf_counter() when the program started. bar: the
-    class of the progress bar, None for no bar.
+    combinations: by the name of their folder in `root`, "" for a single run. flags: the values of
+    every option, which a sweep records. started: time.perf_counter() when the program started. bar:
+    the class of the progress bar, None for no bar.
     """
 
     combinations: dict[str, Config]
@@ -61,13 +61,13 @@ class Experiment(NamedTuple):
 def train_all(experiment: Experiment) -> dict[str, dict]:
     """Train every combination that has no result yet, and write the results.
 
-    A sweep also leaves its table and picture. Returns {combination: the content of its result.json,
-    or {"error": text}}. Raises UserError if no combination has a result, and Interrupted once
-    everything is saved.
+    A sweep also writes its table and picture. Returns {combination: the content of its result.json,
+    or {"error": text}}. Raises UserError if no combination has a result, or Interrupted after
+    everything has been saved.
     """
     results: dict[str, dict] = {}
     if experiment.is_sweep:
-        # First, so that --resume recognises the sweep wherever it is stopped.
+        # Written first, so that --resume recognises the sweep wherever it was stopped.
         sweep.write(experiment.root.path, experiment.flags, [], _select_by(experiment))
         results = saved_results(experiment.folders)
     for name, folder in experiment.folders.items():
@@ -87,12 +87,12 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
                 results[name] = write_result(name, outcome, experiment)
     if experiment.is_sweep:
         write_sweep(results, experiment)
-    experiment.log(f"left in    {experiment.root.path}")
+    experiment.log(f"results    {experiment.root.path}")
     return results
 
 
 def write_result(name: str, outcome: Outcome | UserError, experiment: Experiment) -> dict:
-    """Write what a combination's training came to into its folder, and return it."""
+    """Write a combination's result, or its error, into its folder, and return it."""
     folder = experiment.folders[name]
     if isinstance(outcome, UserError):
         error = {"error": str(outcome)}
@@ -112,7 +112,7 @@ def write_result(name: str, outcome: Outcome | UserError, experiment: Experiment
 
 
 def write_sweep(results: dict[str, dict], experiment: Experiment) -> None:
-    """Write and log a sweep's table, and draw it. Raises UserError if all of it failed."""
+    """Write and log a sweep's table, and plot it. Raises UserError if every combination failed."""
     root = experiment.root.path
     select_by = _select_by(experiment)
     rows = sweep.rows(results, select_by)
@@ -130,7 +130,7 @@ def _select_by(experiment: Experiment) -> str:
 def train_group(
     group: dict[str, Config], experiment: Experiment
 ) -> dict[str, Outcome | DivergedError]:
-    """Train combinations that share a program: {name: what came of it}.
+    """Train combinations that share a program, and return {name: its outcome or its error}.
 
     Raises DivergedError if a single run diverges, Interrupted, UserError.
     """
@@ -166,11 +166,11 @@ def fit(
     on_epoch: OnEpoch | None = None,
     bar: type[tqdm] | None = tqdm,
 ) -> dict[str, Outcome | DivergedError]:
-    """Train and evaluate the runs of one program: {name: what came of it}.
+    """Train and evaluate the runs of one program, and return {name: its outcome or its error}.
 
     Args:
-        folder: Where the state of training is kept.
-        folders: Where each run's metrics and best parameters go.
+        folder: Where the training state is saved.
+        folders: Where each run's metrics and best parameters are written.
         log, on_epoch, bar: those of Experiment.
 
     Raises DivergedError if all runs diverge, Interrupted, UserError.
@@ -179,10 +179,10 @@ def fit(
     program = executables.program
     num_examples = program.training.num_examples if program.training else 0
     impl = models.ttt_impl(program.config.model)
-    details = f", TTT layers as {impl}" if impl else ""
+    details = f", TTT implementation {impl}" if impl else ""
     log(
         f"model     {program.config.model.model}, {program.num_parameters:,} parameters, "
-        f"{num_examples:,} training examples an epoch{details}\n"
+        f"{num_examples:,} training examples per epoch{details}\n"
         f"          compiled in {executables.seconds:.1f} s"
     )
     names = list(group)
@@ -202,7 +202,7 @@ def fit(
 
 
 def saved_results(folders: dict[str, RunFolder]) -> dict[str, dict]:
-    """Return the results, and the errors of failed combinations, that folders hold already."""
+    """Return the results of finished combinations, and the errors of failed ones, from disk."""
     results = {}
     for name, folder in folders.items():
         if folder.result.exists():

@@ -1,8 +1,8 @@
-"""Values of options that are not given: --preset. Imports no JAX.
+"""--preset: values of the options that are not given. Imports no JAX.
 
 paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy
-    with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. It is the default, and apart from
-    ComiRec's epochs equals the flags' own defaults.
+    with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. This is the default; apart from
+    ComiRec's epochs, it equals the defaults of the flags.
 best: The settings with the best validation metrics known for a model and data set; see BEST.
 """
 
@@ -14,7 +14,7 @@ from ttt4rec_jax.config import SECTIONS
 
 
 class Preset(NamedTuple):
-    """Values of flags, where they come from, and the test metrics that they gave."""
+    """Values of flags, the reason for them, and the test metrics that they gave."""
 
     values: dict[str, Any]
     why: str
@@ -22,9 +22,10 @@ class Preset(NamedTuple):
 
 
 # Ranking the full catalogue calls for a loss over (a sample of) the whole catalogue, and for scores
-# whose magnitude item popularity cannot drive: sampled softmax with shared negatives (Jean et al.
-# 2015) over cosines divided by .05 (as in HSTU's baselines, Zhai et al. 2024, arXiv:2402.17152).
-# Short histories call for one block, much dropout, and steps with a constant number of tokens.
+# whose magnitude does not depend on an item's popularity: sampled softmax with shared negatives
+# (Jean et al. 2015) over cosines divided by .05 (as in HSTU's baselines, Zhai et al. 2024,
+# arXiv:2402.17152). Short histories call for one block, much dropout, and steps with a constant
+# number of tokens.
 SHARED = {
     "targets": "every",
     "loss": "sampled_softmax",
@@ -34,8 +35,8 @@ SHARED = {
     "adam_b2": 0.98,
     "select_by": "full/ndcg@10",
 }
-# On Beauty, a constant learning rate for many epochs was better than cosine decay over 80 epochs,
-# and than twice the rate.
+# On Beauty, a constant learning rate for many epochs was better than cosine decay over 80 epochs
+# and better than twice that rate.
 BEAUTY = SHARED | {
     "max_len": 50,
     "dropout": 0.5,
@@ -53,7 +54,7 @@ ML1M = SHARED | {
     "patience": 6,
 }
 TTT = {"mini_batch_size": 10, "inner_learning_rate": 4.0}
-# Observed on Beauty's validation set with one seed and 8 to 16 epochs each: hints, not findings.
+# Observed on Beauty's validation set with a single seed and 8 to 16 epochs: indications only.
 TTT_WHY = (
     "four times the inner learning rate of the TTT paper was a little better, a tenth of it worse; "
     "one head was worse than two or eight; an initializer_range of .1 or .005 was worse than .02; "
@@ -114,8 +115,8 @@ BEST: dict[tuple[str, str], Preset] = {
 def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
     """Return the values that a preset gives to flags.
 
-    Raises UserError if --preset=best has none for this model and data set. A preset that does not
-    exist gives none: the settings' own check reports it.
+    Raises UserError if --preset=best has none for this model and data set. An unknown preset gives
+    none; the check of the settings reports it.
     """
     if preset == "paper":
         return {"epochs": 50} if model.startswith("comirec") else {}
@@ -125,22 +126,22 @@ def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
     if best is None:
         known = ", ".join(f"{m} on {d}" for m, d in BEST)
         raise UserError(
-            f"--preset=best: there is none for --model={model} on --dataset={dataset}, only for "
+            f"--preset=best: has no values for --model={model} on --dataset={dataset}, only for "
             f"{known}; leave it out, or choose one of these"
         )
     return best.values
 
 
 def apply(lists: dict[str, list], given: set[str]) -> dict[str, list]:
-    """Return the flags' values, with those of the preset for flags that are not given."""
+    """Return the flags' values, in which the preset gives those of flags that are not given."""
     preset = values(lists["preset"][0], lists["model"][0], lists["dataset"][0])
     return lists | {name: [value] for name, value in preset.items() if name not in given}
 
 
 def check_swept(lists: dict[str, list], given: set[str]) -> None:
-    """Raise UserError if the preset sets an option that is not given differently for swept models.
+    """Raise UserError if the preset gives swept models different values of an option not given.
 
-    lists, given: as `apply` takes them.
+    lists, given: as in `apply`.
     """
     models = lists["model"]
     if len(models) == 1:

@@ -1,4 +1,4 @@
-"""The result of a run: the content of result.json, and the table that closes a run's output."""
+"""The result of a run: the content of result.json, and the table printed at the end."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def result(
 
     Args:
         manifest: The data set's manifest.
-        seconds: Those of "prepare" and "total"; the outcome has the others.
+        seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
     return {
@@ -34,13 +34,13 @@ def result(
 
 
 def ttt_stats(outcome: Outcome) -> dict[str, Any]:
-    """Return {"ttt_stats": those of the best epoch}, {} if they were not recorded."""
+    """Return {"ttt_stats": statistics of the best epoch}, {} if they were not recorded."""
     best = next((line for line in outcome.history if line["epoch"] == outcome.best_epoch), {})
     return {"ttt_stats": best["ttt_stats"]} if "ttt_stats" in best else {}
 
 
 def protocol(config: Config, manifest: dict) -> dict[str, str]:
-    """Return in words what the metrics depend on beside the model."""
+    """Return descriptions of what the metrics depend on in addition to the model."""
     train = config.train
     data = config.data
     loss = train.loss
@@ -64,7 +64,7 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the closing table: data, protocol, test metrics with 95% intervals, time."""
+    """Return the final table: data, protocol, test metrics with 95% intervals, times."""
     return "\n".join(
         [*_header_lines(result), "", *_metric_lines(result["test"]), "", _times(result)]
     )
@@ -81,7 +81,7 @@ def _header_lines(result: dict[str, Any]) -> list[str]:
         f"model      {result['model']}, {result['parameters']:,} parameters, {chosen(result)}"
     )
     if is_skipping(result):
-        lines.append(f"skipped    {result['skipped_steps']:,} steps that were not finite")
+        lines.append(f"skipped    {result['skipped_steps']:,} steps with non-finite values")
     return lines
 
 
@@ -118,7 +118,7 @@ def is_skipping(result: dict[str, Any]) -> bool:
 
 
 def chosen(result: dict[str, Any]) -> str:
-    """Return in words which epoch was evaluated, and its validation metric."""
+    """Return a description of the evaluated epoch and its validation metric."""
     if not result["best_epoch"]:
         return "not trained"
     select_by = result["config"]["eval"]["select_by"]

@@ -1,4 +1,4 @@
-"""Resuming a run: whether its folder allows it, and with which settings. Imports no JAX."""
+"""Resume a run: whether its folder allows it, and with which settings. Imports no JAX."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from ttt4rec_jax.runs.folder import RunFolder, load_config
 
 
 def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: bool) -> None:
-    """Raise UserError if the folder cannot take these runs.
+    """Raise UserError if these runs cannot be written into the folder.
 
-    Without --resume it has to be free. With it, each run there must have been started with the
-    same settings and not have trained for more epochs than it shall have.
+    Without --resume, the folder must be free. With it, each run in it must have been started with
+    the same settings and have finished at most the epochs that are now requested.
     """
     root.check(combinations, is_resuming)
     if not is_resuming:
@@ -27,7 +27,7 @@ def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: 
         epochs = config.train.epochs
         if finished > epochs:
             raise UserError(
-                f"--resume: {folder.path} has {finished} finished epochs, found --epochs={epochs}; "
+                f"--resume: {folder.path} has {finished} finished epochs, but --epochs={epochs}; "
                 f"give --epochs={finished} or more, or start a new run in another --run_dir"
             )
 
@@ -47,10 +47,11 @@ def holds_run(root: RunFolder) -> bool:
 
 
 def complete(lists: dict[str, list], given: set[str], log: Callable[[str], Any]) -> dict[str, list]:
-    """Return the flags' values, those not given taken from the run to resume or from the preset.
+    """Return the flags' values; those not given are those of the resumed run, or of the preset.
 
-    Resuming in a free folder starts the run there if flags describe one: it may have been stopped
-    before it wrote anything. With nothing but a path, which may be mistyped, it is refused.
+    --resume in a free folder starts a new run there if other flags describe it, since the run may
+    have been stopped before it wrote anything. With nothing but a path, which may be mistyped, it
+    is refused.
     """
     run_dir = lists["run_dir"][0]
     if lists["resume"][0] and run_dir:

@@ -1,4 +1,4 @@
-"""A sweep's combinations: grouped into programs, planned, tabulated, saved. Imports no JAX."""
+"""The combinations of a sweep: their grouping into programs, plan, table and files. No JAX."""
 
 import csv
 import hashlib
@@ -18,7 +18,7 @@ MEMBERS = "combinations.json"
 PARAMETER_BYTES = 12  # in training: a float32 value and Adam's two moments
 
 
-# Groups of combinations that one program trains
+# --- groups of combinations that are trained by one program
 
 
 def groups(
@@ -26,9 +26,9 @@ def groups(
 ) -> list[dict[str, Config]]:
     """Return the combinations that are trained together, one group per program.
 
-    started: Groups that earlier processes started. One that holds any of the combinations is
-        resumed with all its original members: stacked with other runs, the low-order bits of a
-        run's result differ.
+    started: Groups that earlier processes started. A group that contains any of the combinations
+        is resumed with all its original members, since the low-order bits of a run's result
+        depend on the runs that it is stacked with.
     """
     resuming = [group for group in started if not group.keys().isdisjoint(combinations)]
     taken = {name for group in resuming for name in group}
@@ -40,9 +40,9 @@ def groups(
 
 
 def group_folder(root: Path, names: list[str]) -> RunFolder:
-    """Return where a group's training state is kept.
+    """Return the folder of a group's training state.
 
-    It is a single run's own folder, or one named by a hash of the members' names.
+    It is the run's own folder for a single run, else a folder named by a hash of the members.
     """
     if names == [""]:
         return RunFolder(root)
@@ -51,7 +51,7 @@ def group_folder(root: Path, names: list[str]) -> RunFolder:
 
 
 def write_members(folder: RunFolder, names: list[str]) -> None:
-    """Make a group's folder and write its members' names into it."""
+    """Create a group's folder and write its members' names into it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / MEMBERS, names)
 
@@ -66,7 +66,7 @@ def started(root: Path, combinations: dict[str, Config]) -> list[dict[str, Confi
     return groups
 
 
-# The plan
+# --- the plan
 
 
 class _Cost(NamedTuple):
@@ -77,18 +77,18 @@ class _Cost(NamedTuple):
 def plan(
     programs: list[dict[str, Config]], sizes: list[tuple[int, int, int]], num_finished: int
 ) -> str:
-    """Return what would be trained, in lines.
+    """Return lines that say what would be trained.
 
-    Cost is given in examples and steps, not in seconds: no machine's speed is assumed.
+    The cost is given in examples and steps instead of seconds, which depend on the machine.
 
     Args:
         sizes: (examples per epoch, steps per epoch, parameters of a run) of each program.
-        num_finished: How many combinations have a result already.
+        num_finished: The number of combinations that already have a result.
     """
     count = sum(map(len, programs))
     lines = [
-        f"dry run   {count} to train in {len(programs)} programs, "
-        f"{num_finished} finished already; nothing is trained"
+        f"dry run   {count} to train in {_counted(len(programs), 'program')}, "
+        f"{num_finished} already finished; nothing is trained"
     ]
     costs = []
     for number, (group, size) in enumerate(zip(programs, sizes, strict=True), 1):
@@ -98,14 +98,18 @@ def plan(
     examples = sum(cost.examples for cost in costs)
     steps = sum(cost.steps for cost in costs)
     lines.append(
-        f"\ncost      {examples:,} examples seen in {steps:,} steps "
-        "(examples x epochs x combinations; a step serves all of its program)"
+        f"\ncost      {examples:,} examples in {steps:,} steps over all epochs and runs "
+        "(the runs of a program take each step together)"
     )
     return "\n".join(lines)
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _cost(group: dict[str, Config], size: tuple[int, int, int]) -> _Cost:
-    """Return what a program's training costs at most."""
+    """Return the cost of a program's training, at most."""
     examples, steps, _ = size
     epochs = next(iter(group.values())).train.epochs if examples else 0
     return _Cost(len(group) * epochs * examples, epochs * steps)
@@ -114,19 +118,19 @@ def _cost(group: dict[str, Config], size: tuple[int, int, int]) -> _Cost:
 def _program_lines(title: str, group: dict[str, Config], size: tuple[int, int, int]) -> list[str]:
     examples, steps, parameters = size
     config = next(iter(group.values()))
-    epochs = f"{config.train.epochs if examples else 0} epochs"
+    epochs = _counted(config.train.epochs if examples else 0, "epoch")
     if config.train.patience:
         epochs = f"at most {epochs}, patience {config.train.patience}"
     megabytes = len(group) * parameters * PARAMETER_BYTES / 1e6
     return [
-        f"\n{title}: {len(group)} trained together, {config.model.model}, {epochs}",
-        f"  {examples:,} examples, {steps:,} steps an epoch, {parameters:,} parameters a run, "
-        f"{megabytes:,.0f} MB of parameters and moments",
-        *(f"    {name or 'the one run'}" for name in group),
+        f"\n{title}: {_counted(len(group), 'run')}, {config.model.model}, {epochs}",
+        f"  {examples:,} examples and {steps:,} steps per epoch, {parameters:,} parameters per "
+        f"run, {megabytes:,.1f} MB of parameters and optimizer state",
+        *(f"    {name or '(a single run)'}" for name in group),
     ]
 
 
-# The table
+# --- the table
 
 
 def rows(results: dict[str, dict], select_by: str) -> list[dict]:
@@ -150,12 +154,15 @@ def rows(results: dict[str, dict], select_by: str) -> list[dict]:
 
 
 def without_seed(name: str) -> str:
-    """Return a combination's name without its seed."""
+    """Return a combination's name without its seed; "all" if only the seed is swept."""
     return ",".join(part for part in name.split(",") if not part.startswith("seed=")) or "all"
 
 
 def over_seeds(rows: list[dict], select_by: str) -> list[dict]:
-    """Return the validation metric's mean and deviation over seeds, best mean first."""
+    """Return the mean and standard deviation (0 for one seed) of the validation metric over seeds.
+
+    The best mean comes first.
+    """
     by_name: dict[str, list[float]] = {}
     for row in rows:
         if not row["error"]:
@@ -174,16 +181,20 @@ def over_seeds(rows: list[dict], select_by: str) -> list[dict]:
 
 
 def table(rows: list[dict], select_by: str) -> str:
-    """Return the sweep in lines: every combination's validation metric over its seeds.
+    """Return a line per combination with its validation metric, mean ± std if it has several seeds.
 
-    Test metrics are given for the combination chosen by validation only.
+    Test metrics are given only for the combination chosen by validation.
     """
     means = over_seeds(rows, select_by)
     width = max(len(row["combination"]) for row in [*means, *rows])
-    lines = [f"{'combination':<{width}}  seeds  validation {select_by}, mean ± std over seeds"]
+    has_seeds = any(row["seeds"] > 1 for row in means)
+    statistic = ", mean ± std over seeds" if has_seeds else ""
+    lines = [f"{'combination':<{width}}  seeds  validation {select_by}{statistic}"]
     for index, row in enumerate(means):
         best = "  <- best" if index == 0 else ""
-        value = f"{row['mean']:.4f} ± {row['std']:.4f}"
+        value = f"{row['mean']:.4f}"
+        if row["seeds"] > 1:
+            value += f" ± {row['std']:.4f}"
         lines.append(f"{row['combination']:<{width}}  {row['seeds']:>5}  {value}{best}")
     for row in rows:
         if row["error"]:
@@ -196,7 +207,8 @@ def table(rows: list[dict], select_by: str) -> str:
 def _test_lines(rows: list[dict], chosen: str) -> list[str]:
     """Return the test metrics of a combination, averaged over its seeds, in lines."""
     runs = [r for r in rows if not r["error"] and without_seed(r["combination"]) == chosen]
-    lines = [f"\ntest metrics of {chosen}, chosen by validation, mean over {len(runs)} seed(s)"]
+    mean = f", mean over {len(runs)} seeds" if len(runs) > 1 else ""
+    lines = [f"\ntest metrics of {chosen}, chosen by validation{mean}"]
     for protocol in PROTOCOLS:
         means = {
             m: statistics.fmean(run[f"test {protocol}/{m}"] for run in runs)
@@ -206,7 +218,7 @@ def _test_lines(rows: list[dict], chosen: str) -> list[str]:
     return lines
 
 
-# Files
+# --- files
 
 
 def write(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a sweep: a line for one swept flag, a heat map for two or more. Imports no JAX."""
+"""The figure of a sweep: a line for one swept flag, a heat map for two or more. Imports no JAX."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ class _Point(NamedTuple):
 
 
 def draw(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) -> None:
-    """Write sweep.png, if there is something to draw."""
+    """Write sweep.png, if there is something to plot."""
     figure = picture(flags, rows, select_by)
     if figure is not None:
         from ttt4rec_jax import plots
@@ -30,8 +30,8 @@ def draw(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) -
 def picture(flags: dict[str, list], rows: list[dict], select_by: str) -> "Figure | None":
     """Return a line with a band over seeds, or a heat map; None if only seeds are swept.
 
-    With more than two swept flags, the heat map shows the two that have most values, with the
-    others as in the best combination.
+    With more than two swept flags, the heat map shows the two with the most values; the others have
+    their values in the best combination.
     """
     from ttt4rec_jax import plots  # not at the top: matplotlib takes a second to import
 
@@ -60,7 +60,7 @@ def picture(flags: dict[str, list], rows: list[dict], select_by: str) -> "Figure
 def _points(
     means: list[dict], names: list[str], fixed: dict[str, str]
 ) -> dict[tuple[str, ...], _Point]:
-    """Return the points to draw by the values of the drawn flags, the others being fixed."""
+    """Return the points to plot by the values of the flags `names`; the others are fixed."""
     points = {}
     for row in means:
         values = values_of(row["combination"])
@@ -71,16 +71,16 @@ def _points(
 
 
 def swept_flags(flags: dict[str, list]) -> list[str]:
-    """Return the flags that a sweep varies, without the seed."""
+    """Return the flags that a sweep varies, except the seed."""
     return [name for name, values in flags.items() if len(values) > 1 and name != "seed"]
 
 
 def values_of(combination: str) -> dict[str, str]:
-    """Return a combination's values as texts, by flag."""
+    """Return {flag: value as text} of a combination."""
     return dict(part.split("=", 1) for part in combination.split(",") if "=" in part)
 
 
 def metric_label(select_by: str) -> str:
-    """Return "sampled/ndcg@10" as pictures name it."""
+    """Return the label of "sampled/ndcg@10" in figures."""
     protocol, metric = select_by.split("/")
     return f"{metrics.label(metric)}, {metrics.PROTOCOL_TITLES[protocol]}"

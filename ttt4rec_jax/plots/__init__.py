@@ -1,6 +1,6 @@
 """Figures of runs and sweeps: plain numbers in, a matplotlib Figure out.
 
-No other package knows matplotlib. Imports no JAX.
+No other package imports matplotlib. Imports no JAX.
 """
 
 from ttt4rec_jax.plots.epochs import INNER, curves, epochs_and_line, inner_means

@@ -21,7 +21,7 @@ from ttt4rec_jax.plots.figure import (
 
 Epochs: TypeAlias = list[dict[str, Any]]  # the lines of a run's metrics.jsonl
 
-INNER = {  # what is drawn of an epoch's "ttt_stats", and what it is called
+INNER = {  # the plotted statistics of an epoch's "ttt_stats", and their labels
     "loss": "inner loss (squared error / 2), before (open) and after an update",
     "weight_change": "weight change at the last click, |W_t - W_0| / |W_0|",
     "step": "inner learning rate, mean over clicks",
@@ -29,10 +29,10 @@ INNER = {  # what is drawn of an epoch's "ttt_stats", and what it is called
 
 
 def curves(runs: dict[str, Epochs], metric: str = "ndcg@10") -> Figure:
-    """Draw training loss, and validation by each protocol that a run has, by epoch.
+    """Plot the training loss and the validation metric of each protocol by epoch.
 
-    A second row shows what the inner learners do, if a run has recorded it (--ttt_stats). runs:
-    {name: epochs}.
+    A second row shows statistics of the inner learners if a run has recorded them (--ttt_stats).
+    runs: {name: epochs}.
     """
     lines = [line for run in runs.values() for line in run]
     protocols = [p for p in PROTOCOLS if any(p in line["validation"] for line in lines)]
@@ -65,7 +65,7 @@ def curves(runs: dict[str, Epochs], metric: str = "ndcg@10") -> Figure:
 
 
 def inner_means(stats: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the means over blocks and heads of an epoch's "ttt_stats"; NaN for unknown ones."""
+    """Return the means over blocks and heads of an epoch's "ttt_stats"; NaN for unknown values."""
     by_name = {name: [x for block in stats for x in block[name]] for name in stats[0]}
     return {
         name: math.nan if None in values else statistics.fmean(values)
@@ -74,7 +74,7 @@ def inner_means(stats: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _inner_curves(figure: Figure, rows: int, panels: int, runs: dict[str, Epochs]) -> None:
-    """Draw the last row of `curves`."""
+    """Plot the last row of `curves`."""
     first = (rows - 1) * panels + 1
     by_panel = {
         name: add_axes(figure, (rows, panels, number), "epoch", y_label)
@@ -100,14 +100,15 @@ def _inner_curves(figure: Figure, rows: int, panels: int, runs: dict[str, Epochs
 def epochs_and_line(
     lines: dict[str, list[list[float]]], dashed: tuple[str, list[float]] | None, y: str, title: str
 ) -> Figure:
-    """Draw numbers by epoch: for each name the mean over seeds, and a band from least to greatest.
+    """Plot numbers by epoch: for each name the mean over seeds, and a band from lowest to highest.
 
-    lines: {name: the numbers of each seed's epochs}; dashed: (name, a number per seed), a level.
+    lines: {name: the numbers of each seed's epochs}; dashed: (name, a number per seed), plotted as
+    a horizontal line.
     """
     figure = new_figure()
     axes = add_axes(figure, x="epoch", y=y, title=title)
     for number, (name, seeds) in enumerate(lines.items()):
-        # only epochs that all seeds have, so that each mean is over the same seeds
+        # only epochs that all seeds have, so that every mean is over the same seeds
         by_epoch = list(zip(*(seed[: min(map(len, seeds))] for seed in seeds), strict=True))
         epochs = list(range(1, len(by_epoch) + 1))
         full_name = f"{name}, mean of {len(seeds)} seeds" if len(seeds) > 1 else name

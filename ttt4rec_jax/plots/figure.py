@@ -1,7 +1,7 @@
 """The parts of figures: axes, ticks, legends, line styles; and a figure as a PNG.
 
-Readable in print and for the colour-blind: the colours are those of Okabe and Ito (2008), and lines
-differ in dash and marker as well.
+Figures are readable in print and for the colour-blind: the colours are those of Okabe and Ito
+(2008), and lines also differ in dash and marker.
 """
 
 import io
@@ -25,9 +25,9 @@ MARKERS = "osD^vPX*"
 DPI = 110
 FONT_SIZE = 9
 GRID_COLOUR = "#DDDDDD"
-NAMES = {  # what an axis is called where a flag's name says too little
+NAMES = {  # labels of axes for flags whose names are not clear enough
     "initializer_range": "initializer_range (std of initial TTT parameters)",
-    "mini_batch_size": "mini_batch_size (clicks an inner step)",
+    "mini_batch_size": "mini_batch_size (clicks per inner step)",
     "learning_rate": "learning_rate (Adam)",
     "epochs": "epochs",
 }
@@ -42,7 +42,7 @@ class ShownFigure(Figure):
 
 
 def new_figure(width: float = 6.4, height: float = 3.9) -> Figure:
-    """Return an empty figure of a size in inches, which needs no display."""
+    """Return an empty figure that needs no display. width, height: in inches."""
     figure = ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -67,7 +67,7 @@ def save(figure: Figure, path: Path) -> None:
 def is_range(values: Sequence[Any]) -> bool:
     """Return whether values are easier to read on a log axis.
 
-    They are if all are positive numbers, and the largest is at least ten times the smallest.
+    That is, whether all are positive numbers and the largest is at least ten times the smallest.
     """
     numbers = [v for v in values if isinstance(v, (int, float))]
     if len(numbers) < len(values) or len(numbers) < 2:
@@ -93,7 +93,7 @@ def add_axes(
 
 
 def two_lines(text: str) -> str:
-    """Return the text with a line break after its first comma: else it is longer than an axis."""
+    """Return the text with a line break after its first comma, to fit along an axis."""
     return text.replace(", ", ",\n", 1)
 
 
@@ -120,7 +120,7 @@ def legend_below(figure: Figure, columns: int, size: int) -> None:
 
 
 def log_if_wide(axes: Axes) -> None:
-    """Make the y axis logarithmic if what is drawn spans a factor of ten."""
+    """Make the y axis logarithmic if the plotted values span a factor of ten."""
     drawn = [y for line in axes.get_lines() for y in np.asarray(line.get_ydata(), float)]
     if is_range([y for y in drawn if math.isfinite(y)]):
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""Figures of swept flags. Heat maps are in cividis, which is as even in grey."""
+"""Figures of swept flags. Heat maps use cividis, which is also uniform in greyscale."""
 
 import itertools
 import math
@@ -26,10 +26,10 @@ from ttt4rec_jax.plots.figure import (
 def line_over_seeds(
     points: list[tuple[Any, float, float, int]], flag: str, what: str, title: str, best: str
 ) -> Figure:
-    """Draw one swept flag.
+    """Plot a metric over one swept flag.
 
-    points: (value, mean, std over seeds, number of seeds), in the flag's order. what: the name of
-    the means. best: the value to mark, as text.
+    points: (value, mean, std over seeds, number of seeds), in the order of the flag. what: the
+    label of the means. best: the value to mark, as text.
     """
     figure = new_figure()
     values = [value for value, *_ in points]
@@ -74,9 +74,9 @@ def heat_map(
     title: str,
     best: tuple[int, int] | None,
 ) -> Figure:
-    """Draw two swept flags.
+    """Plot a metric over two swept flags.
 
-    cells: numbers [rows][columns], None if unknown. rows, columns: (flag, values). what: the name
+    cells: numbers [rows][columns], None if unknown. rows, columns: (flag, values). what: the label
     of the numbers. best: (row, column) to mark.
     """
     row_flag, row_values = rows
@@ -119,10 +119,10 @@ def lines_by_range(
     title: str,
     linear: tuple[str, ...] = (),
 ) -> Figure:
-    """Draw several quantities over one swept flag. panels: {quantity: {line: [(value, number)]}}.
+    """Plot several quantities over one swept flag. panels: {quantity: {line: [(value, number)]}}.
 
-    Axes are logarithmic where what is drawn spans a factor of ten; the y axes of the quantities in
-    `linear` are not.
+    Axes are logarithmic if their values span a factor of ten, except the y axes of the quantities
+    in `linear`.
     """
     figure = new_figure(3.5 * len(panels), 3.9)
     x_label = NAMES.get(flag, flag).replace(" (", "\n(")

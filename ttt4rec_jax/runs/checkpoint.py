@@ -4,7 +4,7 @@
 <step>/progress/metadata  a JSON object
 <step>/sha256.json        {file: digest} of all the others
 
-No other module knows orbax.
+No other module imports orbax.
 """
 
 import errno
@@ -28,7 +28,7 @@ from data_prep.settings import UserError, first_line
 logger = logging.getLogger(__name__)
 PyTree: TypeAlias = Any
 MAX_TO_KEEP = 2  # the newest checkpoint, and one to fall back to
-ARRAY_OVERHEAD = 4096  # bytes written beside each array's own, at most
+ARRAY_OVERHEAD = 4096  # upper bound on the bytes written per array in addition to its values
 TREE = "tree"
 PROGRESS = "progress/metadata"
 DIGESTS = "sha256.json"
@@ -40,8 +40,8 @@ class Checkpoints:
     """A folder with the MAX_TO_KEEP newest checkpoints that were saved into it.
 
     writer: the thread that saves; None if another process does. Checkpoints that share a writer
-    are saved in the order of their requests. A checkpoint gets its final name, its step's number,
-    once it is on disk with its digests, so that a folder of this name is never half written.
+    are saved in the order of their requests. A checkpoint is renamed to its step's number only
+    when it is on disk with its digests, so that a folder of this name is always complete.
     """
 
     def __init__(self, folder: Path, writer: Executor | None = None):
@@ -61,12 +61,12 @@ class Checkpoints:
         """
         self.wait()
         if self._writer is not None and step not in self.steps():
-            # copies, since the next training step takes over the device's buffers
+            # Copy, since the next training step reuses the device's buffers.
             copies = jax.tree.map(np.array, tree)
             self._pending = self._writer.submit(self._write, step, copies, progress or {})
 
     def wait(self) -> None:
-        """Return once everything is on disk. Raises UserError if it could not be written."""
+        """Wait until everything is on disk. Raises UserError if it could not be written."""
         pending = self._pending
         self._pending = None
         if pending is not None:
@@ -80,10 +80,10 @@ class Checkpoints:
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """Return (tree, progress) of the newest usable checkpoint; None if there is none at all.
 
-        like: a tree of the same shapes, each array on the device where it is wanted. step: the
-        only checkpoint to consider. check: returns what is wrong with a checkpoint of such a
+        like: a tree of the same shapes, whose arrays are on the devices to restore to. step: the
+        only checkpoint to consider. check: returns what is wrong with a checkpoint, given its
         progress, or "". Logs a warning for each checkpoint that is skipped. Raises UserError if
-        none can be used, or if one has other shapes.
+        none can be used, or if one has different shapes.
         """
         self.wait()
         steps = self.steps() if step is None else [step]
@@ -110,13 +110,13 @@ class Checkpoints:
         )
 
     def problem(self, step: int) -> str:
-        """Return what is wrong with a checkpoint, or "" if every file is as it was written."""
+        """Return what is wrong with a checkpoint, or "" if all of its files are intact."""
         path = self.folder / str(step)
         if not path.is_dir():
             return "it is missing"
         if not (path / DIGESTS).exists():
             logger.warning(
-                "%s: has no %s (of an earlier version?), so it is not verified", path, DIGESTS
+                "%s: has no %s (from an earlier version?), so it is not verified", path, DIGESTS
             )
             return ""
         try:
@@ -130,17 +130,17 @@ class Checkpoints:
         except UNREADABLE as error:
             return f"{DIGESTS}: {first_line(error)}"
         problems = [f"{name} is missing" for name in missing]
-        problems += [f"{name} is not as it was written" for name in changed]
+        problems += [f"{name} has changed since it was written" for name in changed]
         return ", ".join(problems)
 
     def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps, which training will make again."""
+        """Remove the checkpoints of later steps, which training will write again."""
         for later in self.steps() if self._writer is not None else ():
             if later > step:
                 shutil.rmtree(self.folder / str(later))
 
     def _restore(self, path: Path, like: PyTree) -> PyTree:
-        """Return the arrays of a checkpoint. Raises UserError if their shapes are not `like`'s."""
+        """Return the arrays of a checkpoint. Raises UserError if the shapes differ from like's."""
         with checkpointer() as reader:
             saved = shapes(reader.metadata(path / TREE).item_metadata.tree)
             wanted = shapes(like)
@@ -150,8 +150,8 @@ class Checkpoints:
         names = saved.keys() | wanted.keys()
         name = min(name for name in names if saved.get(name) != wanted.get(name))
         raise UserError(
-            f"{self.folder}: checkpoint {path.name} is of another program: found "
-            f"{saved.get(name, 'nothing')} for {name}, expected {wanted.get(name, 'nothing')}; "
+            f"{self.folder}: checkpoint {path.name} does not fit the settings: {name} has shape "
+            f"{saved.get(name, 'none')}, expected {wanted.get(name, 'none')}; "
             "resume with the flags of the run, or start a new run"
         )
 
@@ -160,15 +160,15 @@ class Checkpoints:
         try:
             if self.folder.is_dir():
                 for leftover in filter(atomic.is_leftover, self.folder.iterdir()):
-                    shutil.rmtree(leftover)  # of a process that was killed
+                    shutil.rmtree(leftover)  # left by a process that was killed
             with atomic.folder(self.folder / str(step)) as new:
                 _fill(new, tree, progress)
             for old in self.steps()[:-MAX_TO_KEEP]:
                 shutil.rmtree(self.folder / str(old))
-        except (OSError, ValueError) as error:  # ValueError: tensorstore's, from below orbax
+        except (OSError, ValueError) as error:  # ValueError: raised by tensorstore, below orbax
             raise UserError(
-                f"{self.folder}: checkpoint {step} cannot be written ({reason(error)}); those "
-                "before it are intact; make room or make it writable, then --resume"
+                f"{self.folder}: checkpoint {step} cannot be written ({reason(error)}); earlier "
+                "ones are intact; free disk space or make the folder writable, then --resume"
             ) from error
 
 
@@ -188,7 +188,7 @@ def _fill(folder: Path, tree: PyTree, progress: dict[str, Any]) -> None:
 def reserve(path: Path, size: int) -> None:
     """Raise OSError if the disk has no room for `size` bytes.
 
-    Found by orbax's threads, a full disk would be reported in many lines.
+    If the threads of orbax found the disk full, they would print tracebacks.
     """
     if hasattr(os, "posix_fallocate"):
         with open(path, "wb") as file:
@@ -207,7 +207,7 @@ def checkpointer() -> ocp.Checkpointer:
 
 
 def reason(error: Exception) -> str:
-    """Return why writing failed in the system's words, which tensorstore wraps in a long text."""
+    """Return the system's reason why writing failed, which tensorstore wraps in a long text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -218,7 +218,7 @@ def reason(error: Exception) -> str:
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Return {path: shape} of a tree's arrays or of their metadata.
 
-    A path does not tell a field from a key or an index of the same name.
+    In a path, a field, a key and an index of the same name look alike.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {

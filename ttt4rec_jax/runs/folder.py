@@ -40,15 +40,15 @@ class RunFolder:
         self.error = path / "error.json"
         self.ranks = path / "test_ranks.parquet"
         self.tensorboard = path / "tensorboard"
-        # what serving needs of the data, so that the folder is sufficient by itself: items.py
+        # the data that serving needs (items.py), so that nothing but the folder is required
         self.catalogue = path / "catalogue.parquet"
         self.training_clicks = path / "training_clicks.npz"
 
     def check(self, combinations: dict[str, Config], resume: bool) -> None:
-        """Raise UserError if the folder cannot take these runs.
+        """Raise UserError if these runs cannot be written into the folder.
 
-        It cannot if it holds another run; or, on resume, one of them with other settings.
-        combinations: {name of a folder in this one: settings}.
+        That is the case if it is not free or, on resume, if it holds one of the runs with other
+        settings. combinations: {name of a folder in this one: settings}.
         """
         if resume:
             for name, config in combinations.items():
@@ -61,7 +61,7 @@ class RunFolder:
             )
 
     def is_free(self) -> bool:
-        """Return whether the folder is missing, or empty but for leftovers of a killed process."""
+        """Return whether the folder is missing, or empty except for what a killed process left."""
         if not self.path.exists():
             return True
         return self.path.is_dir() and all(
@@ -70,7 +70,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and lock it; the system frees the lock however the process ends.
+        """Create the folder and lock it; the system releases the lock however the process ends.
 
         Raises UserError if another process has locked it, or if it cannot be written. Where the
         file system does not support locks, logs a warning and continues without one.
@@ -88,11 +88,13 @@ class RunFolder:
                     holder = file.read(200).strip() or holder
                 raise UserError(
                     f"--run_dir: {self.path} is in use by {holder}; "
-                    "wait until it has ended, or name another folder"
+                    "wait until that has ended, or name another folder"
                 ) from error
             if problem:
                 logger.warning(
-                    "%s: cannot be locked (%s); let no other process use it", self.path, problem
+                    "%s: cannot be locked (%s); do not use it from another process",
+                    self.path,
+                    problem,
                 )
             with writing(self.path / LOCK):
                 file.truncate(0)
@@ -101,7 +103,7 @@ class RunFolder:
             yield
 
     def create(self, config: Config) -> None:
-        """Make the folder and write config.json. Raises UserError if it cannot be written."""
+        """Create the folder and write config.json. Raises UserError if it cannot be written."""
         self._make()
         write_json(self.config, config.to_dict())
 
@@ -114,7 +116,7 @@ class RunFolder:
             ) from error
 
     def epochs_logged(self) -> int:
-        """Return how many epochs metrics.jsonl holds; checkpoints may hold fewer."""
+        """Return the number of epochs in metrics.jsonl; checkpoints may have fewer."""
         try:
             return len(self.metrics.read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):
@@ -143,12 +145,12 @@ class RunFolder:
 
 
 def load_config(path: Path) -> Config:
-    """Return the settings in a config.json. Raises UserError if it holds none."""
+    """Return the settings in a config.json. Raises UserError if it has none."""
     try:
         return Config.load(path)
     except FileNotFoundError as error:
         raise UserError(
-            f"--resume: {path} is not there, so its folder holds no run; name the folder of a run"
+            f"--resume: {path} does not exist, so its folder holds no run; name the folder of a run"
         ) from error
     except UserError:
         raise
@@ -166,7 +168,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); "
-            "make room or make its folder writable, then --resume"
+            "free disk space or make its folder writable, then --resume"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """The items of a run: their ids and titles as in the data, and their training clicks.
 
-A run saves them in its folder (`save`), so that the folder is sufficient to serve from on any
-machine. Models that are not trained are functions of the training clicks: for those, the folder
-holds these as well. Imports no JAX.
+A run saves them in its folder (`save`), so that the folder alone is enough to serve on any machine.
+A model that is not trained is a function of the training clicks, so its folder holds them as well.
+Imports no JAX.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ MAX_LISTED = 10  # unknown ids that an error lists
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """Items 1..V, of which item i is at index i - 1."""
+    """Items 1..V; item i is at index i - 1."""
 
     ids: list[Id]  # integers or text, as in the data
     titles: list[str | None] | None  # None where the data has no titles
@@ -44,11 +44,11 @@ class Catalogue:
 
     @functools.cached_property
     def most_clicked(self) -> np.ndarray:
-        """Items by descending training clicks [V]; of equals, the first comes first."""
+        """Items by descending training clicks [V]; ties in ascending order."""
         return 1 + np.argsort(-self.clicks, kind="stable")
 
     def get(self, text: str) -> Id | None:
-        """Return the id, as in the data, that a text names; None if there is none."""
+        """Return the id, as in the data, that equals a text; None if there is none."""
         item = self.by_id.get(text, 0)
         return self.ids[item - 1] if item else None
 
@@ -58,7 +58,7 @@ class Catalogue:
         return (self.titles[item - 1] or "") if self.titles and item else ""
 
     def search(self, text: str) -> list[Id]:
-        """Return the ids whose titles contain a text, in any case."""
+        """Return the ids whose titles contain a text, ignoring case."""
         folded = text.casefold()
         return [
             id
@@ -71,8 +71,8 @@ class Catalogue:
     ) -> list[np.ndarray]:
         """Return the items of each history's ids, in order.
 
-        unknown: "error", or "skip" to leave out ids that the data does not have. what: the name of
-        the argument that held the histories. Raises UserError that lists unknown ids.
+        unknown: "error", or "skip" to leave out ids that are not in the data. what: the name of the
+        argument with the histories, for errors. Raises UserError that lists unknown ids.
         """
         if unknown not in ("error", "skip"):
             raise UserError(
@@ -108,7 +108,7 @@ class Catalogue:
             more = ", ..." if len(missing) > MAX_LISTED else ""
             listed = ", ".join(list(missing)[:MAX_LISTED]) + more
             raise UserError(
-                f"{what}: {len(missing)} items that the run's data does not have: {listed}; "
+                f"{what}: {len(missing)} ids are not in the run's data: {listed}; "
                 f"expected ids such as {self.ids[0]!r}, or unknown=skip"
             )
         return encoded
@@ -126,12 +126,12 @@ def read(path: Path) -> Catalogue:
 
 
 def from_prepared(prepared: Path, dataset: Dataset) -> Catalogue:
-    """Return the items of a prepared folder, from which the data set was loaded."""
+    """Return the items of a prepared folder. dataset: as loaded from that folder."""
     import polars as pl
 
     table = pl.read_parquet(prepared / "items.parquet")
     clicks = np.zeros(len(table) + 1, np.int64)
-    for low, high in blocks(dataset.offsets):  # masks of a large data set would fill the memory
+    for low, high in blocks(dataset.offsets):  # in blocks, to bound the memory of the masks
         offsets = dataset.offsets[low : high + 1]
         trained = is_training(offsets, dataset.train_ends[low:high])
         items = dataset.items[offsets[0] : offsets[-1]][trained]

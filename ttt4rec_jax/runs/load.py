@@ -1,7 +1,4 @@
-"""Load the model that a run chose, and the items it ranks, from the run's folder.
-
-The folder is sufficient, on any machine.
-"""
+"""Load a run's best model and the items that it ranks from the run's folder, on any machine."""
 
 import functools
 import json
@@ -31,7 +28,7 @@ def load_run(
 ) -> tuple[ModelConfig, nnx.GraphDef, Params, Catalogue]:
     """Return (model settings, graphdef, parameters of the best epoch, items) of a run.
 
-    These are Recommender's arguments. data_dir, cache_dir: where to look for the data of a run of
+    These are the arguments of Recommender. data_dir, cache_dir: where to find the data of a run of
     an earlier version, which saved no catalogue.parquet. Raises UserError.
     """
     folder = RunFolder(Path(run_dir))
@@ -56,10 +53,10 @@ def load_run(
 
 def _best_params(folder: RunFolder, like: Params) -> Params:
     """Return the parameters of the best epoch. like: a tree of their shapes. Raises UserError."""
-    advice = "train the run for an epoch at least, or copy its folder again"
+    advice = "train the run for at least one epoch, or copy its folder again"
     if not folder.best.is_dir():
         raise UserError(f"{folder.path}: no checkpoints/best; {advice}")
-    # zeros on this machine's device, since the checkpoint may name another's
+    # Zeros on a device of this machine: the checkpoint may name another machine's devices.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     checkpoint = Checkpoints(folder.best).load(zeros)
     if checkpoint is None:
@@ -71,7 +68,7 @@ def _best_params(folder: RunFolder, like: Params) -> Params:
 def _items_and_clicks(
     folder: RunFolder, config: Config, data_dir: str | Path, cache_dir: str | Path
 ) -> tuple[Catalogue, TrainingClicks | None]:
-    """Return a run's items and the training clicks, None where a trained model needs none."""
+    """Return a run's items and its training clicks; None for a trained model, which needs none."""
     is_trained = MODELS[config.model.model].trained
     if folder.catalogue.exists() and (is_trained or folder.training_clicks.exists()):
         catalogue = items.read(folder.catalogue)
@@ -84,7 +81,7 @@ def _items_and_clicks(
     except UserError as error:
         raise UserError(
             f"{folder.path}: has no {folder.catalogue.name} (a run of an earlier version?), "
-            f"and {error}"
+            f"and its data cannot be prepared: {error}"
         ) from error
     dataset = load_dataset(prepared)
     if folder.result.exists():
@@ -99,7 +96,7 @@ def _items_and_clicks(
 
 
 def provide(run_dir: Path, model: Any, inner: Any) -> None:
-    """Register a model and an inner learner under the names that a run has saved.
+    """Register a model and an inner learner under the names in a run's settings.
 
     Raises UserError.
     """

@@ -1,7 +1,7 @@
-"""Read back what a run left: its result and ranks, its epochs, or why it failed. Imports no JAX.
+"""Read the files of a run: its result and ranks, its epochs, or why it failed. Imports no JAX.
 
-result.json's dataset.sha256 is the digest of all prepared arrays, evaluation targets and negatives
-included (data_prep.store.content_digest): runs of equal digests have equal evaluation sets.
+result.json's dataset.sha256 is the digest of all prepared arrays, including evaluation targets and
+negatives (data_prep.store.content_digest): runs with equal digests have equal evaluation sets.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from ttt4rec_jax.runs.folder import RunFolder
 if TYPE_CHECKING:
     import polars as pl
 
-# what two runs' evaluations have in common if they can be compared: of result.json's "protocol"
+# the entries of result.json's "protocol" in which comparable runs must agree
 EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties")
 COUNTS = ("users", "items", "interactions")
 
@@ -65,8 +65,8 @@ def read(path: Path) -> Run:
     try:
         config = Config.from_dict(content["config"])
         metrics = _check_content(content)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{folder.result}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _other_version(folder.result, error) from error
     users, ranks = _read_ranks(folder.ranks)
@@ -77,9 +77,9 @@ def read(path: Path) -> Run:
             computed = float(values[metric].mean())
             if not math.isclose(written, computed, rel_tol=1e-6, abs_tol=1e-9):
                 raise UserError(
-                    f"{folder.result}: test {protocol}/{metric} is {written}, by "
-                    f"{folder.ranks.name} it is {computed}; "
-                    "the files are damaged, or not of one run"
+                    f"{folder.result}: test {protocol}/{metric} is {written}, but "
+                    f"{folder.ranks.name} gives {computed}; "
+                    "the files are damaged, or belong to different runs"
                 )
     return Run(path, config, content, users, ranks)
 
@@ -95,7 +95,7 @@ def result(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(folder.result.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise TypeError("no JSON object")
+            raise TypeError("not a JSON object")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _other_version(folder.result, error) from error
     return content
@@ -127,7 +127,9 @@ def failure(path: Path) -> str:
 
 
 def _other_version(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not the result of a run of this version ({error!r}); train it again")
+    return UserError(
+        f"{path}: not the result of a run of this version ({error!r}); train the run again"
+    )
 
 
 def _check_content(content: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -138,9 +140,9 @@ def _check_content(content: dict[str, Any]) -> dict[str, dict[str, float]]:
     data = content["dataset"]
     texts = [content["protocol"][name] for name in EVALUATION_TEXTS]
     if not (isinstance(data["sha256"], str) and all(isinstance(text, str) for text in texts)):
-        raise TypeError("a hash or a protocol that is no text")
+        raise TypeError("a digest or a protocol is not text")
     if not all(isinstance(data[name], int) for name in COUNTS):
-        raise TypeError("counts that are no whole numbers")
+        raise TypeError("a count is not a whole number")
     return {
         protocol: {metric: float(test[metric]) for metric in COMPARED_METRICS}
         for protocol, test in content["test"].items()
@@ -160,19 +162,21 @@ def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
     table = table.select("user", *itertools.chain.from_iterable(columns.values())).sort("user")
     not_whole = [name for name, kind in table.schema.items() if not kind.is_integer()]
     if not_whole or sum(table.null_count().row(0)):
-        raise UserError(f"{path}: {', '.join(not_whole) or 'a value'} is no whole number; {again}")
+        raise UserError(
+            f"{path}: {', '.join(not_whole) or 'a value'} is not a whole number; {again}"
+        )
     ranks = {
         p: Ranks(*(table[name].to_numpy().astype(np.int64) for name in names))
         for p, names in columns.items()
     }
     if not all(map(_are_possible, ranks.values())):
         raise UserError(
-            f"{path}: ranks that cannot be (below 0, or beyond the number of candidates); {again}"
+            f"{path}: impossible ranks (below 0, or above the number of candidates); {again}"
         )
     users = table["user"].n_unique()
     if len(table) < 2 or users < len(table):
         raise UserError(
-            f"{path}: {len(table)} rows of {users} users, expected at least 2, one row each"
+            f"{path}: {len(table)} rows of {users} users; expected at least 2 users, one row each"
         )
     return table["user"].to_numpy(), ranks
 

@@ -1,7 +1,7 @@
 """Engine: a model that encodes histories, advances the states of sessions and ranks all items.
 
-It works on arrays of item numbers alone, in batches padded to a few shapes, so that requests of any
-size share a few compiled programs. Ids, filters and sessions are the concern of recommender.py.
+It works only on arrays of item numbers, in batches padded to a few shapes, so that requests of any
+size share a few compiled programs. recommender.py handles ids, filters and sessions.
 """
 
 import functools
@@ -23,13 +23,13 @@ MAX_SCORES = 2**24  # users x items of a batch: 64 MB
 MAX_CLICKS = 2**15  # of a batch of whole histories
 NO_CLICKS = np.zeros(0, np.int32)
 
-# From a slice of the requests to the bit masks [B, W] of the items that each may not get. Masks of
-# one batch at a time are in memory: those of all requests would be users x items.
+# From a slice of the requests to the bit masks [B, W] of the items that are excluded for each. Only
+# the masks of one batch are in memory at a time: those of all requests would be users x items.
 Blocked = Callable[[slice], np.ndarray]
 
 
 class Ranked(NamedTuple):
-    """The best items of a batch of B requests, the best first, and how many each may get.
+    """The best items of a batch of B requests, the best first, and how many are allowed for each.
 
     scores, items: [rows, k], with B or more rows and k or more columns; num_allowed: [B].
     """
@@ -45,12 +45,12 @@ def is_two_tower(model: Any) -> bool:
 
 
 def is_recurrent(model: Any) -> bool:
-    """Return whether a model reads click after click into a state of fixed size."""
+    """Return whether a model reads clicks one by one into a state of fixed size."""
     return isinstance(model, StreamingModel) and model.is_stream
 
 
 class Engine:
-    """A model on a device. Immutable, so that any thread may call it.
+    """A model on a device. It is immutable, so that any thread may call it.
 
     The state of a session is the recurrent state [S] of a recurrent model (recurrent.py), and the
     last max_len clicks [n] of any other model.
@@ -59,7 +59,7 @@ class Engine:
     def __init__(
         self, graphdef: nnx.GraphDef, params: dict[str, Any], num_items: int, max_len: int
     ):
-        """Compile nothing yet, but compute all item vectors of a two-tower model.
+        """Compute all item vectors of a two-tower model; other programs are compiled on demand.
 
         graphdef, params: the model split by nnx.Param, the parameters as a plain dict.
         """
@@ -103,7 +103,7 @@ class Engine:
         return len(self.initial_state) if self.recurrent else self.max_len
 
     def is_state(self, state: np.ndarray) -> bool:
-        """Return whether a vector of the right type, no longer than max_state_size, is a state."""
+        """Return whether a vector is a valid state: of the right size, or of items."""
         if self.recurrent:
             return len(state) == self.max_state_size
         return bool(((state > 0) & (state <= self.num_items)).all())
@@ -153,7 +153,7 @@ class Engine:
         history_nxL, length_n = windows(histories, self.max_len)
         lengths = lengths_read(self.max_len)
         group_n = np.searchsorted(lengths, length_n)
-        pending = []  # all calls are dispatched before the first result is waited for
+        pending = []  # dispatch all calls before waiting for the first result
         for group, length in enumerate(lengths):
             members = np.flatnonzero(group_n == group)
             for part, rows in self._batches(len(members)):

@@ -1,7 +1,7 @@
-"""Export a trained run as a folder that serves without this package.
+"""Export a trained run as a folder that can be served without this package.
 
-load_export.py describes the content of the folder, and loads it. Scores and ranks are those of the
-evaluation, since the exported programs (programs.py) are made of the evaluation's functions.
+load_export.py describes the content of the folder and loads it. Scores and ranks are those of the
+evaluation, since the exported programs (programs.py) consist of the evaluation's functions.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def export_run(
     Args:
         output: a folder that is new or empty or, with `overwrite`, holds an export.
         k: the largest number of items that a request can ask for.
-        data_dir, cache_dir: those of load_run.
+        data_dir, cache_dir: as in load_run.
     """
     output = Path(output)
     export_folder.check(output, overwrite)

@@ -40,9 +40,9 @@ def is_export(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a new folder to fill, which takes the place of `output` when the context ends.
+    """Yield a new folder to fill, which replaces `output` when the context ends.
 
-    If filling it fails, `output` stays as it was. Raises UserError if it cannot be written.
+    If filling it fails, `output` does not change. Raises UserError if it cannot be written.
     """
     check(output, overwrite)
     try:

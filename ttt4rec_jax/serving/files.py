@@ -15,19 +15,21 @@ from data_prep.settings import UserError, first_line
 from ttt4rec_jax.serving.load_export import Recommendation
 
 FORMATS = """\
-Histories are read from .parquet, .csv or .jsonl, or as JSON lines from stdin (-). The columns are
-user and items, the ids of a history in order (a list; in a .csv separated by spaces), or user and
-item with one row per click, in order, the rows of a user adjacent.
-Recommendations are written to .parquet or .csv with one row per recommended item: user, rank, item,
-score, title (where the data has titles) and source ("model", or "popularity" for an empty history);
-or to .jsonl or stdout (-) with one line per user, which holds lists. The file appears under its
-name only when it is complete."""
+Histories are read from a .parquet, .csv or .jsonl file, or as JSON lines from stdin (-). The
+columns are either user and items, the list of a user's item ids in order (in a .csv separated by
+spaces), or user and item, one row per click; then the clicks of a user must be in order, in
+adjacent rows.
+
+Recommendations are written to a .parquet or .csv file with one row per recommended item: user,
+rank, item, score, title (if the data has titles) and source ("model", or "popularity" for an empty
+history); or to a .jsonl file or stdout (-) with one line per user, which holds lists. The file
+appears under its name only when it is complete."""
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-BATCH_ROWS = 8192  # of a parquet file
+BATCH_ROWS = 8192  # rows of a Parquet file that are read at a time
 
 
 def file_format(flag: str, path: str) -> str:
-    """Return the suffix by which a file is read or written. Raise UserError for an unknown one."""
+    """Return the suffix that determines a file's format. Raise UserError for an unknown one."""
     suffix = ".jsonl" if path == "-" else Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(
@@ -40,7 +42,7 @@ def file_format(flag: str, path: str) -> str:
 class Reader:
     """Iterate over the (user, ids) of a file.
 
-    done, total, unit: the progress, in bytes or rows; total is None where it is not known.
+    done, total, unit: the progress, in bytes or rows; total is None if it is unknown.
     """
 
     def __init__(self, path: str):
@@ -55,7 +57,7 @@ class Reader:
         if not Path(path).is_file():
             raise UserError(
                 f"--histories: no file {path}; "
-                f"expected users' clicks in {', '.join(SUFFIXES)}, or -"
+                f"expected a {', '.join(SUFFIXES)} file of histories, or -"
             )
         self.total = os.path.getsize(path)
 
@@ -86,11 +88,11 @@ class Reader:
             yield row["user"], items.split() if isinstance(items, str) else items or []
 
     def _grouped(self, rows: Iterator[dict]) -> Iterator[tuple]:
-        # hashes of users: rows that are not sorted would otherwise become several short histories
+        # remembers users (by hash), since rows that are not adjacent would become several histories
         finished = set()
         for user, clicks in itertools.groupby(rows, lambda row: row["user"]):
             if hash(user) in finished:
-                raise self._error(f"the rows of user {user!r} are not adjacent, sort them by user")
+                raise self._error(f"the rows of user {user!r} are not adjacent; sort them by user")
             finished.add(hash(user))
             yield user, [row["item"] for row in clicks]
 
@@ -114,7 +116,7 @@ class Reader:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise self._error(f"line {number} is no JSON ({error})") from error
+                raise self._error(f"line {number} is not JSON ({error})") from error
             names = self._names(row) if isinstance(row, dict) else None
             first = first or names
             if (
@@ -141,7 +143,7 @@ class Reader:
             raise self._error(f"at line {rows.line_num}: {error}") from error
 
     def _parquet(self) -> Iterator[dict]:
-        import polars as pl  # here, so that --help does not wait for the import
+        import polars as pl  # imported late, so that --help is fast
 
         try:
             frame = pl.scan_parquet(self.path, glob=False)
@@ -160,7 +162,7 @@ class Reader:
             raise self._error(f"cannot be read ({first_line(error)})") from error
 
     def _names(self, columns: Iterable[str]) -> tuple[str, str] | None:
-        """Return which two of the columns hold the histories; None if they hold none."""
+        """Return the two columns that hold the histories; None if there are none."""
         for names in (("user", "items"), ("user", "item")):
             if set(names) <= set(columns):
                 return names
@@ -256,8 +258,8 @@ class Writer:
     def _join(self) -> None:
         import polars as pl
 
-        # relaxed: a part without rows has columns of no type, and users may be numbers in one part
-        # and text in another
+        # relaxed, since a part without rows has untyped columns, and users may be numbers in one
+        # part and text in another
         parts = [pl.scan_parquet(part) for part in self._parts]
         pl.concat(parts, how="vertical_relaxed").sink_parquet(self._whole)
 

@@ -15,7 +15,7 @@ The folder:
                           vectors reshaped to [tiles * 512, D]
     items.jsonl           line i: id, title and training clicks of item i, counted from 1
     PROGRAM.jax_export    functions (arrays, *arguments) -> results, for jax.export.deserialize;
-                          the batch size B and the number of candidates C are free
+                          the batch size B and the number of candidates C may have any value
       encode              history [B, L], length [B] -> user vectors [B, K, D], one per interest
       score               history, length, candidates [B, C] -> scores [B, C], computed as for the
                           sampled negatives of the evaluation

@@ -1,6 +1,7 @@
-"""The programs of an export: pure functions (arrays, *arguments) -> results, made of evaluation's.
+"""The programs of an export: pure functions (arrays, *arguments) -> results.
 
-Parameters and item vectors are arguments, so that the export stores them once for all programs. The
+They consist of the evaluation's functions. Parameters and item vectors are arguments, so that the
+export stores them once for all programs. The
 batch size B and the number of candidates C are symbolic. load_export.py describes each program; the
 names of the arguments and results in SIGNATURES are part of the format ("memory" is the recurrent
 state of a session).
@@ -41,7 +42,7 @@ class Programs(NamedTuple):
 def make_programs(
     graphdef: nnx.GraphDef, params: dict[str, Any], num_items: int, max_len: int, k: int
 ) -> Programs:
-    """Return the programs of a model. k: how many items the top k has."""
+    """Return the programs of a model. k: the number of items that the top k returns."""
     leaves, treedef = jax.tree.flatten_with_path(params)
     names = [
         f"parameters/{jax.tree_util.keystr(path, simple=True, separator='/')}" for path, _ in leaves
@@ -80,7 +81,7 @@ def make_programs(
 def two_tower_programs(
     model: Callable[[Arrays], Any], num_items: int, k: int
 ) -> dict[str, Program]:
-    """Return the programs of a model that encodes histories. `model` makes it from the arrays."""
+    """Return the programs of a model that encodes histories. `model` builds it from the arrays."""
 
     def encode(arrays, history_BxL, length_B):
         return (model(arrays).encode(history_BxL, length_B),)
@@ -106,7 +107,7 @@ def session_programs(
     num_items: int,
     k: int,
 ) -> dict[str, Program]:
-    """Return the programs of sessions. `parameters` takes the model's from the arrays."""
+    """Return the programs of sessions. `parameters` returns the model's from the arrays."""
 
     def session_step(arrays, state_BxS, click_B):
         is_click_B = (click_B > 0).astype(np.int32)
@@ -154,7 +155,7 @@ def top_k_allowed(
 
 
 def map_rows(function: Callable, *arguments: jax.Array) -> Any:
-    """Apply a function of a batch to each row of the arguments.
+    """Apply a function of a batch to each row of the arguments, one at a time.
 
     Memory is that of one history, and the bits of a row do not depend on the other rows.
     """
@@ -177,5 +178,5 @@ def mask_padding(score_BxC: jax.Array, candidates_BxC: jax.Array, num_items: int
 
 
 def pad_items(scores_Bxk: jax.Array, items_Bxk: jax.Array) -> jax.Array:
-    """Return the items, and 0 in the places that are left when all allowed items are used up."""
+    """Return the items, with 0 where fewer than k items are allowed."""
     return jnp.where(scores_Bxk == -jnp.inf, 0, items_Bxk)

@@ -1,11 +1,12 @@
 """Recommender: the k best items for histories and for live sessions, by the ids of the data.
 
 Histories are scored as in the evaluation: `recommend` reads the last max_len clicks, starting from
-an empty state. A session of a recurrent model (TTT4Rec without learned positions) carries the whole
-past of the user instead. The two agree as long as a history is no longer than max_len; after that,
-a session has read clicks that a window no longer holds, in mini-batches counted from the first
-click. `recommend(..., whole_history=True)` returns what a session with the same clicks would. All
-other models read the last max_len clicks again, in sessions too (`is_constant_cost` tells which).
+the initial state. The state of a session of a recurrent model (TTT4Rec without learned positions)
+depends on all of the user's clicks instead. The two agree as long as a history is no longer than
+max_len; after that, the session has read clicks that are no longer in the window, in mini-batches
+counted from the first click. `recommend(..., whole_history=True)` returns the result of a session
+with the same clicks. All other models read the last max_len clicks again, in sessions too
+(`is_constant_cost` tells which).
 """
 
 import dataclasses
@@ -43,8 +44,8 @@ class Request(NamedTuple):
 class Recommender:
     """A trained model and its items. Any thread may call it: only sessions change, under a lock.
 
-    is_constant_cost: whether a click of a session costs the same however many came before; if not,
-    each recommendation reads the last max_len clicks again.
+    is_constant_cost: whether the cost of a click in a session does not depend on the number of
+    earlier clicks; if it does, each recommendation reads the last max_len clicks again.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class Recommender:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of settings, parameters and items; sessions are only restored into the same."""
-        # without settings at their defaults, so that a setting added later changes nothing
+        """A digest of settings, parameters and items, which a restored session must match."""
+        # without settings at their defaults, so that a setting added later does not change it
         fields = dataclasses.fields(self.config)
         changed = {
             f.name: value for f in fields if (value := getattr(self.config, f.name)) != f.default
@@ -100,7 +101,7 @@ class Recommender:
         """Return the k best items of each history, a list of ids in the order of the clicks.
 
         Args:
-            unknown: "error" raises an error that lists ids that the data does not have; "skip"
+            unknown: "error" raises an error that lists the ids that are not in the data; "skip"
                 ignores them.
             whole_history: read all clicks, as a session does, instead of the last max_len.
             filters: exclude_seen=True excludes all items of the history, even those before the last
@@ -161,8 +162,8 @@ class Recommender:
     ) -> list[Recommendation] | None:
         """Add clicks to many sessions at once: an id, or a list of ids, for each session.
 
-        With k, return their recommendations as recommend_many does, computed in the same calls of
-        the device. Raise UserError if an argument is wrong; no session has changed then.
+        With k, return their recommendations as recommend_many does, computed by the same device
+        calls. Raise UserError if an argument is wrong; then no session has changed.
         """
         request = self._request(1 if k is None else k, unknown, **filters)
         lists = [[c] if isinstance(c, (str, int, np.integer)) else c for c in clicks]
@@ -241,7 +242,7 @@ class Recommender:
         return Request(int(k), exclude_seen, blocked_V)
 
     def _blocked(self, seen: list[np.ndarray], request: Request) -> Blocked:
-        """Return the function that makes the bit masks of sessions from what each has seen."""
+        """Return the function that makes the bit masks of sessions. seen: their seen items."""
         shared_W = pack_mask(request.blocked_V)
 
         def blocked(part: slice) -> np.ndarray:
@@ -269,7 +270,7 @@ class Recommender:
                     continue
                 if is_nan_B[i]:
                     raise UserError(
-                        "the model scores an item as NaN; its checkpoint is damaged, "
+                        "the model's score of an item is NaN; its checkpoint is damaged; "
                         "copy the run folder again"
                     )
                 best = self._recommendation(rows_Bxk[i][:count], scores_Bxk[i, :count], "model")

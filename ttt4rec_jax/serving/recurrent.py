@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from ttt4rec_jax.serving import top_k
 from ttt4rec_jax.serving.load_export import windows
 
-CHUNK_SIZES = (1, 8, 64)  # clicks of a session that one call takes: few shapes to compile
+CHUNK_SIZES = (1, 8, 64)  # clicks of a session per call; only these shapes are compiled
 
 
 class RecurrentPrograms:
@@ -51,7 +51,7 @@ class RecurrentPrograms:
     def advance_all(
         self, params: dict[str, Any], state_BxS: Any, clicks: list[np.ndarray]
     ) -> jax.Array:
-        """Return the states after each row's clicks, however many they are."""
+        """Return the states after each row's clicks, of any number."""
         *chunks, last = chunked(clicks)
         return self.advance(params, *last, self._advance_chunks(params, state_BxS, chunks))
 
@@ -66,7 +66,7 @@ class RecurrentPrograms:
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Return the states after each row's clicks and the (scores, items) [B, k] of the best.
 
-        The last chunk of clicks and the top k share one call of the device.
+        The last chunk of clicks and the top k share one device call.
         """
         *chunks, last = chunked(clicks)
         state_BxS = self._advance_chunks(params, state_BxS, chunks)

@@ -1,12 +1,12 @@
-"""Live sessions: what is stored of a user between clicks, in memory and as bytes.
+"""Live sessions: the data stored for a user between clicks, in memory and as bytes.
 
 A session consists of a state (engine.py), a bit mask over the items that the user has seen, and the
-number of clicks. Its size is fixed however many clicks there are.
+number of clicks. Its size does not depend on the number of clicks.
 
 The bytes of a session are MAGIC, the length of the header (4 bytes, little-endian), a JSON header,
-state and mask compressed by zlib, and 16 bytes of BLAKE2b over all that. The checksum detects
-damage; it is no signature, so restore only bytes that you have stored yourself. The header calls
-the state "memory".
+state and mask compressed by zlib, and a BLAKE2b checksum of 16 bytes over all of these. The
+checksum detects damage; it is not a signature, so restore only bytes that you have stored yourself.
+The header calls the state "memory".
 """
 
 import contextlib
@@ -34,8 +34,8 @@ START_AGAIN = "open a new session and observe the user's clicks"
 class Session:
     """The clicks of one user so far, opened by Recommender.open_session. Any thread may call it.
 
-    clicks: how many there were; state: what the model keeps of them; seen: a bit mask over the
-    items that were clicked.
+    clicks: their number; state: the model's state after them; seen: a bit mask over the items that
+    were clicked.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Session:
 
     @property
     def is_constant_cost(self) -> bool:
-        """Whether a click costs the same however many came before.
+        """Whether the cost of a click does not depend on the number of earlier clicks.
 
-        Otherwise a recommendation reads the last max_len clicks again.
+        Otherwise each recommendation reads the last max_len clicks again.
         """
         return self.recommender.is_constant_cost
 
     def observe(self, item: int | str, unknown: str = "error") -> None:
         """Add a click on the item with this id.
 
-        Raise UserError for an id that the data does not have; with unknown="skip", ignore it.
+        Raise UserError for an id that is not in the data; with unknown="skip", ignore it.
         """
         self.recommender.observe_many([self], [[item]], unknown=unknown)
 
@@ -76,8 +76,8 @@ class Session:
 def locked(recommender: "Recommender", sessions: Sequence[Session]) -> Iterator[None]:
     """Hold the locks of a recommender's sessions.
 
-    They are always acquired in the same order, so that two callers cannot deadlock. Raise UserError
-    if a session belongs to another recommender or occurs twice.
+    They are always acquired in the same order, so that callers cannot deadlock. Raise UserError if
+    a session belongs to another recommender or occurs twice.
     """
     if any(session.recommender is not recommender for session in sessions):
         raise UserError(
@@ -114,7 +114,7 @@ def from_bytes(
     """Return (state, seen, clicks) of a session's bytes.
 
     like: a state of the model, for its type; max_size: the length of its longest state; num_bytes:
-    the length of `seen`. Raise UserError for bytes that are damaged, of another version or of
+    the length of `seen`. Raise UserError for bytes that are damaged, or from another version or
     another model.
     """
     header, content = checked(blob)
@@ -123,10 +123,10 @@ def from_bytes(
         model = header["model"]
         clicks = header["clicks"]
         if version != VERSION:
-            raise wrong(f"of version {version!r}, expected {VERSION}", START_AGAIN)
+            raise wrong(f"found version {version!r}, expected {VERSION}", START_AGAIN)
         if model != fingerprint:
             raise wrong(
-                f"of model {model}, this one is {fingerprint}",
+                f"found those of model {model}, expected {fingerprint}",
                 f"{START_AGAIN}, or load the run that they belong to",
             )
         (kind, size) = header["memory"]
@@ -138,7 +138,7 @@ def from_bytes(
             or clicks < 0
         ):
             raise ValueError(f"sizes {header}")
-        # no more than expected is decompressed, whatever the bytes claim
+        # decompress no more than the expected size, whatever the bytes contain
         state_bytes = size * like.dtype.itemsize
         data = zlib.decompressobj().decompress(content, state_bytes + seen_size + 1)
         if len(data) != state_bytes + seen_size:
@@ -153,7 +153,7 @@ def from_bytes(
 
 
 def checked(blob: bytes) -> tuple[Any, bytes]:
-    """Return (header, compressed content) of bytes whose checksum is right. Raise UserError."""
+    """Return (header, compressed content) of bytes after checking them. Raise UserError."""
     if not isinstance(blob, (bytes, bytearray, memoryview)):
         raise wrong(f"found a {type(blob).__name__}", "expected the result of Session.to_bytes")
     blob = bytes(blob)
@@ -172,7 +172,7 @@ def checked(blob: bytes) -> tuple[Any, bytes]:
 
 
 def wrong(what: str, todo: str) -> UserError:
-    """Return the error for bytes that are not of a session of this model."""
+    """Return the error for bytes that are not a session of this model."""
     return UserError(f"session bytes: {what}; {todo}")
 
 

@@ -1,8 +1,8 @@
 """The k best items by user vectors or by a model of pairs: pure functions, in evaluation's tiles.
 
-Items that may not be recommended to a user are a bit mask (item 1 in the lowest bit of byte 0), so
-that the shapes of a request depend neither on its filters nor on how many items the user has seen.
-Ties go to the item that comes first.
+The items that are excluded for a user are a bit mask (item 1 in the lowest bit of byte 0), so that
+the shapes of a request depend neither on its filters nor on the number of seen items. Ties are
+broken in favour of the item that comes first.
 """
 
 import functools
@@ -73,9 +73,9 @@ def top_k(
 def grouped_top_k(score_NxBxC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Return (scores, items) [B, k] of the largest scores; k is at most N * C.
 
-    The k best items lie in the k groups with the largest maxima (the first of equal maxima), since
-    an item of any other group is preceded by the maxima of these k. So only the maxima and k groups
-    are sorted, not the whole catalogue.
+    The k best items are in the k groups with the largest maxima (the first of equal maxima), since
+    the maxima of these k groups precede every item of any other group. So only the maxima and k
+    groups are sorted, not the whole catalogue.
     """
     N, B, C = score_NxBxC.shape
     if 2 * GROUP_SIZE * k > N * C:
@@ -83,7 +83,7 @@ def grouped_top_k(score_NxBxC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]
         return scores_Bxk, index_Bxk + 1
     grouped = score_NxBxC.reshape(N, B, C // GROUP_SIZE, GROUP_SIZE)
     maxima_BxG = grouped.max(-1).swapaxes(0, 1).reshape(B, -1)
-    # in the order of the catalogue, so that the first item of equal scores comes first
+    # in the order of the catalogue, so that the first of items with equal scores comes first
     group_Bxk = jnp.sort(jax.lax.top_k(maxima_BxG, k)[1], 1)
     tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP_SIZE)
     score_BxkxG = grouped[tile_Bxk, jnp.arange(B)[:, None], group_of_tile_Bxk]

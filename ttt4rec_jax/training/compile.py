@@ -21,10 +21,10 @@ from ttt4rec_jax.training.ttt_stats import TttStats
 
 
 def protocols(config: Config) -> dict[str, tuple[str, ...]]:
-    """Return which evaluations are made of the validation and test sets.
+    """Return {evaluation set: the protocols by which it is ranked}.
 
-    A model that scores pairs takes minutes for users x items: it is validated among sampled
-    negatives only, unless the full catalogue is what selects the epoch.
+    A model that scores pairs takes minutes to rank the full catalogue. It is validated among
+    sampled negatives only, unless a metric of the full catalogue selects the best epoch.
     """
     is_two_tower = MODELS[config.model.model].is_two_tower
     is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
@@ -77,12 +77,12 @@ class Executables:
 
     @property
     def evaluate(self) -> Evaluator:
-        """Ranks of the evaluation sets under the runs' parameters; waits until it is compiled."""
+        """The evaluator, which this waits for until it is compiled."""
         return self.evaluator.result()
 
     @functools.cached_property
     def evaluator(self) -> "Future[Evaluator]":
-        """The evaluator, which a thread begins to compile when this is first read."""
+        """The future evaluator; a thread starts to compile it on the first access."""
         return ThreadPoolExecutor(1).submit(self._compiled_evaluator)
 
     def _compiled_evaluator(self) -> Evaluator:
@@ -90,7 +90,7 @@ class Executables:
         return make_evaluator(program).compile()
 
     def begin_epoch(self, epoch: int) -> Epoch:
-        """Return an epoch's steps, on the devices, or on the host if the data are there."""
+        """Return the steps of an epoch, on the host or the devices, as the data are."""
         steps = self._begin_epoch(epoch)
         program = self.program
         if program.host is not None or program.training is None:
@@ -104,7 +104,7 @@ class Executables:
         )
 
     def begin_context(self, state: TrainState, epoch: int) -> TrainState:
-        """Return the state at an epoch's start: with the context that its parameters give."""
+        """Return the state at the start of an epoch, with the context that its parameters give."""
         training = self.program.training
         if training is None or training.learn_context is None:
             return state

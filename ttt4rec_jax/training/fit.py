@@ -1,4 +1,4 @@
-"""Train runs to their end: validate each epoch, keep the best, score the test set once."""
+"""Train runs to the end: validate after each epoch, keep the best, rank the test set once."""
 
 import copy
 import time
@@ -53,11 +53,11 @@ def fit(
 ) -> list[Outcome | DivergedError]:
     """Train from the last checkpoint in `folder`, or from the start; return each run's outcome.
 
-    run_folders: where each run's metrics and best parameters go; for a single run, `folder` itself.
-    on_epoch: is called for each run after each epoch; "stop" ends that run. bar: the class of the
-    progress bar, None for no bar. If on_epoch raises, the epoch is saved before the error goes on.
-    Raises Interrupted (everything is saved, to be resumed), DivergedError if no run is left, and
-    UserError.
+    run_folders: where each run's metrics and best parameters are written; for a single run,
+    `folder` itself. on_epoch: called for each run after each epoch; "stop" ends that run; if it
+    raises, the epoch is saved before the error propagates. bar: the class of the progress bar, None
+    for no bar. Raises Interrupted after everything has been saved, DivergedError if no run is left,
+    and UserError.
     """
     program = executables.program
     training = program.training
@@ -96,7 +96,7 @@ def fit(
 def validate(
     executables: Executables, end: EpochEnd, progress: Progress, records: Records, log: Log
 ) -> list[int]:
-    """Evaluate each run on validation and save its best parameters; then move progress on.
+    """Evaluate each run on validation, save its best parameters, and advance the progress.
 
     Returns the runs that have ended the epoch. Raises DivergedError if no run is left.
     """
@@ -164,11 +164,14 @@ def num_skipped(config: Config, sums: EpochSums, num_runs: int) -> np.ndarray:
     return np.broadcast_to(skipped, num_runs)
 
 
-# --- what is shown while steps run
+# --- the progress bar
 
 
 def examples_in(program: Program, training: Training, steps: int) -> int:
-    """Return about how many examples of all runs some steps hold (last steps are not full)."""
+    """Return the approximate number of examples in some steps, over all runs.
+
+    It is not exact because the last step of each bucket is not full.
+    """
     return round(training.num_examples * len(program.configs) * steps / training.num_steps)
 
 
@@ -177,8 +180,8 @@ def progress_bar(
 ) -> tqdm:
     """Return the progress bar over all epochs' examples.
 
-    It is hidden in all processes but the first, and if stderr is not a terminal; without a class,
-    everywhere.
+    It is hidden without a class, in all processes except the first, and if stderr is not a
+    terminal.
     """
     per_epoch = training.num_examples * len(program.configs)
     is_shown = bar_class is not None and processes.is_primary()
@@ -196,9 +199,9 @@ def progress_bar(
 def show_dispatch(
     executables: Executables, training: Training, bar: tqdm, dispatch: Dispatch
 ) -> None:
-    """Move the progress bar, and let the evaluator compile while steps run.
+    """Advance the progress bar, and start to compile the evaluator while steps run.
 
-    It does not start before the first steps: its tracing would delay them.
+    The compilation does not start before the first steps, which its tracing would delay.
     """
     if dispatch.first:
         _ = executables.evaluator
@@ -230,7 +233,7 @@ def untrained_outcome(executables: Executables) -> Outcome:
 
 
 def finite(ranks: dict[str, Ranks] | ArithmeticError) -> dict[str, Ranks]:
-    """Return the ranks, or raise the error that stands in their place."""
+    """Return the ranks; raise the error if there is one instead."""
     if isinstance(ranks, ArithmeticError):
         raise ranks
     return ranks
@@ -239,7 +242,7 @@ def finite(ranks: dict[str, Ranks] | ArithmeticError) -> dict[str, Ranks]:
 def trained_outcomes(
     executables: Executables, progress: Progress, state: TrainState, records: Records
 ) -> list[Outcome | DivergedError]:
-    """Score the test set with each run's best parameters, for the first and only time."""
+    """Rank the test set with each run's best parameters, and return the runs' outcomes."""
     program = executables.program
     num_runs = len(program.configs)
     chosen = []

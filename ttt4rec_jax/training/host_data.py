@@ -1,8 +1,8 @@
 """--data_placement=host: columns are mapped from disk, batches are made on the host.
 
-The programs that make batches on the device make them on the host's CPU here, from the same keys,
-so that a run is what it is with all data on the device. JAX's CPU device uses mapped columns as
-they are on disk: only what is read of them is loaded.
+The functions that make batches on the device run on the host's CPU here, with the same keys, so
+that a run is the same as with all data on the device. JAX's CPU device uses the mapped columns
+without a copy, so that only the parts that are read are loaded.
 """
 
 import functools
@@ -30,14 +30,14 @@ from ttt4rec_jax.training.step import (
 )
 
 PREFETCH = 3  # batches made before they are needed
-BYTES_PER_CLICK = 32  # of columns, examples, their order and the evaluation sets, about
-MAX_MEMORY_FRACTION = 0.25  # of a device's memory that data may take before they stay on the host
+BYTES_PER_CLICK = 32  # approximately: columns, examples, their order and the evaluation sets
+MAX_MEMORY_FRACTION = 0.25  # of a device's memory; larger data stay on the host
 
 
 def stays_on_host(placement: str, prepared: Path) -> bool:
-    """Return whether a prepared folder's data stay on the host. placement: --data_placement.
+    """Return whether the data of a prepared folder stay on the host.
 
-    With "auto" they do if they would take too much of a device's memory.
+    placement: the value of --data_placement; "auto" depends on the memory of a device.
     """
     if placement != "auto":
         return placement == "host"
@@ -54,7 +54,7 @@ def device_bytes() -> int:
 
 
 def host_device() -> jax.Device:
-    """Return the CPU device, beside whatever devices train. Raises UserError if JAX has none."""
+    """Return the CPU device, whatever devices train. Raises UserError if JAX has none."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
@@ -65,18 +65,18 @@ def host_device() -> jax.Device:
 
 
 class Drawn(NamedTuple):
-    """The batch of a step and the model's key, [1 or R, ...], on the devices that train."""
+    """The batch of a step and the model's random key, [1 or R, ...], on the devices that train."""
 
     batch: Batch
     key: jax.Array
 
 
 class HostSteps:
-    """As the run_steps of step.stacked, for data and batches that are on the host.
+    """The counterpart of step.stacked's run_steps for data and batches on the host.
 
-    One dispatch a step; a thread makes and transfers the next batches meanwhile. Each of several
-    processes makes the rows of a batch that its devices work on, and reads no others. mesh: where
-    the runs are; shared: whether they share each batch.
+    Each step is one dispatch, during which a thread makes and transfers the next batches. Each of
+    several processes makes only the rows of a batch that its devices process, and reads no others.
+    mesh: where the runs are; shared: whether they share each batch.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class HostSteps:
         size = self.sizes[bucket]
         by_rows = functools.partial(self.mesh.place_rows, spec=self.draws, batch_size=size)
         as_whole = functools.partial(self.mesh.place, spec=self.draws)
-        # negatives that all rows of the batch share have no axis of rows
+        # Negatives that are shared by all rows of the batch have no axis of rows.
         place_negatives = as_whole if batch.negatives.ndim == 2 else by_rows
         negatives = place_negatives(batch.negatives)
         history, length, target, weight = by_rows(batch[:-1])
@@ -149,7 +149,7 @@ class HostSteps:
         order: Any,
         key: Any,
     ) -> "HostSteps":
-        """Compile the step of each bucket ahead, and return self."""
+        """Compile the step of each bucket ahead of time, and return self."""
         buckets = np.asarray(bucket_S)
         for bucket in range(len(self.buckets)):
             step = np.int32(np.argmax(buckets == bucket))

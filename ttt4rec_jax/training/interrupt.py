@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has saved where it was."""
+    """The run was asked to stop and has saved its state."""
 
 
 class StopRequest:
-    """Turn Ctrl-C and SIGTERM into `asked`; a second one raises KeyboardInterrupt at once.
+    """Set `asked` on Ctrl-C or SIGTERM; a second signal raises KeyboardInterrupt at once.
 
-    Only in the main thread, since signals have handlers nowhere else; elsewhere nothing is asked.
+    Only the main thread can handle signals; in other threads `asked` stays False.
     """
 
     def __init__(self) -> None:

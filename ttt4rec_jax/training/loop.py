@@ -22,7 +22,8 @@ SECONDS_PER_DISPATCH = 0.5
 class Dispatch(NamedTuple):
     """Steps first..stop-1 of an epoch, just dispatched.
 
-    sums: of the epoch's steps before `first`, which are finished, while the device computes these.
+    sums: those of the epoch's steps before `first`, which are finished; the device still computes
+    the dispatched ones.
     """
 
     epoch: int
@@ -85,7 +86,7 @@ def run_epoch(
     epoch = executables.begin_epoch(progress.epoch)
     num_steps = FIRST_DISPATCH
     before = time.perf_counter()
-    # a run's turn begins and ends with a copy of its state
+    # longer if runs are trained in turn: each turn begins and ends with a copy of a run's state
     seconds = SECONDS_PER_DISPATCH * min(training.runs_in_turn, 4)
     if progress.step == 0:
         state = executables.begin_context(state, progress.epoch)
@@ -99,7 +100,7 @@ def run_epoch(
         state, sums = executables.run_steps(
             state, sums, clicks, training.examples, *epoch, first, last
         )
-        # waits for the dispatch before, while the device computes this one
+        # waits for the previous dispatch, while the device computes this one
         note_divergence(progress, pending)
         on_dispatch(Dispatch(progress.epoch, first, last, pending))
         now = time.perf_counter()
@@ -111,5 +112,5 @@ def run_epoch(
 
 
 def copied(state: TrainState) -> TrainState:
-    """Return a copy of a state, since the first step donates the buffers of the one it is given."""
+    """Return a copy of a state for the first step, which donates the buffers of its argument."""
     return jax.jit(lambda state: jax.tree.map(jnp.copy, state))(state)

@@ -1,14 +1,14 @@
 """The optimizer and the learning-rate schedule that the training settings name.
 
-`sparse_rows` makes a training step lazy. The rows of a batch's items are gathered from the table,
-and from whatever the optimizer keeps beside it, the ordinary step runs on them as if they were the
-whole catalogue, and they are written back. A row of the batch moves exactly as dense Adam would
-move it from the same moments. What differs from dense Adam:
-- a row that the batch does not hold stays as it is, to the bit: its moments do not decay, and it is
-  not moved by them;
+`sparse_rows` makes a training step lazy: it gathers the rows of a batch's items from the table and
+from the optimizer's arrays of the same shape, runs the ordinary step on them as if they were the
+whole catalogue, and writes them back. A row in the batch is updated exactly as by dense Adam with
+the same moments. What differs from dense Adam:
+- a row that is not in the batch does not change in any bit: its moments do not decay, and they do
+  not move it;
 - bias correction counts the steps of the run, not those of the row;
-- weight decay (AdamW) reaches a row only in steps that hold it.
-If every batch held every row, nothing would differ.
+- weight decay (AdamW) applies to a row only in steps whose batch contains it.
+If every batch contained every row, the two would be equal.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from ttt4rec_jax.parallel.sharding import TABLE, is_table
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Return Adam (Kingma and Ba 2015, arXiv:1412.6980), or AdamW; clip the gradient if asked.
+    """Return Adam (Kingma and Ba 2015, arXiv:1412.6980) or AdamW, with gradient clipping if set.
 
-    Without the learning rate, which is in the training state, so that runs that differ in it share
-    a program.
+    The learning rate is not part of it but of the training state, so that runs that differ in it
+    share a program.
     """
     parts = [optax.scale_by_adam(b2=config.adam_b2)]
     if config.clip_norm:
@@ -39,7 +39,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def cosine_schedule(steps: int) -> optax.Schedule:
-    """Return the factor of the learning rate by step, from 1 to 0.
+    """Return the factor of the learning rate as a function of the step, from 1 to 0.
 
     Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
     """
@@ -47,7 +47,7 @@ def cosine_schedule(steps: int) -> optax.Schedule:
 
 
 def clipped(gradient: Any, max_norm: float) -> Any:
-    """Return the gradient, scaled down to a norm of max_norm if it exceeds that.
+    """Return the gradient, scaled down to norm max_norm if its norm is greater.
 
     Pascanu et al. 2013, arXiv:1211.5063. NaN if its norm overflows, unlike
     optax.clip_by_global_norm: scaling by an infinite norm would give zeros, and the model would
@@ -59,7 +59,10 @@ def clipped(gradient: Any, max_norm: float) -> Any:
 
 
 class Rows(NamedTuple):
-    """The item ids of a batch [R], ascending, with 0 and repeats; the first of each is written."""
+    """The item ids of a batch [R], ascending, with 0 and duplicates.
+
+    is_first marks the first of equal ids, the one that is written back.
+    """
 
     items: jax.Array
     is_first: jax.Array
@@ -68,8 +71,8 @@ class Rows(NamedTuple):
 def rows_of(batch: Batch) -> tuple[Rows, Batch]:
     """Return the rows that a batch looks up, and the batch with items replaced by row indices.
 
-    Item 0 stays 0. Repeats are kept, since removing them would take a second sort; they get no
-    gradient.
+    Item 0 stays 0. Duplicates are kept, since removing them would take a second sort; they receive
+    no gradient.
     """
     ids = batch.history, batch.target, batch.negatives
     items = jnp.sort(jnp.concatenate([jnp.zeros(1, jnp.int32), *(x.reshape(-1) for x in ids)]))
@@ -94,7 +97,7 @@ def put_rows(state: Any, small: Any, rows: Rows) -> Any:
     def put(path: Any, whole: jax.Array, part: jax.Array) -> jax.Array:
         if not is_table(path):
             return part
-        # repeats are sent beyond the end and dropped
+        # duplicates get an index beyond the end, which is dropped
         beyond_R = len(whole) + jnp.arange(len(rows.items))
         row_R = jnp.where(rows.is_first, rows.items, beyond_R)
         return whole.at[row_R].set(part, mode="drop", unique_indices=True)
@@ -103,11 +106,11 @@ def put_rows(state: Any, small: Any, rows: Rows) -> Any:
 
 
 def sparse_rows(train_step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the training step that touches only the item rows of its batch.
+    """Return the training step that reads and writes only the item rows of its batch.
 
-    Its cost does not depend on the catalogue. Same signature and same state as `train_step`, for
-    any element-wise optimizer. The model must use item ids only to look them up in its table and to
-    compare them with each other and with 0.
+    Its cost does not depend on the size of the catalogue. It has the signature and the state of
+    `train_step`, and supports any element-wise optimizer. The model may use item ids only to look
+    them up in its table and to compare them with each other and with 0.
     """
 
     def step(state: Any, batch: Batch, key: jax.Array) -> tuple[Any, jax.Array]:

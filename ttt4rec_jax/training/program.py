@@ -1,4 +1,4 @@
-"""Runs that share a program: where they start, and the pure functions that train them.
+"""Runs that share a program: their initial state, and the pure functions that train them.
 
 No training step is compiled here.
 
@@ -51,7 +51,7 @@ CONTEXT_SALT = 2  # folded into an epoch's key to make the key of learn_context
 class Epoch(NamedTuple):
     """The steps of an epoch: their buckets [S] and examples [R, S, B], and batch keys [R].
 
-    Where the runs share their batches, the last two have one entry for all runs.
+    If the runs share their batches, the last two have a single entry for all runs.
     """
 
     bucket_S: jax.Array
@@ -64,10 +64,10 @@ class Training:
     """How runs are trained.
 
     begin_epoch: an epoch's number -> Epoch. learn_context: (params_R, epoch) -> what the model
-    learns from all histories once an epoch, None for a model without one. run_steps: as
-    `step.stacked`, None if the data stay on the host. draws: RUNS if each run has batches of its
-    own, SHARED if runs of one seed share them. runs_in_turn: how many runs of a device are trained
-    one after another.
+    learns from all histories once per epoch; None for a model that learns no context. run_steps:
+    see `step.stacked`; None if the data stay on the host. draws: RUNS if each run has its own
+    batches, SHARED if runs with one seed share them. runs_in_turn: the number of runs of a device
+    that are trained one after another.
     """
 
     examples: Examples
@@ -83,12 +83,12 @@ class Training:
 
     @property
     def num_examples(self) -> int:
-        """The examples of an epoch."""
+        """The number of examples in an epoch."""
         return len(self.examples.ends)
 
     @property
     def num_steps(self) -> int:
-        """The steps of an epoch."""
+        """The number of steps in an epoch."""
         return sum(map(steps_of, self.buckets))
 
 
@@ -110,12 +110,12 @@ class Program:
 
     @property
     def config(self) -> Config:
-        """The first run's settings, for whatever all runs have in common."""
+        """The settings of the first run, for those that all runs have in common."""
         return self.configs[0]
 
     @property
     def num_parameters(self) -> int:
-        """The parameters of one run."""
+        """The number of parameters of one run."""
         return sum(x.size for x in jax.tree.leaves(self.params_R)) // len(self.configs)
 
     @property
@@ -125,10 +125,10 @@ class Program:
 
 
 def make_program(configs: Sequence[Config], dataset: Dataset, mesh: Mesh | None = None) -> Program:
-    """Place the data, draw initial parameters, and put together what trains them.
+    """Place the data on the devices, draw initial parameters, and build the training functions.
 
-    mesh: a sharding.DeviceMesh to spread a single run over; without one, runs are spread over the
-    devices. Raises UserError if there is nothing to train on.
+    mesh: a sharding.DeviceMesh to spread a single run over; without one, each run is on one device.
+    Raises UserError if there is nothing to train on.
     """
     config = configs[0]
     mesh = mesh or RunMesh(len(configs))
@@ -164,7 +164,7 @@ def initial_parameters(configs: Sequence[Config], dataset: Dataset) -> tuple[nnx
 
 
 def make_training(program: Program) -> Training:
-    """Put together how a program's runs are trained. Raises UserError if there are no examples."""
+    """Build the training of a program's runs. Raises UserError if there are no examples."""
     config = program.config
     mesh = program.mesh
     num_items = program.dataset.num_items
@@ -212,9 +212,9 @@ def make_training(program: Program) -> Training:
 
 
 def batch_keys(program: Program) -> tuple[jax.Array, bool]:
-    """Return the keys of the runs' batches, and whether all runs share one.
+    """Return the random keys of the runs' batches, and whether all runs share one.
 
-    Runs of one seed share each batch, which is then drawn once for all of them.
+    Runs with one seed share each batch, which is then made once for all of them.
     """
     seeds = [config.train.seed for config in program.configs]
     is_shared = len(set(seeds)) == 1
@@ -236,9 +236,9 @@ def make_begin_epoch(keys_R: jax.Array, buckets: tuple[Bucket, ...]) -> Callable
 
 
 def make_learn_context(program: Program) -> tuple[Any, Callable[[Any, Any], Any] | None]:
-    """Return the context before the first epoch, stacked, and the function that learns an epoch's.
+    """Return the context before the first epoch, stacked, and the function that learns it.
 
-    Of a model that learns nothing beside its parameters: an empty context, and None.
+    For a model that learns only its parameters: an empty context, and None.
     """
     mesh = program.mesh
     graphdef = program.graphdef

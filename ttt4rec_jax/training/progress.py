@@ -1,4 +1,4 @@
-"""Where training stands, what a run yields, and what is decided at an epoch's end."""
+"""The progress of training, the outcome of a run, and the decisions at an epoch's end."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ class DivergedError(UserError):
 
 
 class Outcome(NamedTuple):
-    """What a run yields.
+    """The outcome of a run.
 
-    history: a dict an epoch, as in metrics.jsonl. best_epoch: from 1; 0 if there is no training.
+    history: a dict per epoch, as in metrics.jsonl. best_epoch: from 1; 0 without training.
     validation: {protocol: {metric: value}} of the best epoch. test_ranks: {protocol: ranks}.
     """
 
@@ -48,10 +48,10 @@ class RunProgress:
 
 @dataclasses.dataclass
 class Progress:
-    """Where training stands, as its checkpoint says.
+    """The progress of training, as saved in a checkpoint.
 
-    epoch: how many epochs are finished; step, seconds: how many steps of the next one are, and how
-    long they took.
+    epoch: the number of finished epochs; step, seconds: the number of finished steps of the next
+    epoch, and the time that they took.
     """
 
     runs: list[RunProgress]
@@ -61,7 +61,7 @@ class Progress:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Progress":
-        """Return the progress that `dataclasses.asdict` described."""
+        """Return the progress that `dataclasses.asdict` converted to a dict."""
         return cls(**saved | {"runs": [RunProgress(**run) for run in saved["runs"]]})
 
     def raise_if_all_failed(self) -> None:
@@ -71,7 +71,7 @@ class Progress:
 
 
 def is_finished(run: RunProgress, config: Config) -> bool:
-    """Return whether a run has had all its epochs, failed, was stopped, or has no patience left."""
+    """Return whether a run has had all its epochs, failed, was stopped, or ran out of patience."""
     num_epochs = len(run.history)
     is_out_of_patience = 0 < config.train.patience <= num_epochs - run.best_epoch
     is_ended = bool(run.error) or run.is_stopped
@@ -89,7 +89,7 @@ def summary(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 
 
 def selected(line: dict, select_by: str) -> float:
-    """Return the validation metric of an epoch by which epochs are compared."""
+    """Return the validation metric of an epoch that selects the best one."""
     protocol, name = select_by.split("/")
     return line["validation"][protocol][name]
 
@@ -102,16 +102,16 @@ def is_better(line: dict, run: RunProgress, select_by: str) -> bool:
 
 
 def last_good(epoch: int) -> str:
-    """Say which checkpoint is the last finite one, after some whole epochs."""
+    """Return a text that names the last finite checkpoint. epoch: the number of finished epochs."""
     if not epoch:
         return "there is no finite checkpoint"
     return f"the last finite checkpoint is that of epoch {epoch}"
 
 
 def note_divergence(progress: Progress, sums: EpochSums) -> None:
-    """Mark the runs whose loss was not finite. Raise DivergedError if no other is left.
+    """Mark the runs whose loss was not finite. Raises DivergedError if no other run is left.
 
-    Waits for the steps that the sums are of.
+    Waits until the steps of the sums are finished.
     """
     for run, bad_step in zip(progress.runs, np.asarray(sums.bad_step), strict=True):
         if bad_step >= 0 and not run.error:
@@ -127,7 +127,7 @@ def epoch_problem(
 ) -> str:
     """Return why a run cannot continue after an epoch, "" if it can.
 
-    finished: how many whole epochs there were before it.
+    finished: the number of whole epochs before it.
     """
     if isinstance(ranks, ArithmeticError):
         return f"{ranks} after epoch {finished + 1}; {last_good(finished)}"
@@ -142,12 +142,12 @@ def epoch_problem(
 def epoch_text(line: dict, config: Config, name: str = "") -> str:
     """Return an epoch's results as one line of text."""
     names = {"sampled": f"1:{config.data.eval_negatives}", "full": "full"}
-    figures = [
+    metrics_texts = [
         f"{names[p]} HR@10 {values['hit@10']:.4f} NDCG@10 {values['ndcg@10']:.4f}"
         for p in PROTOCOLS
         if (values := line["validation"].get(p))
     ]
     return (
         f"{name}epoch {line['epoch']:>3}/{config.train.epochs}  loss {line['loss']:.4f}"
-        f"  validation {'  '.join(figures)}  {line['seconds']:.1f} s"
+        f"  validation {'  '.join(metrics_texts)}  {line['seconds']:.1f} s"
     )

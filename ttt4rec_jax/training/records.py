@@ -1,4 +1,4 @@
-"""What training leaves on disk, and resuming from it: checkpoints, metrics.jsonl, event files."""
+"""What training writes to disk, and resuming from it: checkpoints, metrics.jsonl, event files."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ Log = Callable[[str], None]
 
 
 class Records(NamedTuple):
-    """Where training is recorded: checkpoints of the last state and the best parameters; files."""
+    """Where training is recorded: checkpoints of the last state and best parameters, and files."""
 
     last: Checkpoints
     best: list[Checkpoints]
@@ -32,7 +32,7 @@ class Records(NamedTuple):
 def open_records(
     program: Program, folder: RunFolder, run_folders: Sequence[RunFolder]
 ) -> Iterator[Records]:
-    """Open the records of a training; of several processes, the first alone writes."""
+    """Open the records of a training; of several processes, only the first one writes."""
     is_primary = processes.is_primary()
     events = (
         tensorboard.events(program.configs, run_folders)
@@ -50,7 +50,7 @@ def open_records(
 def resumed(
     program: Program, training: Training, records: Records, log: Log
 ) -> tuple[TrainState, EpochSums, Progress]:
-    """Return (state, sums, progress) of the last usable checkpoint, or those to start with."""
+    """Return (state, sums, progress) of the last usable checkpoint, or the initial ones."""
     mesh = program.mesh
     first = (training.first_state, training.first_sums)
     saved = records.last.load(
@@ -73,7 +73,7 @@ def resumed(
 
 
 def missing_best(saved: dict, best: Sequence[Checkpoints]) -> str:
-    """Return what is wrong with the best parameters that a saved progress needs, "" if nothing."""
+    """Return what is wrong with the best parameters that a saved progress needs, or ""."""
     for run, checkpoints in zip(saved["runs"], best, strict=True):
         epoch = run["best_epoch"]
         if epoch and (problem := checkpoints.problem(epoch)):
@@ -86,7 +86,7 @@ def warn_if_lost(run_folders: Sequence[RunFolder], progress: Progress, log: Log)
     logged = max(folder.epochs_logged() for folder in run_folders)
     if logged > progress.epoch:
         log(
-            f"metrics.jsonl has epoch {logged}, of which there is no whole checkpoint: "
+            f"metrics.jsonl has epoch {logged}, but there is no usable checkpoint of it; "
             f"training continues from epoch {progress.epoch}"
         )
 
@@ -94,7 +94,7 @@ def warn_if_lost(run_folders: Sequence[RunFolder], progress: Progress, log: Log)
 def save(
     program: Program, training: Training, end: EpochEnd, progress: Progress, records: Records
 ) -> None:
-    """Save where training stands, and write the files by epoch."""
+    """Save a checkpoint of the training state, and write the files by epoch."""
     sums = training.first_sums if end.is_whole else end.sums
     step = progress.epoch * training.num_steps + progress.step
     tree = program.mesh.gather((end.state, sums))

@@ -20,7 +20,7 @@ from ttt4rec_jax.training.optim import cosine_schedule, sparse_rows
 
 
 class TrainState(NamedTuple):
-    """What a step takes and returns. context: what the model learns of all histories each epoch."""
+    """The state that a step updates. context: what the model learns from all histories, if any."""
 
     params: Any
     opt_state: optax.OptState
@@ -29,9 +29,9 @@ class TrainState(NamedTuple):
 
 
 class EpochSums(NamedTuple):
-    """What an epoch adds up: its losses, and its first step with a non-finite loss, or -1.
+    """Sums over the steps of an epoch: the losses, and the first step with a non-finite loss or -1.
 
-    With on_nan="skip", such steps add to `skipped` and not to the loss.
+    With on_nan="skip", such steps are counted in `skipped` and not added to the loss.
     """
 
     loss: jax.Array
@@ -69,7 +69,7 @@ class Scores(NamedTuple):
 
 
 def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None) -> Scores:
-    """Return the scores of a batch's targets and negatives. The key draws dropout."""
+    """Return the scores of a batch's targets and negatives. key: for dropout."""
     if not MODELS[config.model.model].is_two_tower:
         shape = (len(batch.target), batch.negatives.shape[-1])
         negatives = jnp.broadcast_to(batch.negatives, shape)
@@ -97,7 +97,7 @@ def target_losses(
     loss = config.train.loss
     if loss == "softmax":
         if isinstance(model, models.HasItemTable):
-            # the table as it is: a look-up of all of its rows would gather it on every device
+            # use the table itself: a look-up of all rows would gather it on every device
             vectors = model.vectors_of(model.embedding[...])
         else:
             vectors = model.item_vectors(jnp.arange(num_items + 1))
@@ -107,7 +107,7 @@ def target_losses(
         return losses.sampled_softmax(
             scores.positive, batch.target, scores.negatives, items, num_items
         )
-    # a user who has clicked every item has no negatives: padding is in their place and adds nothing
+    # a user who has clicked every item has padding instead of negatives, which adds nothing
     negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
     if loss == "gbce":
         return losses.gbce(scores.positive, negatives, num_items, config.train.gbce_t)
@@ -131,10 +131,10 @@ def batch_loss(
 def unless_finite(
     before: TrainState, after: TrainState, loss: jax.Array
 ) -> tuple[TrainState, jax.Array]:
-    """Return (after, loss), or (before, NaN) if anything of the step is not finite.
+    """Return (after, loss), or (before, NaN) if anything in the step's result is not finite.
 
-    The step's result decides: a finite gradient may still overflow in Adam's squares, which would
-    freeze its parameter.
+    A finite gradient is not enough: it may overflow in Adam's squares, which would freeze its
+    parameter.
     """
     results = jax.tree.leaves((loss, after.params, after.opt_state))
     is_finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in results))
@@ -202,7 +202,7 @@ def make_run_steps(
 
     `run_steps(state, sums, clicks, examples, bucket_S, order_SxB, key, first, stop)` takes steps
     first..stop-1 of an epoch (see program.Epoch) and returns (state, sums). The bounds are values,
-    not shapes: one compilation serves all. The step of each bucket is compiled for that bucket's
+    not shapes, so that it is compiled once. The step of each bucket is compiled for the bucket's
     history length.
     """
 
@@ -231,8 +231,8 @@ def make_run_steps(
             state, sums = carry
             result = state, jnp.zeros(())
             for index, bucket in enumerate(buckets):
-                # A loop of one iteration or none updates its carry in place; lax.switch would copy
-                # the item tables.
+                # A loop of one iteration or none updates its carry in place, whereas lax.switch
+                # would copy the item tables.
 
                 def iteration(_, result, bucket=bucket):
                     return take(result[0], step, bucket)
@@ -252,9 +252,9 @@ def over_runs(
 ) -> Callable[..., Any]:
     """Return `function(carry, drawn, known) -> carry` for runs stacked along a first axis.
 
-    carry and drawn have that axis. shared: `drawn` has one entry for all runs. in_turn: the runs go
-    one after another, for a device that one run keeps busy and whose cache holds the parameters of
-    one run only; else side by side, by vmap.
+    carry and drawn have that axis. shared: `drawn` has a single entry for all runs. in_turn: the
+    runs are computed one after another, for a device that one run keeps busy and whose cache holds
+    the parameters of one run only; otherwise side by side, by vmap.
     """
 
     def of_one(carry, drawn, known):

@@ -23,9 +23,9 @@ def check_installed() -> None:
 
 
 def scalars(line: dict[str, Any], train: TrainConfig) -> dict[str, float]:
-    """Return {tag: value} of an epoch's line in metrics.jsonl, and its last learning rate.
+    """Return {tag: value} of an epoch: its line in metrics.jsonl, and its last learning rate.
 
-    Validation metrics are without their intervals; unknown values (None) are left out.
+    Confidence intervals and unknown values (None) are left out.
     """
     rate = train.learning_rate
     if train.schedule == "cosine":
@@ -46,9 +46,9 @@ def scalars(line: dict[str, Any], train: TrainConfig) -> dict[str, float]:
 class EventFile:
     """A run's event file; the global step is the epoch.
 
-    The first write rewrites the file from the run's history and deletes what an earlier process
-    left. So a run that was interrupted has each epoch once, and a run that is resumed with
-    --tensorboard for the first time has all of them.
+    The first write deletes the files of earlier processes and rewrites the run's history. So each
+    epoch of an interrupted run appears once, and a run resumed with --tensorboard for the first
+    time has all of its epochs.
     """
 
     def __init__(self, folder: Path, train: TrainConfig) -> None:

@@ -1,14 +1,15 @@
 """TTT-Linear without fast weights per token: equal to scan.py, in less time and memory.
 
-The gradient of token j's loss in the weights is the outer product of [k_j, 1] and g_j, the gradient
-at z_j = k_j W + b. So W need not be formed within a chunk of mini-batches: what the keys of a
-mini-batch read is
+The gradient of token j's loss with respect to the weights is the outer product of [k_j, 1] and g_j,
+the gradient at z_j = k_j W + b. So W need not be formed within a chunk of mini-batches: the outputs
+of the inner learner for the keys of a mini-batch are
 
     z_i = k_i W + b - last * sum over j of rate_j * (k_i . k_j + 1) g_j
 
 where j runs over the chunk's earlier mini-batches, W and b are those at the start of the chunk, and
 `last` is the slot scale of a full mini-batch. triangular.py solves this system for all g. The
-outputs then are one masked product, as in the dual form, and W is formed between chunks only.
+layer's outputs are then one masked product, as in the dual form, and W is formed only between
+chunks.
 
 The dual form is that of Sun et al. 2024, arXiv:2407.04620, section 2.5 and appendix A, for one
 mini-batch.
@@ -26,8 +27,8 @@ from ttt4rec_jax.ttt.matmul import gram, matmul
 from ttt4rec_jax.ttt.scan import State, Tokens, mini_batch_length, shift_right
 from ttt4rec_jax.ttt.triangular import same_mini_batch, substitute
 
-# The products grow with the chunk, the number of W's to form and to keep shrinks with it. Times are
-# flat from 25 to 50 tokens at F = 32.
+# A longer chunk means larger products, but fewer W to form and to keep. The time hardly changes
+# from 25 to 50 tokens at F = 32.
 CHUNK = 50
 
 
@@ -61,7 +62,7 @@ class Layout(NamedTuple):
         return x.reshape(self.num_chunks, self.chunk, *x.shape[1:])
 
     def corrected(self, z: jax.Array, x: jax.Array, scale_b: jax.Array) -> jax.Array:
-        """Return z = x `start` with the carried gradients applied with the slots' own scales.
+        """Return z, the product of x and `start`, with the slots' own scales of carried gradients.
 
         Only rows of the first mini-batch differ: `start` applies them with `last_scale`.
         """
@@ -105,10 +106,10 @@ def lay_out(
 
 
 def solve(norm: Norm, layout: Layout) -> tuple[FastWeights, Float[Array, "S F"]]:
-    """Return (W, b) at the start of each chunk [num_chunks, ...], all rate-weighted gradients."""
+    """Return ((W, b) at the start of each chunk [num_chunks, ...], all rate-weighted gradients)."""
     b = layout.size
     key = layout.key
-    # a key reads the weights at the start of its mini-batch: nothing of the carried gradients yet
+    # a key reads the weights at the start of its mini-batch, without the carried gradients
     offset = None
     if layout.carried is not None:
         offset = layout.corrected(jnp.zeros_like(key), key, jnp.zeros(b, key.dtype))
@@ -158,7 +159,7 @@ def read_last(
     query: Float[Array, "1 F"],
     last: Int[Array, ""],
 ) -> Float[Array, "1 F"]:
-    """Return the output at position `last`, the last valid one, whose query is the only one."""
+    """Return the output at position `last`, the last valid one, which has the only query."""
     b = layout.size
     slot_S = jnp.arange(layout.num_chunks * layout.chunk)
     slot = layout.first + last
@@ -187,7 +188,7 @@ def read_all(
 
     def read(weights, query, key, g):
         gram_cxc = gram(query, key) + 1
-        if b in (1, layout.chunk):  # one factor for all that a token reads
+        if b in (1, layout.chunk):  # one scale for all gradients that a token reads
             return affine(weights, query) - scale_c * matmul(jnp.where(causal_cxc, gram_cxc, 0), g)
         earlier = matmul(jnp.where(causal_cxc & ~own_cxc, gram_cxc, 0), g)
         return (
@@ -209,7 +210,7 @@ def affine(weights: FastWeights, x: Float[Array, "n F"]) -> Float[Array, "n F"]:
 
 
 def gradient(key: Float[Array, "n F"], g: Float[Array, "n F"]) -> FastWeights:
-    """Return the gradient in (W, b) of keys whose outputs' gradients are g."""
+    """Return the gradient with respect to (W, b), given the gradients g at the keys' outputs."""
     return key.T @ g, g.sum(0)
 
 
@@ -222,11 +223,14 @@ def ttt_chunked(
     chunk: int = CHUNK,
     last: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "L F"] | None, State]:
-    """Do what `scan.ttt_scan` does, for fast weights ((W, b),).
+    """Compute the same as `scan.ttt_scan`, for fast weights ((W, b),).
 
-    Args: chunk, the tokens between two formations of W, rounded up to whole mini-batches; last, if
-    given, is the position of the only query, the last valid token.
-    Returns: as `scan.ttt_scan`, outputs [1, F] with `last`; those at padding are arbitrary.
+    Args:
+        chunk: The number of tokens per chunk, rounded up to whole mini-batches.
+        last: If given, the position of the only query, the last valid token.
+
+    Returns the same as `scan.ttt_scan`, with outputs [1, F] if `last` is given; outputs at padding
+    are arbitrary.
     """
     layout = lay_out(slot_scale_b, state, tokens, aligned, chunk)
     starts, g = solve(norm, layout)

@@ -1,8 +1,8 @@
 """The dual form of scan.py for stacks of affine maps: no fast weights per token.
 
-A mini-batch is a few matrix products. The gradient of an affine map x W + b at token j is the outer
-product of its input x_j and the gradient g_j at its output, so that token i reads through the
-updated map
+A mini-batch takes a few matrix products. The gradient of an affine map x W + b at token j is the
+outer product of its input x_j and the gradient g_j at its output, so that the output of the updated
+map for token i is
 
     x_i W + b - slot_scale_i * sum over j <= i of rate_j * (x_i . x_j + 1) g_j
 
@@ -22,7 +22,7 @@ from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_mini_batches
 def output_gradient(
     z: Float[Array, "*rows F"], norm: Norm, target: Float[Array, "*rows F"], eps: float = 1e-6
 ) -> Float[Array, "*rows F"]:
-    """Return the gradient of 1/2 || LN(z) - target ||^2 in z, over the last axis."""
+    """Return the gradient of 1/2 || LN(z) - target ||^2 with respect to z, over the last axis."""
     centred = z - mean(z)
     inverse_std = jax.lax.rsqrt(mean(jnp.square(centred)) + eps)
     z_hat = centred * inverse_std
@@ -35,7 +35,7 @@ def key_pass(
 ) -> list[tuple[Float[Array, "b in"], Float[Array, "b out"]]]:
     """Return every map's inputs x [b, in] and rate-weighted output gradients g [b, out].
 
-    Both are those of a mini-batch's keys; the sum over tokens of x g is the gradient of the map.
+    Both are for the keys of a mini-batch; the sum of x g over tokens is the gradient of the map.
     """
     inputs = []
     slopes = []
@@ -60,7 +60,7 @@ def ttt_dual(
     tokens: Tokens,
     aligned: bool = False,
 ) -> tuple[Float[Array, "L F"] | None, State]:
-    """Do what `scan.ttt_scan` does, for fast weights that are a tuple of (W, b)."""
+    """Compute the same as `scan.ttt_scan`, for fast weights that are a tuple of (W, b)."""
 
     def mini_batch(state, tokens):
         maps = key_pass(state.weights, norm, tokens)

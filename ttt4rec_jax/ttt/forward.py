@@ -1,8 +1,8 @@
 """The TTT layer's forward pass as pure functions of (parameters, inputs, config).
 
-A sequence goes through `project` (all that is linear in its inputs), `tokens_of_heads` (what each
-head's core takes), `run_head` (the core, one head) and `mix_heads`. `batch`, `sequence` and `step`
-are the three ways to run the layer. All but `batch` work on one sequence.
+A sequence passes through `project` (the linear maps of its inputs), `tokens_of_heads` (the inputs
+of each head's core), `run_head` (the core of one head) and `mix_heads`. `batch`, `sequence` and
+`step` are the three ways to run the layer. All but `batch` work on one sequence.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def batch(
     config: TttConfig,
     last_only: bool = False,
 ) -> Float[Array, "B L_or_1 D"]:
-    """Return the outputs of sequences from the first state, [B, L, D] or [B, 1, D] if last_only."""
+    """Return the outputs of sequences from the initial state: [B, L, D], [B, 1, D] if last_only."""
     start = first_state(p, config)
     x_BxLxD, read_x = jax.vmap(partial(only_valid, last_only=last_only))(x_BxLxD, length_B)
     projected = project(p, x_BxLxD, read_x, batch_matmul)
@@ -70,7 +70,8 @@ def batch(
     def head(norm, state, tokens, last):
         return run_head(norm, p.slot_scale_b, state, tokens, last, config, aligned=True)[0]
 
-    # heads outside the batch: a head's weights then meet all its sequences in one matrix product
+    # the axis of heads is outside the batch, so that one matrix product serves all sequences of a
+    # head
     of_batch = jax.vmap(head, in_axes=(None, None, 0, 0))
     outputs = jax.vmap(of_batch, in_axes=(0, 0, 1, None))(p.inner_norm, start.heads, tokens, last_B)
     return mix_heads(p, outputs, projected.output_gate, batch_matmul)
@@ -86,7 +87,7 @@ def sequence(
 ) -> tuple[Float[Array, "L_or_1 D"], LayerState]:
     """Run one sequence whose first `length` positions are valid.
 
-    state: where it starts; None for the first state.
+    state: the state to start from; None for the initial state.
     Returns: (outputs [L, D], or [1, D] of the last valid position if last_only, which costs about
     half; the state after the last valid token).
     """
@@ -107,7 +108,7 @@ def sequence(
 def step(
     p: CoreParams, x_D: Float[Array, " D"], state: LayerState, config: TttConfig
 ) -> tuple[Float[Array, " D"], LayerState]:
-    """Take one more valid token of one sequence: return (output [D], the next state)."""
+    """Process one more valid token of one sequence, and return (output [D], the next state)."""
     projected = project(p, x_D[None], x_D[None])
     tokens, recent = tokens_of_heads(p, projected, 1, state.recent, config, last_only=False)
 
@@ -126,7 +127,7 @@ def step(
 
 
 def last_position(length: Length) -> Int[Array, ""]:
-    """Return the last valid position of a sequence, 0 of an empty one."""
+    """Return the last valid position of a sequence, 0 for an empty one."""
     return jnp.maximum(length - 1, 0)
 
 
@@ -135,7 +136,7 @@ def only_valid(
 ) -> tuple[Float[Array, "L D"], Float[Array, "L_or_1 D"]]:
     """Return the inputs with zeros at padding, and those that are read ([L, D] or [1, D]).
 
-    Whatever stands in padding, NaN included, must not matter.
+    The content of the padding, even NaN, must have no effect.
     """
     x_LxD = jnp.where(jnp.arange(len(x_LxD))[:, None] < length, x_LxD, 0)
     return x_LxD, x_LxD[last_position(length)][None] if last_only else x_LxD
@@ -147,7 +148,7 @@ def project(
     read_x: Float[Array, "*batch L_or_1 D"],
     product: Product = jnp.matmul,
 ) -> Projected:
-    """Return all that is linear in the inputs x, and in those of them that are read."""
+    """Return the linear maps of the inputs x, and of the inputs that are read."""
     return Projected(
         None if p.theta_q is None else product(read_x, p.theta_q),
         product(x, p.theta_k),
@@ -160,10 +161,10 @@ def project(
 def convolve(rows: Float[Array, "rows D"], convolution: Convolution) -> Float[Array, "L D"]:
     """Return a causal depthwise convolution: row i is bias + sum over j of kernel_j rows_(i + j).
 
-    The first width - 1 of the rows [width - 1 + L, D] are those before the sequence.
+    The first width - 1 of the rows [width - 1 + L, D] are those that precede the sequence.
     """
-    # So few shifted products are one fused loop, forward and backward: a library's convolution
-    # gains nothing.
+    # XLA fuses these few shifted products into one loop, forward and backward; a library
+    # convolution would not be faster.
     kernel, bias_D = convolution
     length = len(rows) - len(kernel) + 1
     return bias_D + sum(kernel[j] * rows[j : j + length] for j in range(len(kernel)))
@@ -178,7 +179,7 @@ def queries_and_keys(
 ) -> tuple[jax.Array | None, Float[Array, "L D"], jax.Array | None]:
     """Return one sequence's queries [L or 1, D], its keys [L, D] and the next state's `recent`.
 
-    last: the only position that is read; None for every position.
+    last: the only position that is read; None if all are.
     """
     if p.mamba is None or recent is None:
         return projected.query, projected.key, None
@@ -225,11 +226,12 @@ def rotate_tokens(
 ) -> Tokens:
     """Return one head's tokens with queries and keys rotated by their slots.
 
-    Args: first, the slot of the first token; last, the position of the only query, None if there
-    are queries at every position.
+    Args:
+        first: The slot of the first token.
+        last: The position of the only query; None if there are queries at every position.
 
-    This happens within a head, because where heads are outside the batch, the rotation then also
-    puts the features in that layout.
+    The rotation is computed per head, so that it also brings the features into the layout with the
+    axis of heads outside the batch.
     """
     if config.mini_batch_size == 1:  # every token is in slot 0, which rotates nothing
         return tokens
@@ -252,8 +254,11 @@ def run_head(
 ) -> tuple[Float[Array, "L_or_1 F"] | None, State]:
     """Run the core on one sequence and one head: return (outputs, the state after the last token).
 
-    Args: last, the position of the only query, None if every position is read; aligned, whether
-    the state is at the start of a mini-batch. Without queries the outputs are None.
+    Args:
+        last: The position of the only query; None if every position is read.
+        aligned: Whether the state is at the start of a mini-batch.
+
+    Without queries, the outputs are None.
     """
     tokens = rotate_tokens(tokens, 0 if aligned else state.filled, last, config)
     impl, chunk = select_impl(len(tokens.key), config.mini_batch_size, config.inner)
@@ -279,7 +284,7 @@ def mix_heads(
     gate: Float[Array, "*rows D"] | None,
     product: Product = jnp.matmul,
 ) -> Float[Array, "*rows D"]:
-    """Return the heads joined, after the post-norm, mamba's gate and the output projection."""
+    """Return the joined heads after the post-norm, mamba's gate and the output projection."""
     width = outputs.shape[0] * outputs.shape[-1]
     joined = jnp.moveaxis(outputs, 0, -2).reshape(*outputs.shape[1:-1], width)
     normed = layer_norm(joined, p.post_norm)

@@ -1,8 +1,8 @@
 """The inner learners f(x; W), whose weights are the hidden state, and the loss that trains them.
 
 To add an inner learner, write an `InnerLearner(init, apply)` with any pytree of weights and add it
-to INNER_LEARNERS; scan.py and stream.py take it without change. Stacks of affine maps also have the
-faster dual form.
+to INNER_LEARNERS; scan.py and stream.py support it without change. Stacks of affine maps also have
+the faster dual form.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class InnerLearner(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Scale and bias of a layer norm: [F] of the one on the inner learner's output."""
+    """Scale and bias of a layer norm: [F] for the one on the inner learner's output."""
 
     scale: jax.Array
     bias: jax.Array
@@ -47,7 +47,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
-    """Return affine maps with GELU in between; `expansion` has the hidden widths in multiples of F.
+    """Return affine maps with GELU in between. expansion: the hidden widths in multiples of F.
 
     The weights are a tuple of (W [in, out], b [out]). TTT-Linear has no hidden layer, TTT-MLP has
     one of width 4 F (Sun et al. 2024, arXiv:2407.04620, section 2.7).

@@ -1,4 +1,4 @@
-"""The TTT layer as a Flax module, which keeps the parameters; forward.py has the computation."""
+"""The TTT layer as a Flax module, which holds the parameters; forward.py has the computation."""
 
 from typing import NamedTuple
 
@@ -109,9 +109,9 @@ class TttLayer(nnx.Module):
 def core_params(layer: TttLayer) -> CoreParams:
     """Return a layer's parameters as the forward pass reads them.
 
-    Rotary embedding turns pairs of neighbouring features. Where there is any (mini_batch_size > 1),
-    the features of each head enter the forward pass in half-split order: reordering parameters is
-    cheaper than reordering tokens. Nothing else knows of the order.
+    Rotary embedding rotates pairs of neighbouring features. If it is used (mini_batch_size > 1),
+    the features of each head enter the forward pass in half-split order, since reordering
+    parameters is cheaper than reordering tokens. Nothing else depends on the order.
     """
     config = layer.config
     is_rotated = config.mini_batch_size > 1

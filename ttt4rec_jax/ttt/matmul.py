@@ -1,7 +1,7 @@
-"""Matrix products and means in the forms that XLA computes fast, forward and backward.
+"""Matrix products and means in forms that XLA computes fast, forward and backward.
 
 The values are those of `x @ y` and `x.mean(-1, keepdims=True)`. The special forms are for CPUs, as
-measured by experiments/benchmarks/layer.py; other platforms get the plain form.
+measured by experiments/benchmarks/layer.py; other platforms use the plain form.
 """
 
 import jax
@@ -17,7 +17,7 @@ def on_cpu() -> bool:
 def mean(x: Float[Array, "*rows F"]) -> Float[Array, "*rows 1"]:
     """Return the mean over the last axis, which is kept.
 
-    On a CPU it is a product with a column, because XLA reduces short rows slowly there.
+    On a CPU it is computed as a product with a column, because XLA reduces short rows slowly there.
     """
     width = x.shape[-1]
     if not on_cpu():
@@ -26,9 +26,9 @@ def mean(x: Float[Array, "*rows F"]) -> Float[Array, "*rows 1"]:
 
 
 def transposed(x_ixj: Float[Array, "i j"]) -> Float[Array, "j i"]:
-    """Return the transpose; on a CPU as an array of its own.
+    """Return the transpose; on a CPU as a new array.
 
-    Without the barrier XLA multiplies by the transpose in place there, at a fraction of the speed.
+    Without the barrier, XLA on a CPU multiplies by the transpose in place, which is far slower.
     """
     return jax.lax.optimization_barrier(x_ixj.T) if on_cpu() else x_ixj.T
 
@@ -48,7 +48,7 @@ gram.defvjp(
 def matmul(x_ixj: Float[Array, "i j"], y_jxF: Float[Array, "j F"]) -> Float[Array, "i F"]:
     """Return x y: weighted sums of the rows of y, or rows of x times parameters y.
 
-    Do not vmap it over one argument alone: the gradient of the other would be computed for each
+    Do not vmap it over only one argument: the gradient of the other would be computed for each
     element and then summed.
     """
     return x_ixj @ y_jxF

@@ -16,7 +16,7 @@ class TttConfig:
     """Shape and constants of a TTT layer, known when it is traced.
 
     `impl`: "scan" (the definition), "dual" (stacks of affine maps), "chunked" (TTT-Linear) or
-    "auto", the fastest; they differ in speed alone. `chunk` is the chunk length of "chunked", 0 for
+    "auto", the fastest; they differ only in speed. `chunk` is the chunk length of "chunked", 0 for
     the fastest. `backbone`: "transformer" or "mamba", see TttLayer.
     """
 
@@ -53,7 +53,7 @@ class CoreParams(NamedTuple):
     layer.core_params.
     """
 
-    theta_q: jax.Array | None  # [D, D]; None for mamba, whose queries are made of the keys' rows
+    theta_q: jax.Array | None  # [D, D]; None for mamba, which projects queries and keys together
     theta_k: jax.Array  # [D, D]
     theta_v: jax.Array  # [D, D]
     theta_o: jax.Array  # [D, D]
@@ -69,8 +69,8 @@ class CoreParams(NamedTuple):
 class LayerState(NamedTuple):
     """The hidden state of a layer: the states of its heads [H, ...] and `recent`.
 
-    `recent` has the last CONV_WIDTH - 1 rows of x theta_qk, zeros before the first token; it is
-    None for the transformer backbone.
+    `recent` contains the last CONV_WIDTH - 1 rows of x theta_qk, zeros before the first token; it
+    is None for the transformer backbone.
     """
 
     heads: State

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on half-split features.
 
-A pair of features that is rotated together lies side by side in the interleaved order (0, 1),
-(2, 3), ... and half a width apart in the half-split order, in which rotating needs no shuffle.
+Two features that are rotated together are adjacent in the interleaved order (0, 1), (2, 3), ... and
+half a width apart in the half-split order, in which the rotation needs no shuffle.
 """
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def rotate(
     """Return half-split features rotated by their positions."""
     width = x_LxF.shape[-1]
     # The sines of positions that are known when the program is traced become constants. XLA would
-    # compute traced ones anew wherever it fuses them.
+    # compute traced ones again in every fusion that uses them.
     xp = np if isinstance(positions_L, np.ndarray) else jnp
     angles = positions_L[:, None] * theta ** (-np.arange(0, width, 2, dtype=x_LxF.dtype) / width)
     cos, sin = (jnp.asarray(table, x_LxF.dtype) for table in (xp.cos(angles), xp.sin(angles)))

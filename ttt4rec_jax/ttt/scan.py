@@ -1,4 +1,4 @@
-"""Test-time training as it is defined: `lax.scan` over mini-batches, inner gradients by `jax.grad`.
+"""The definition of test-time training: `lax.scan` over mini-batches, gradients by `jax.grad`.
 
 All functions work on one sequence and one head; callers vmap. Within a mini-batch every token's
 gradient is taken at the weights W at the start of the mini-batch, and token i reads
@@ -6,9 +6,9 @@ gradient is taken at the weights W at the start of the mini-batch, and token i r
     W_i = W - slot_scale_i * sum over j <= i of rate_j * (gradient of token j's loss at W)
 
 (Sun et al. 2024, arXiv:2407.04620, section 2.4, eq. 6 with a learned rate per token). When a
-mini-batch is full, the weights of its last token start the next one. mini_batch_size 1 is online
-gradient descent. Because slot_scale depends on i alone, the state is W and the sum so far, and a
-sequence can be cut anywhere.
+mini-batch is full, the weights of its last token are the initial weights of the next one.
+mini_batch_size 1 is online gradient descent. Because slot_scale depends only on i, the state
+consists of W and the sum so far, and a sequence can be cut anywhere.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ class State(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the layer computes of a sequence for the inner learner.
+    """The inputs of the inner learner, which the layer computes from a sequence.
 
     Queries, keys and values [L, F], inner learning rates [L], validity [L]. Without queries (None)
-    nothing is read out. Valid tokens come first; the rate of an invalid token is 0.
+    there are no outputs. Valid tokens come first; the rate of an invalid token is 0.
     """
 
     query: jax.Array | None
@@ -49,7 +49,7 @@ def initial_state(weights: FastWeights) -> State:
 
 
 def weights_at_slot(state: State, scale: Float[Array, ""]) -> FastWeights:
-    """Return the fast weights that the token of the slot with this scale reads."""
+    """Return the fast weights that the token in the slot with this scale reads."""
     return jax.tree.map(lambda w, g: w - scale * g, state.weights, state.gradients)
 
 
@@ -76,9 +76,9 @@ def advance(
 
 
 def mini_batch_length(length: int, mini_batch_size: int, aligned: bool) -> int:
-    """Return how many slots of a mini-batch are computed for a sequence of `length` tokens.
+    """Return the number of slots per mini-batch that are computed for `length` tokens.
 
-    A sequence that is aligned with its only mini-batch and shorter is one short mini-batch.
+    An aligned sequence that is shorter than a mini-batch is one short mini-batch.
     """
     return max(1, min(mini_batch_size, length)) if aligned else mini_batch_size
 
@@ -99,10 +99,10 @@ def to_mini_batches(
 ) -> tuple[Tokens, Int[Array, ""]]:
     """Return the tokens in whole mini-batches [M, b, ...] and the slot of the first token.
 
-    `aligned` promises when the program is traced that the state is at the start of a mini-batch;
-    otherwise the tokens are moved right by state.filled, behind the slots that are already used. An
-    aligned sequence shorter than a mini-batch becomes one short mini-batch: slots that it cannot
-    reach are not computed.
+    aligned: whether the state is at the start of a mini-batch, known when the program is traced;
+    otherwise the tokens are moved right by state.filled, after the slots that are already used. An
+    aligned sequence shorter than a mini-batch becomes one short mini-batch; the slots beyond it are
+    not computed.
     """
     length = len(tokens.key)
     size = mini_batch_length(length, mini_batch_size, aligned)
@@ -148,9 +148,11 @@ def ttt_scan(
 ) -> tuple[Float[Array, "L F"] | None, State]:
     """Run the TTT layer's core on one sequence and one head, for any inner learner.
 
-    Args: slot_scale_b, max(1/i + offset_i, 0) for slot i = 1..b; see State, Tokens and
-    `to_mini_batches`.
-    Returns: outputs [L, F] (None without queries) and the state after the last valid token.
+    Args:
+        slot_scale_b: max(1/i + offset_i, 0) for slot i = 1..b.
+        state, tokens, aligned: See State, Tokens and `to_mini_batches`.
+
+    Returns the outputs [L, F] (None without queries) and the state after the last valid token.
     """
 
     def mini_batch(state, tokens):

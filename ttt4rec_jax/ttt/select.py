@@ -11,7 +11,7 @@ def select_impl(length: int, mini_batch_size: int, inner: str) -> tuple[str, int
     implementations other than "chunked".
     """
     if inner == "linear":
-        chunks = max(1, -(-length // CHUNK))  # of equal length, so that none is nearly empty
+        chunks = max(1, -(-length // CHUNK))  # chunks of equal length, so that none is nearly empty
         return "chunked", max(mini_batch_size, -(-length // chunks))
     learner = INNER_LEARNERS.get(inner)
     return ("dual" if learner is not None and learner.is_affine_stack else "scan"), 0

@@ -1,7 +1,7 @@
-"""What the inner learners of a TTT layer do on given sequences.
+"""Statistics of the inner learners of a TTT layer on given sequences.
 
-Inner losses, weight change and inner learning rates, computed from scan.py's parts for any inner
-learner, whichever implementation the layer itself uses.
+Inner losses, weight change and inner learning rates are computed by the definition in scan.py for
+any inner learner, whichever implementation the layer uses.
 """
 
 import jax
@@ -14,7 +14,7 @@ from ttt4rec_jax.ttt.inner import INNER_LEARNERS, FastWeights, InnerLearner, Nor
 from ttt4rec_jax.ttt.layer import TttLayer, core_params
 from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_mini_batches, weights_at_slot
 
-SEQUENCES_AT_ONCE = 64  # each of their tokens has fast weights of its own in memory
+SEQUENCES_AT_ONCE = 64  # memory holds separate fast weights for each of their tokens
 
 
 def inner_losses(
@@ -28,8 +28,9 @@ def inner_losses(
 
     For one sequence and one head. The loss before is at the weights at the start of the token's
     mini-batch, where its gradient is taken; the loss after is at the weights that its read-out
-    uses. Args: as `ttt_scan`'s, the state at the start of a mini-batch; tokens.query is not used.
-    Returns: (losses [L, 2], arbitrary at padding; the weights that the last valid token reads).
+    uses. The arguments are those of `ttt_scan`, with the state at the start of a mini-batch;
+    tokens.query is not used. Returns (losses [L, 2], arbitrary at padding; the weights that the
+    last valid token reads).
     """
 
     def loss(weights, key_F, value_F):
@@ -74,8 +75,8 @@ def layer_stats(
     rate, rate_min, rate_max: mean, minimum and maximum of the learned rate
     eta(x) = inner_learning_rate / F * sigmoid(gate).
     slot_scale: mean scale max(1/i + offset_i, 0) of the tokens' slots.
-    step: mean of slot scale times eta, by which a token's own gradient changes the weights that it
-    reads.
+    step: mean of slot scale times eta, the step size of a token's own gradient in the weights that
+    the token reads.
     """
     config = layer.config
     p = core_params(layer)

@@ -1,4 +1,4 @@
-"""The TTT layer's core one token at a time, at a cost that does not depend on the past.
+"""The TTT layer's core one token at a time, at a cost that does not depend on earlier tokens.
 
 The outputs are those of scan.py.
 """
@@ -21,7 +21,7 @@ def ttt_step(
     value_F: Float[Array, " F"],
     rate: Float[Array, ""],
 ) -> tuple[State, Float[Array, " F"]]:
-    """Take one valid token: return (the next state, the token's output [F])."""
+    """Process one valid token, and return (the next state, the token's output [F])."""
 
     def loss(weights):
         return inner_loss(learner, weights, norm, key_F, value_F)

@@ -1,9 +1,9 @@
 """The block triangular system that gives all inner gradients of a chunk at once; see chunked.py.
 
-The gradient g_i of key i is taken at z_i, which depends on the g_j of earlier mini-batches: the
-system is solved forward, a mini-batch at a time. The Jacobian of g in z is the Hessian of the inner
-loss, which is symmetric, and so is the matrix k_i . k_j + 1: the backward pass solves the same
-system backward.
+The gradient g_i of key i is taken at z_i, which depends on the g_j of earlier mini-batches, so the
+system is solved forward, one mini-batch at a time. The Jacobian of g with respect to z is the
+Hessian of the inner loss, which is symmetric, and so is the matrix k_i . k_j + 1. Therefore the
+backward pass solves the same system backward.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ def substitute(
     target_LxF: Float[Array, "L F"],
     step_L: Float[Array, " L"],
 ) -> Float[Array, "L F"]:
-    """Return the gradients g [L, F] of the keys' losses, over mini-batches of `size` tokens.
+    """Return the gradients g [L, F] of the keys' losses, for mini-batches of `size` tokens.
 
     g_i is taken at z_i = base_i - sum over j in earlier mini-batches of step_j * (k_i . k_j + 1)
     g_j.
@@ -56,14 +56,14 @@ def substitute_fwd(
     target_LxF: Float[Array, "L F"],
     step_L: Float[Array, " L"],
 ) -> tuple[Float[Array, "L F"], Any]:
-    """Solve forward: return (g [L, F], what `substitute_bwd` needs)."""
+    """Solve forward: return (g [L, F], the residuals for `substitute_bwd`)."""
     if len(key_LxF) == size:
         z_LxF = base_LxF
         g_LxF = output_gradient(base_LxF, norm, target_LxF)
         return g_LxF, (norm, key_LxF, z_LxF, g_LxF, target_LxF, step_L)
     gram_LxL = key_LxF @ key_LxF.T + 1
 
-    # rows that are not computed yet are zero, so that rows of the whole symmetric matrix will do
+    # rows that are not computed yet are zero, so whole rows of the symmetric matrix can be used
     def mini_batch(stepped_LxF, x):
         index, gram_bxL, base_bxF, target_bxF, step_b = x
         z_bxF = base_bxF - gram_bxL @ stepped_LxF
