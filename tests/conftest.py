@@ -32,8 +32,21 @@ SLOW = (
 )
 
 
+# files of few tests that take long: they come first, so that no process waits for them at the end
+LONG_FILES = (
+    "test_kills.py",
+    "test_processes.py",
+    "test_main.py",
+    "test_optim.py",
+    "test_recommend_real.py",
+    "test_real_data.py",
+    "test_layer.py",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the slow variants."""
+    """Mark the slow variants, and sort the files that take long to the front."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
     for item in items:
         if item.nodeid.endswith(SLOW):
             item.add_marker(pytest.mark.slow)

@@ -2,17 +2,12 @@
 
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers import assert_one_line, epoch_lines, try_mistakes
+from helpers import assert_one_line, epoch_lines, run_script, try_mistakes
 
 from ttt4rec_jax import plots
 from ttt4rec_jax.plots import figure
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_curves_are_the_runs_own_by_both_protocols():
@@ -74,11 +69,6 @@ def test_the_same_figure_gives_the_same_small_file():
     assert one == two and len(one) < 80_000
 
 
-def main(*arguments, cwd):
-    program = [sys.executable, str(ROOT / "experiments" / "plot.py"), *arguments]
-    return subprocess.run(program, capture_output=True, text=True, cwd=cwd, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("work")
@@ -95,7 +85,9 @@ def folders(tmp_path_factory):
 
 
 def test_runs_and_sweeps_are_drawn(folders):
-    done = main("one", "sweep", "--output=all.png", "--metric=hit@10", cwd=folders)
+    done = run_script(
+        "plot", None, "one", "sweep", "--output=all.png", "--metric=hit@10", cwd=folders
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "plotted 3 runs in all.png\n" and (
         folders / "all.png"

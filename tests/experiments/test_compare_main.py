@@ -2,14 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers import assert_one_line, make_finished_run, try_mistakes
-
-ROOT = Path(__file__).parents[2]
+from helpers import assert_one_line, make_finished_run, run_script, try_mistakes
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +18,9 @@ def runs(tmp_path_factory):
 
 def test_a_comparison_prints_a_table_and_writes_json_without_importing_jax(runs):
     names = [f"runs/{name}" for name in ("sas-0", "sas-1", "ttt-0", "ttt-1")]
-    command = [sys.executable, str(ROOT / "experiments" / "compare.py"), *names]
-    done = subprocess.run(
-        [*command, "--json=comparison.json", "--protocol=full"],
-        capture_output=True,
-        text=True,
-        cwd=runs,
-        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"},
-        timeout=120,
-    )
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    flags = ["--json=comparison.json", "--protocol=full"]
+    done = run_script("compare", environment, *names, *flags, cwd=runs)
     assert done.returncode == 0, done.stderr
     comparison = json.loads((runs / "comparison.json").read_text())
     assert list(comparison["results"]) == ["full"]
