@@ -15,7 +15,7 @@ from ttt4rec_jax.data.dataset import Dataset
 SLOW = (
     *(
         f"test_learns_an_order_that_popularity_cannot[{name}]"
-        for name in ("din", "bert4rec", "comirec_sa", "comirec_dr")
+        for name in ("ttt4rec", "din", "bert4rec", "comirec_sa", "comirec_dr")
     ),
     *(
         f"test_eight_devices_give_the_figures_of_one[{name}]"

@@ -9,7 +9,7 @@ from ttt4rec_jax.training.program import make_program
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 CASES = {
-    "paper": ({}, {"length_buckets": 4}, 1),
+    "paper": ({}, {"length_buckets": 2}, 1),
     "chunked, stacked": ({"ttt_impl": "chunked"}, {}, 2),
     "scan, dropout": ({"ttt_impl": "scan", "dropout": 0.1}, {"targets": "every"}, 1),
     "mlp, stacked": ({"inner": "mlp"}, {"targets": "every", "loss": "softmax"}, 2),

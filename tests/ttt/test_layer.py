@@ -78,10 +78,15 @@ def test_padding_changes_no_bit_and_more_of_it_only_rounding(impl, mini_batch_si
     np.testing.assert_allclose(jnp.where(valid, longer, 0), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
-    "impl, inner, mini_batch_size",
-    [("scan", "mlp", 4), ("dual", "linear", 1), ("chunked", "linear", 4)],
+    "impl, inner, mini_batch_size, backbone",
+    [
+        ("scan", "mlp", 4, "transformer"),
+        ("dual", "linear", 1, "transformer"),
+        ("chunked", "linear", 4, "transformer"),
+        ("scan", "mlp", 4, "mamba"),
+        ("chunked", "linear", 4, "mamba"),
+    ],
 )
 def test_last_only_is_the_last_row_in_values_and_gradients(impl, inner, mini_batch_size, backbone):
     layer = make_layer(mini_batch_size, impl, inner, backbone)
