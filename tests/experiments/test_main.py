@@ -177,7 +177,7 @@ def test_the_papers_model_beats_popularity_on_beauty_within_4_gb(environment, tm
     )
     main_py = [sys.executable, str(ROOT / "experiments" / "main.py"), *flags]
     done = subprocess.run(
-        [sys.executable, "-c", script, *main_py, "--run_dir=ttt", "--epochs=3"],
+        [sys.executable, "-c", script, *main_py, "--run_dir=ttt", "--epochs=1"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -23,7 +23,8 @@ FLAGS = [
     "--max_len=50",
     "--loss=sampled_softmax",
     "--num_negatives=256",
-    "--epochs=2",
+    "--dim=16",
+    "--epochs=1",
 ]
 
 
