@@ -54,7 +54,7 @@ def test_ranks_are_those_of_the_evaluator(random_dataset):
     ("scorer", "options", "message"),
     [
         (lambda h, c: c[:, 0], {}, "returned scores of shape (256,), expected (256, 100)"),
-        (lambda h, c: np.where(c == 3, np.nan, 0.0), {}, "scored a candidate with NaN"),
+        (lambda h, c: np.where(c == 3, np.nan, 0.0), {}, "returned NaN for a candidate"),
         (3, {}, "scorer: 3 is not a Run, a Flax module or a function"),
         (nnx.Linear, {"split": "train"}, "split: 'train' is not one of test, validation"),
         (lambda h, c: c, {"max_len": 0}, "max_len, batch_size: found 0, 256"),
