@@ -6,7 +6,14 @@ import os
 import jax
 import numpy as np
 import pytest
-from helpers import QUICK_TO_COMPILE, QUICK_XLA, SMALL, make_dataset, run_main
+from helpers import (
+    QUICK_TO_COMPILE,
+    QUICK_XLA,
+    SMALL,
+    make_dataset,
+    registries_restored,
+    run_main,
+)
 from jax._src import compiler
 
 from ttt4rec_jax.data.dataset import Dataset
@@ -86,6 +93,13 @@ def bounded_memory():
     """Forget compiled functions after each file: they would fill gigabytes over a whole run."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    """Forget the models and inner learners that a file registers."""
+    with registries_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)

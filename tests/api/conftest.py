@@ -1,24 +1,17 @@
 """Data of the Python interface's tests, and what they register, forgotten afterwards."""
 
 import pytest
+from helpers import registries_restored
 from own_models import TINY
 
 import ttt4rec_jax as t4r
-from ttt4rec_jax.config import MODELS
-from ttt4rec_jax.config.models import CUSTOM, INNER
-from ttt4rec_jax.ttt.inner import INNER_LEARNERS
 
 
 @pytest.fixture(autouse=True)
 def registries():
     """Forget models and inner learners that a test registers."""
-    before = [dict(MODELS), dict(CUSTOM), dict(INNER_LEARNERS)]
-    names = list(INNER)
-    yield
-    for registry, content in zip((MODELS, CUSTOM, INNER_LEARNERS), before, strict=True):
-        registry.clear()
-        registry.update(content)
-    INNER[:] = names
+    with registries_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ def test_skipped_steps_are_counted_where_a_run_is_told_of(poisonable, random_dat
         asked, {"name": "test", "counts": counts, "sha256": "0"}, outcome, seconds, "cpu"
     )
     assert result["skipped_steps"] == sum(expected)
-    assert f"skipped    {sum(expected)} steps that were not finite" in report.table(result)
+    assert f"skipped    {sum(expected)} steps with non-finite values" in report.table(result)
     state = last_state(executables, tmp_path / "run")
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
 

@@ -34,6 +34,7 @@ from helpers.raw import (
     rows_of,
     write_csv,
 )
+from helpers.registries import registries_restored
 from helpers.runs import (
     CACHED,
     MOST_CACHED,

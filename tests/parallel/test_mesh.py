@@ -8,8 +8,8 @@ import pytest
 from helpers import compiled, config_of, fit_run
 
 from data_prep.settings import UserError
-from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
+from ttt4rec_jax.config.execution import mesh_sizes
 from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 
@@ -128,10 +128,10 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
 @pytest.mark.parametrize("text", ["data", "rows:2", "data:0", "data:4;model:2", "model:x"])
 def test_a_mistaken_mesh_is_refused(text):
     with pytest.raises(UserError, match=r"--mesh: .* expected data:4, model:2 or data:4,model:2"):
-        flags.mesh_sizes(text)
+        mesh_sizes(text)
 
 
 def test_mesh_sizes():
-    assert flags.mesh_sizes("") == (1, 1)
-    assert flags.mesh_sizes("model:2") == (1, 2)
-    assert flags.mesh_sizes("data:4,model:2") == (4, 2)
+    assert mesh_sizes("") == (1, 1)
+    assert mesh_sizes("model:2") == (1, 2)
+    assert mesh_sizes("data:4,model:2") == (4, 2)
