@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,16 @@ from ttt4rec_jax.data.dataset import Dataset
 
 
 class Examples(NamedTuple):
-    """Training examples [T]: positions of their last targets, users, numbers of targets."""
+    """Training examples [T]: positions of their last targets, users, numbers of targets.
+
+    by_popularity [V]: the items by falling number of training clicks, if negatives are sampled by
+    popularity, else ().
+    """
 
     ends: jax.Array
     users: jax.Array
     counts: jax.Array
+    by_popularity: Any = ()
 
 
 class Bucket(NamedTuple):
@@ -72,8 +77,20 @@ def training_examples(
             Bucket(length, first, stop, batch_size(length))
             for length, first, stop in zip(lengths, firsts, stops, strict=True)
         )
-    columns = [column.astype(np.int32) for column in (last, users, counts)]
+    columns = [last, users, counts]
+    if config.train.training_negatives == "log_uniform":
+        columns.append(items_by_popularity(dataset))
+    columns = [column.astype(np.int32) for column in columns]
     return Examples(*jax.device_put(columns, device)), buckets
+
+
+def items_by_popularity(dataset: Dataset) -> np.ndarray:
+    """Return the items [V] by falling number of training clicks, ties by item number."""
+    length_of_user = np.diff(dataset.offsets)
+    end_of_click = np.repeat(dataset.train_ends, length_of_user)
+    is_training = np.arange(len(dataset.items)) < end_of_click
+    clicks_V = np.bincount(dataset.items[is_training], minlength=dataset.num_items + 1)[1:]
+    return 1 + np.argsort(-clicks_V, kind="stable")
 
 
 def bucket_lengths(

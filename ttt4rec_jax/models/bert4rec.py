@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender
 
@@ -25,7 +26,9 @@ class Bert4Rec(BlockRecommender):
             Attention(config.dim, config.num_heads, rngs, causal=False)
             for _ in range(config.num_blocks)
         ]
-        blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
+        blocks = [
+            Block(config.dim, layer, feed_forward(config, rngs), config.dropout) for layer in layers
+        ]
         super().__init__(config, num_items, blocks, rngs, more_rows=1, more_positions=1)
         self.mask = num_items + 1
 

@@ -66,6 +66,7 @@ class Din(nnx.Module):
         self.out_3 = Affine(second, 1, rngs)
         self.out_act_1 = PRelu(first)
         self.out_act_2 = PRelu(second)
+        self.is_softmax = config.din_attention == "softmax"
         self.dropout = config.dropout
 
     def score(
@@ -103,6 +104,9 @@ class Din(nnx.Module):
             of_product = jnp.einsum("CD,LDU->CLU", candidate_CxD, click_LxD[..., None] * w_product)
         hidden_CxLxU = self.unit_act(of_product + of_click + of_candidate[:, None])
         weight_CxL = self.unit_2(hidden_CxLxU)[..., 0]
+        if self.is_softmax:
+            # finite, so that a history without clicks gives sums of zero instead of NaN
+            weight_CxL = jax.nn.softmax(jnp.where(valid_L, weight_CxL, -1e9), -1)
         pooled_CxD = jnp.where(valid_L, weight_CxL, 0) @ jnp.where(valid_L[:, None], click_LxD, 0)
         joined = jnp.concatenate([pooled_CxD, candidate_CxD, pooled_CxD * candidate_CxD], -1)
         hidden = self.out_act_2(self.out_2(self.out_act_1(self.out_1(joined))))

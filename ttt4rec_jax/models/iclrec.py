@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.data.examples import Histories
+from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender, unit
 
@@ -50,7 +51,9 @@ class IclRec(BlockRecommender):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
-        blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
+        blocks = [
+            Block(config.dim, layer, feed_forward(config, rngs), config.dropout) for layer in layers
+        ]
         super().__init__(config, num_items, blocks, rngs, more_rows=1)
         self.mask = num_items + 1
         self.config = config
