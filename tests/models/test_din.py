@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
@@ -18,19 +19,24 @@ def prelu(x, layer):
     return np.where(x > 0, x, np.asarray(layer.slope[...]) * x)
 
 
-def test_score_equals_its_formula():
-    model = models.build(ModelConfig(model="din", dim=D, max_len=L), 30, 0)
+@pytest.mark.parametrize("attention", ["softmax", "unnormalized"])
+def test_score_equals_its_formula(attention):
+    model = models.build(ModelConfig(model="din", dim=D, max_len=L, din_attention=attention), 30, 0)
+    for layer in (model.unit_1, model.unit_2):
+        layer.w[...] *= 5  # weights that differ
     table = np.asarray(model.embedding[...])
     history = [3, 9, 3]
     candidates = [4, 3, 17]
     expected = []
     for candidate in table[candidates]:
-        pooled = np.zeros(D)
+        weights = []
         for click in table[history]:
             joined = np.concatenate([click, candidate, click - candidate, click * candidate])
-            pooled += (
-                affine(prelu(affine(joined, model.unit_1), model.unit_act), model.unit_2) * click
-            )
+            hidden = prelu(affine(joined, model.unit_1), model.unit_act)
+            weights.append(affine(hidden, model.unit_2)[0])
+        if attention == "softmax":
+            weights = np.exp(weights) / np.exp(weights).sum()
+        pooled = np.asarray(weights) @ table[history]
         x = np.concatenate([pooled, candidate, pooled * candidate])
         x = prelu(
             affine(prelu(affine(x, model.out_1), model.out_act_1), model.out_2), model.out_act_2

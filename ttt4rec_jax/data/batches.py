@@ -10,6 +10,7 @@ import numpy as np
 from ttt4rec_jax.config import Config, ModelConfig
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.data.examples import Examples
+from ttt4rec_jax.data.popularity import log_uniform_negatives
 
 ALL = slice(None)  # rows of a batch
 
@@ -168,23 +169,6 @@ def items_outside(clicks: Clicks, users: jax.Array, rank: jax.Array, num_items: 
         low = jnp.where(is_before, middle + 1, low)
         high = jnp.where(is_before, high, middle)
     return jnp.where(free > 0, rank + (low - first) + 1, 0)
-
-
-def log_uniform_negatives(
-    key: jax.Array, by_popularity_V: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """Return (items [K], the logarithm of each one's expected number among the K).
-
-    The item of rank r, from 1 for the most popular, has probability log(1 + 1 / r) / log(V + 1):
-    about Zipf's law. As in TensorFlow's log_uniform_candidate_sampler, which ComiRec's authors use,
-    but drawn with replacement. by_popularity_V: the items in order of popularity.
-    """
-    num_items = len(by_popularity_V)
-    log_all = jnp.log(num_items + 1.0)
-    rank_K = jnp.exp(jax.random.uniform(key, (count,)) * log_all).astype(jnp.int32)
-    rank_K = jnp.clip(rank_K, 1, num_items)  # rounding may reach V + 1
-    log_expected_K = jnp.log(count * jnp.log1p(1 / rank_K) / log_all)
-    return by_popularity_V[rank_K - 1], log_expected_K
 
 
 def masked_positions(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.data.popularity import items_by_popularity
 
 
 class Examples(NamedTuple):
@@ -82,15 +83,6 @@ def training_examples(
         columns.append(items_by_popularity(dataset))
     columns = [column.astype(np.int32) for column in columns]
     return Examples(*jax.device_put(columns, device)), buckets
-
-
-def items_by_popularity(dataset: Dataset) -> np.ndarray:
-    """Return the items [V] by falling number of training clicks, ties by item number."""
-    length_of_user = np.diff(dataset.offsets)
-    end_of_click = np.repeat(dataset.train_ends, length_of_user)
-    is_training = np.arange(len(dataset.items)) < end_of_click
-    clicks_V = np.bincount(dataset.items[is_training], minlength=dataset.num_items + 1)[1:]
-    return 1 + np.argsort(-clicks_V, kind="stable")
 
 
 def bucket_lengths(

@@ -137,7 +137,7 @@ class ComiRecDr(ComiRec):
 
         The logits, over interests, grow by the agreement of the click with the interest.
         """
-        B, L, D = x_BxLxD.shape
+        B, L = valid_BxL.shape
         back_BxL = jnp.clip(length_B[:, None] - 1 - jnp.arange(L), 0)
         maps = self.bilinear[...]
         if maps.ndim == 2:

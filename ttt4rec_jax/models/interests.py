@@ -38,6 +38,9 @@ def over_interests(
         return best
     weights = [jnp.exp(product - best) for product in products]
     weighted = [weight * product for weight, product in zip(weights, products, strict=True)]
+    # rounded before they are added: which product a compiler fuses with the addition depends on the
+    # program around it, and equal items' scores would not be ties
+    weighted = jax.lax.optimization_barrier(weighted)
     return functools.reduce(jnp.add, weighted) / functools.reduce(jnp.add, weights)
 
 
