@@ -94,5 +94,5 @@ def test_fixed_negatives_belong_to_the_example_whatever_the_step(random_dataset)
     config = Config(model=ModelConfig(max_len=4))
     examples, _ = training_examples(random_dataset, config)
     for user, negatives in zip(np.asarray(examples.users)[:8], first.negatives, strict=True):
-        start, stop = random_dataset.offsets[user], random_dataset.train_ends[user]
-        assert not set(random_dataset.items[start:stop].tolist()) & set(negatives.tolist())
+        training = slice(random_dataset.offsets[user], random_dataset.train_ends[user])
+        assert not set(random_dataset.items[training].tolist()) & set(negatives.tolist())

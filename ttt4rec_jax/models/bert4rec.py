@@ -5,7 +5,10 @@ Recommendation with Bidirectional Encoder Representations from Transformer" (arX
 sections 3.2 to 3.6: the Cloze task, with only the last click masked in some sequences. What
 differs: pre-norm blocks with RMSNorm, no biases in attention, no projection before the product with
 item embeddings, and this project's losses (the paper's: softmax). The masked clicks are sampled
-anew in each epoch instead of ten times beforehand.
+anew in each epoch instead of ten times beforehand. An epoch passes over each user's sequence once,
+which is fewer steps than the other models take by --targets=last (about 105 against 513 of 256 on
+Beauty), so a comparison by steps gives it more epochs. The authors' code trains for 400,000 steps
+on Beauty, with two blocks, dropout and a masking probability of .6.
 """
 
 import jax.numpy as jnp

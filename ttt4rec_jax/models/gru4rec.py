@@ -2,8 +2,9 @@
 
 Hidasi, Karatzoglou, Baltrunas, Tikk 2016, "Session-based Recommendations with Recurrent Neural
 Networks" (arXiv:1511.06939), section 3.1. A variant: item embeddings instead of one-hot inputs, an
-affine map and an RMSNorm after the last layer, users' whole histories instead of session-parallel
-mini-batches, and this project's losses instead of BPR and TOP1.
+affine map and an RMSNorm after the last layer, so that user vectors have the scale that other
+models' have here, users' histories instead of session-parallel mini-batches, since the data have no
+sessions, and this project's losses instead of BPR and TOP1, so that models differ in nothing else.
 """
 
 import jax

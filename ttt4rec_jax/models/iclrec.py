@@ -24,8 +24,9 @@ positions, and padding does not count. Masked clicks have an embedding of their 
 masks them like padding. A history's intent is chosen without dropout, the paper's Q. False
 negatives are left out of L_ICL alone, as in the paper; the code keeps them by default, and with
 --de_noise removes them from L_SeqCL by comparing held-out items. Both losses see the views under
-the same dropout. A cropped or reordered run may reach the last click. k-means runs once instead of
-keeping the best of five.
+the same dropout. With --targets=last, windows of one user may be each other's negatives, since a
+batch holds windows; in the authors' code it holds users. A cropped or reordered run may reach the
+last click. k-means runs once instead of keeping the best of five.
 """
 
 import jax

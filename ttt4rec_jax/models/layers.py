@@ -170,6 +170,10 @@ class Block(nnx.Module):
 class TwoTowerModel(nnx.Module):
     """What two-tower models share: the table of item embeddings, the target tower, the score.
 
+    By default TTT4Rec alone has a target tower, as in its paper. In public code of its authors'
+    group (github.com/HelloZicky/DUET, LSC4Rec) SASRec and GRU4Rec have the same one, so a fair
+    comparison gives it to all models or to none.
+
     A score is a product of a user vector and an item vector. For --score=cosine both have unit
     length, and user vectors are divided by the temperature. `more_rows` ids beyond the last item (a
     mask token) have rows in the table as well. embedding_range: of the table's initial values.
