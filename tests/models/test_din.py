@@ -1,8 +1,10 @@
 """DIN: its score against the paper's formula, with the activation unit's first map in one piece."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
@@ -50,3 +52,19 @@ def test_score_equals_its_formula(attention):
     np.testing.assert_array_equal(
         got, model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array([candidates]))
     )
+
+
+def test_gradients_with_padding_and_without_clicks_are_those_without_padding():
+    model = models.build(ModelConfig(model="din", dim=D, max_len=L), 30, 0)
+    model.unit_2.b[...] += 200.0  # padding would overflow the exponential
+
+    def gradient(history, length):
+        def loss(model):
+            return jnp.square(model.score(history, length, jnp.array([4, 3]))).sum()
+
+        return jax.tree.leaves(nnx.grad(loss)(model))
+
+    padded = gradient(jnp.array([[3, 9, 0, 0, 0]]), jnp.array([2]))
+    for a, b in zip(padded, gradient(jnp.array([[3, 9]]), jnp.array([2])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert all(jnp.isfinite(g).all() for g in gradient(jnp.zeros((1, L), int), jnp.array([0])))

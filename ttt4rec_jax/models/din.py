@@ -105,9 +105,18 @@ class Din(nnx.Module):
         hidden_CxLxU = self.unit_act(of_product + of_click + of_candidate[:, None])
         weight_CxL = self.unit_2(hidden_CxLxU)[..., 0]
         if self.is_softmax:
-            # finite, so that a history without clicks gives sums of zero instead of NaN
-            weight_CxL = jax.nn.softmax(jnp.where(valid_L, weight_CxL, -1e9), -1)
-        pooled_CxD = jnp.where(valid_L, weight_CxL, 0) @ jnp.where(valid_L[:, None], click_LxD, 0)
+            logit_CxL = jnp.where(valid_L, weight_CxL, -1e9)  # finite, so that gradients are
+            largest_Cx1 = jax.lax.stop_gradient(logit_CxL.max(-1, keepdims=True))
+            weight_CxL = jnp.exp(logit_CxL - largest_Cx1)
+        click_LxD = jnp.where(valid_L[:, None], click_LxD, 0)
+        weight_CxL = jnp.where(valid_L, weight_CxL, 0)
+        if self.is_softmax:
+            # one product for sums of clicks and of weights, in one order whatever the program is
+            with_ones = jnp.concatenate([click_LxD, jnp.ones_like(click_LxD[:, :1])], -1)
+            pooled_CxD, total_Cx1 = jnp.split(weight_CxL @ with_ones, [click_LxD.shape[-1]], -1)
+            pooled_CxD = pooled_CxD / jnp.where(total_Cx1 > 0, total_Cx1, 1)  # 0 without clicks
+        else:
+            pooled_CxD = weight_CxL @ click_LxD
         joined = jnp.concatenate([pooled_CxD, candidate_CxD, pooled_CxD * candidate_CxD], -1)
         hidden = self.out_act_2(self.out_2(self.out_act_1(self.out_1(joined))))
         return self.out_3(hidden)[..., 0]
