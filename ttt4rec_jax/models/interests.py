@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def rule_of(model: Any) -> str:
-    """Return a model's rule; own if it names none."""
-    return getattr(model, "interest_rule", "own")
+def rule_of(model: Any, otherwise: str = "own") -> str:
+    """Return a model's rule, or `otherwise` if it names none."""
+    return getattr(model, "interest_rule", otherwise)
 
 
 def over_interests(

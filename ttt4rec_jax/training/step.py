@@ -84,14 +84,13 @@ def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None
             f"{interests.shape}, expected {batch.target.shape} + (interests, width)"
         )
     target = model.item_vectors(batch.target)
-    rule = config.interest_rule
+    rule = models.rule_of(model, config.interest_rule)
     if rule == "nearest":
         interests = models.nearest_interest(interests, target)[..., None, :]
     vectors = model.item_vectors(batch.negatives)
-    of_target = models.over_interests(interests, lambda u: (u * target).sum(-1), rule)
-    of_negatives = models.over_interests(
-        interests, lambda u: jnp.einsum("...D,...KD->...K", u, vectors), rule
-    )
+    score = functools.partial(models.over_interests, interests, rule=rule)
+    of_target = score(lambda u: (u * target).sum(-1))
+    of_negatives = score(lambda u: jnp.einsum("...D,...KD->...K", u, vectors))
     return Scores(interests, of_target, of_negatives)
 
 
@@ -106,11 +105,12 @@ def target_losses(
             vectors = model.vectors_of(model.embedding[...])
         else:
             vectors = model.item_vectors(jnp.arange(num_items + 1))
-        logits = models.over_interests(scores.users, lambda u: u @ vectors.T, config.interest_rule)
+        rule = models.rule_of(model, config.interest_rule)
+        logits = models.over_interests(scores.users, lambda u: u @ vectors.T, rule)
         return losses.softmax(logits, batch.target, num_items)
     if loss == "sampled_softmax":
-        sampled = (batch.negatives, num_items, batch.log_expected)
-        return losses.sampled_softmax(scores.positive, batch.target, scores.negatives, *sampled)
+        more = scores.negatives, batch.negatives, num_items, batch.log_expected
+        return losses.sampled_softmax(scores.positive, batch.target, *more)
     # a user who has clicked every item has no negatives: padding is in their place and adds nothing
     negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
     if loss == "gbce":
