@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict, dict]] = {  # data set, model and training set
     "ml1m-sasrec-200": ("ml1m", {"model": "sasrec"} | SHAPE | {"max_len": 200}, EVERY),
     "ml1m-ttt-200-b10": ("ml1m", {"mini_batch_size": 10} | SHAPE | {"max_len": 200}, EVERY),
     "ml1m-paper": ("ml1m", {}, {}),
-    "ml1m-paper-no-ffn": ("ml1m", {"ffn": False}, {}),
+    "ml1m-paper-no-ffn": ("ml1m", {"ffn": "none"}, {}),
 }
 
 

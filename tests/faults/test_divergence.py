@@ -163,7 +163,7 @@ def test_what_is_off_changes_no_program():
     ids=["linear", "mlp"],
 )
 def test_absurd_inner_settings_end_in_finite_figures_or_are_told(model, random_dataset, tmp_path):
-    asked = small_config(model | {"ffn": False}, epochs=1, batch_size=128)
+    asked = small_config(model | {"ffn": "none"}, epochs=1, batch_size=128)
     executables = compile_runs([asked], random_dataset)
     ends = set()
     for standard_deviation in (0.0, 0.3, 1e3, 1e18, 3e38):

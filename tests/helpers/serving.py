@@ -17,7 +17,7 @@ L = 6
 V = 30
 STREAMS = {
     "b1": {"mini_batch_size": 1},
-    "b4": {"mini_batch_size": 4, "num_blocks": 2, "ffn": False},
+    "b4": {"mini_batch_size": 4, "num_blocks": 2, "ffn": "none"},
     "b10": {"mini_batch_size": 10, "score": "cosine"},
     "mlp": {"mini_batch_size": 4, "inner": "mlp"},
     "mamba": {"mini_batch_size": 4, "backbone": "mamba"},

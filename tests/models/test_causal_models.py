@@ -16,7 +16,7 @@ SHAPE = {"dim": 8, "num_heads": 2, "max_len": LENGTH, "num_blocks": 2}
 TTT = {"model": "ttt4rec", "mini_batch_size": 4, "initializer_range": 0.3}
 CASES = {
     "ttt4rec": TTT,
-    "ttt4rec, no ffn": TTT | {"ffn": False},
+    "ttt4rec, no ffn": TTT | {"ffn": "none"},
     "ttt4rec, mamba": TTT | {"backbone": "mamba"},
     "ttt4rec, positions": TTT | {"positions": "learned"},
     "sasrec": {"model": "sasrec"},

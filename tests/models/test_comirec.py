@@ -8,7 +8,6 @@ from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.evaluation.ranking import best_interest
 from ttt4rec_jax.models.comirec import diverse_top_k, squash
 
 D = 8
@@ -56,6 +55,27 @@ def test_dynamic_routing_equals_algorithm_1(iterations):
     np.testing.assert_allclose(got, capsules, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("width", [L, LENGTH])
+def test_routing_by_own_maps_equals_algorithm_1(iterations, width):
+    model = build("comirec_dr", routing_iterations=iterations, routing="own")
+    x_LxD, _ = clicks()
+    maps = np.asarray(model.bilinear[...])
+    # the last click has the first map, however far the history is padded
+    votes = np.stack(
+        [[np.asarray(x_LxD[t]) @ maps[LENGTH - 1 - t, k] for k in range(K)] for t in range(LENGTH)]
+    )
+    logits = np.zeros((LENGTH, K))
+    for _ in range(iterations):
+        sums = np.einsum("lk,lkd->kd", softmax(logits, 1), votes)
+        square = np.square(sums).sum(-1, keepdims=True)
+        capsules = square / (1 + square) * sums / np.sqrt(square)
+        logits += np.einsum("lkd,kd->lk", votes, capsules)
+    valid_L = jnp.arange(width) < LENGTH
+    got = model.interests(x_LxD[None, :width], valid_L[None], jnp.array([LENGTH]))[0]
+    np.testing.assert_allclose(got, capsules, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["comirec_sa", "comirec_dr"])
 def test_interests_differ_and_a_history_without_clicks_is_finite(name):
     model = build(name)
@@ -90,7 +110,8 @@ def test_the_interest_nearest_the_target_trains_and_the_best_one_scores():
     )
     items = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     np.testing.assert_array_equal(
-        best_interest(interests, lambda u: u @ items.T), [[1, 2, -1], [3, 1, -1]]
+        models.over_interests(interests, lambda u: u @ items.T, "nearest"),
+        [[1, 2, -1], [3, 1, -1]],
     )
 
 

@@ -1,7 +1,10 @@
 """DIN: its score against the paper's formula, with the activation unit's first map in one piece."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
@@ -18,19 +21,24 @@ def prelu(x, layer):
     return np.where(x > 0, x, np.asarray(layer.slope[...]) * x)
 
 
-def test_score_equals_its_formula():
-    model = models.build(ModelConfig(model="din", dim=D, max_len=L), 30, 0)
+@pytest.mark.parametrize("attention", ["softmax", "unnormalized"])
+def test_score_equals_its_formula(attention):
+    model = models.build(ModelConfig(model="din", dim=D, max_len=L, din_attention=attention), 30, 0)
+    for layer in (model.unit_1, model.unit_2):
+        layer.w[...] *= 5  # weights that differ
     table = np.asarray(model.embedding[...])
     history = [3, 9, 3]
     candidates = [4, 3, 17]
     expected = []
     for candidate in table[candidates]:
-        pooled = np.zeros(D)
+        weights = []
         for click in table[history]:
             joined = np.concatenate([click, candidate, click - candidate, click * candidate])
-            pooled += (
-                affine(prelu(affine(joined, model.unit_1), model.unit_act), model.unit_2) * click
-            )
+            hidden = prelu(affine(joined, model.unit_1), model.unit_act)
+            weights.append(affine(hidden, model.unit_2)[0])
+        if attention == "softmax":
+            weights = np.exp(weights) / np.exp(weights).sum()
+        pooled = np.asarray(weights) @ table[history]
         x = np.concatenate([pooled, candidate, pooled * candidate])
         x = prelu(
             affine(prelu(affine(x, model.out_1), model.out_act_1), model.out_2), model.out_act_2
@@ -44,3 +52,19 @@ def test_score_equals_its_formula():
     np.testing.assert_array_equal(
         got, model.score(jnp.array([[*history, 0, 0]]), jnp.array([3]), jnp.array([candidates]))
     )
+
+
+def test_gradients_with_padding_and_without_clicks_are_those_without_padding():
+    model = models.build(ModelConfig(model="din", dim=D, max_len=L), 30, 0)
+    model.unit_2.b[...] += 200.0  # padding would overflow the exponential
+
+    def gradient(history, length):
+        def loss(model):
+            return jnp.square(model.score(history, length, jnp.array([4, 3]))).sum()
+
+        return jax.tree.leaves(nnx.grad(loss)(model))
+
+    padded = gradient(jnp.array([[3, 9, 0, 0, 0]]), jnp.array([2]))
+    for a, b in zip(padded, gradient(jnp.array([[3, 9]]), jnp.array([2])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert all(jnp.isfinite(g).all() for g in gradient(jnp.zeros((1, L), int), jnp.array([0])))

@@ -64,6 +64,28 @@ def test_parameter_count(name, target_tower):
     assert count == PARAMETERS[name] + (TOWER if target_tower == "mlp" else 0)
 
 
+SWIGLU = 3 * D * 32 + D  # width 8/3 D, rounded up to a multiple of 16, and the norm before it
+MORE = {  # options: how many parameters they add
+    ("sasrec", ("ffn", "none")): -2 * (2 * FFN * D * D + FFN * D + D + D),
+    ("sasrec", ("ffn", "swiglu")): 2 * (SWIGLU - (2 * FFN * D * D + FFN * D + D + D)),
+    ("bert4rec", ("user_tower", "mlp")): TOWER,
+    ("gru4rec", ("input_layer", "tanh")): D * D + D,
+    ("comirec_sa", ("input_layer", "tanh")): D * D + D,
+    ("comirec_dr", ("user_tower", "mlp")): TOWER,
+    ("comirec_dr", ("routing", "own")): (L * K - 1) * D * D,
+    ("comirec_dr", ("interest_rule", "soft")): 0,
+    ("din", ("din_attention", "unnormalized")): 0,
+    ("din", ("initializer", "xavier")): 0,
+}
+
+
+@pytest.mark.parametrize("name, option", MORE)
+def test_parameters_that_an_option_adds(name, option):
+    model = nnx.eval_shape(lambda: models.build(settings(name, **dict([option])), V, 0))
+    count = sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert count == PARAMETERS[name] + MORE[name, option]
+
+
 @pytest.mark.parametrize("name", ["din", "gru4rec", "comirec_sa"])
 def test_without_heads_any_width_is_valid(name):
     assert ModelConfig(model=name, dim=6).dim == 6

@@ -4,6 +4,7 @@ import pytest
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli import flags
+from ttt4rec_jax.config import MODELS
 from ttt4rec_jax.pipeline import presets
 from ttt4rec_jax.pipeline.combinations import combine
 
@@ -45,3 +46,32 @@ def test_a_preset_that_does_not_exist_names_those_that_do():
     message = "--preset=best: has no values for --model=popularity on --dataset=ml1m"
     with pytest.raises(UserError, match=message):
         lists("--preset=best", "--model=popularity", "--dataset=ml1m")
+
+
+@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.trained])
+def test_the_authors_preset_gives_each_model_what_it_has(model):
+    values = lists("--preset=authors", f"--model={model}")
+    combinations, _ = combine(values)
+    (config,) = combinations.values()
+    assert (config.model.dim, config.train.batch_size) == (32, 205)
+    assert config.train.epochs == (50 if model.startswith("comirec") else 10)
+    assert config.model.target_tower == ("mlp" if MODELS[model].is_two_tower else "none")
+    own = config.model.ffn, config.model.initializer_reach, config.model.user_tower
+    if model == "ttt4rec":
+        assert (config.model.num_heads, *own) == (4, "swiglu", "pytorch", "none")
+    else:
+        assert config.model.initializer == "xavier"
+    if model.startswith("comirec"):
+        assert config.model.interest_rule == "own"
+        assert config.model.user_tower == config.model.target_tower == "mlp"
+
+
+@pytest.mark.parametrize("argv", [["--ffn"], ["--noffn"], ["--ffn", "--epochs=1"]])
+def test_ffn_without_a_value_says_what_to_write(argv):
+    with pytest.raises(UserError, match=r"--ffn=gelu, .* --ffn=swiglu or, .* --ffn=none"):
+        flags.parse(["main.py", *argv], "purpose")
+
+
+def test_ffn_with_a_value_may_be_two_words():
+    values, _ = flags.parse(["main.py", "--ffn", "none,swiglu"], "purpose")
+    assert values["ffn"] == ["none", "swiglu"]

@@ -139,7 +139,7 @@ def test_many_sessions_at_once_equal_each_alone(recommender_of, case, long_histo
 
 
 def test_requests_of_any_size_share_a_few_programs(random_dataset, long_history):
-    config = serving_config("ttt4rec", mini_batch_size=1, ffn=False)
+    config = serving_config("ttt4rec", mini_batch_size=1, ffn="none")
     recommender = make_recommender(config, random_dataset)
     programs = recommender.engine.recurrent
     for size in (1, 2, 3, 4):

@@ -33,6 +33,11 @@ KINDS = {
         "gru4rec",
         {"targets": "every", "loss": "sampled_softmax", "sparse_embeddings": True},
     ),
+    "by popularity": (
+        "gru4rec",
+        {"loss": "sampled_softmax", "training_negatives": "log_uniform", "sparse_embeddings": True},
+    ),
+    "fixed": ("sasrec", {"targets": "every", "fixed_negatives": True}),
     "masked": ("bert4rec", {"loss": "bce"}),
     "pairs": ("din", {}),
     "intents": ("iclrec", {"targets": "every"}),

@@ -110,7 +110,7 @@ def test_a_step_copies_no_table(runs):
     train = {"targets": "every", "batch_size": 2, "length_buckets": 2, "sparse_embeddings": True}
     configs = [
         Config(
-            model=ModelConfig(model="sasrec", dim=16, max_len=20, ffn=False),
+            model=ModelConfig(model="sasrec", dim=16, max_len=20, ffn="none"),
             train=TrainConfig(learning_rate=rate, **train),
         )
         for rate in (0.01, 0.02, 0.03)[:runs]

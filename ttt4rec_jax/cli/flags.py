@@ -49,6 +49,7 @@ def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
 
     Only flags of the swept sections may have several values.
     """
+    check_ffn_has_a_value(argv)
     models = import_named(argv)
     parsed = command(purpose, models).parse(argv)
     lists = {}
@@ -62,6 +63,17 @@ def parse(argv: list[str], purpose: str) -> tuple[dict[str, list], set[str]]:
             lists[field.name] = _values(section, field, parsed.texts[field.name])
     presets.check_swept(lists, parsed.given)
     return lists, parsed.given
+
+
+def check_ffn_has_a_value(argv: list[str]) -> None:
+    """Raise UserError for --ffn and --noffn, which were flags without a value."""
+    for argument, following in itertools.pairwise([*argv, ""]):
+        has_value = following and not following.startswith("-")
+        if argument == "--noffn" or (argument == "--ffn" and not has_value):
+            raise UserError(
+                f"{argument}: found no value; write --ffn=gelu, as --ffn alone meant, --ffn=swiglu "
+                "or, as --noffn meant, --ffn=none"
+            )
 
 
 def import_named(argv: list[str]) -> list[str]:

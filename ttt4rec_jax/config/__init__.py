@@ -1,10 +1,12 @@
 """The settings of a run: frozen, and checked when created. Imports no JAX, to fail early.
 
-models: what each model can do, ModelConfig. training: TrainConfig, EvalConfig, RecordConfig.
+models: what each model can do, ModelConfig. options: which models have which. earlier: settings
+that earlier versions saved. training: TrainConfig, EvalConfig, RecordConfig.
 run: Config, which holds them all. Data preparation's settings are in data_prep.settings.
 """
 
-from ttt4rec_jax.config.models import MODELS, OPTIONS, TTT, Capabilities, ModelConfig
+from ttt4rec_jax.config.models import MODELS, Capabilities, ModelConfig
+from ttt4rec_jax.config.options import OPTIONS, TTT
 from ttt4rec_jax.config.run import (
     SECTIONS,
     SWEPT,

@@ -32,9 +32,9 @@ class RunConfig(DataFolders):
 
     preset: str = option(
         "paper",
-        "Values of the flags that are not given: those of the paper, "
-        "or the best known ones for the model and data set.",
-        choices=("paper", "best"),
+        "Values of the flags that are not given: those of the paper, those that its authors "
+        "probably used, or the best known ones for the model and data set.",
+        choices=("paper", "authors", "best"),
     )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
     resume: bool = option(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from data_prep.settings import UserError, check, option
+from ttt4rec_jax.config.options import OPTIONS
 
 
 class Capabilities(NamedTuple):
@@ -51,35 +52,6 @@ MODELS = {
 }
 CUSTOM: dict[str, CustomModel] = {}  # by name; the capabilities of each are in MODELS
 INNER = ["linear", "mlp"]  # the names of the inner learners; see ttt/inner.py
-TTT = ("ttt4rec",)
-COMIREC = ("comirec_sa", "comirec_dr")
-BLOCKS = ("ttt4rec", "sasrec", "bert4rec", "iclrec")
-TWO_TOWER = tuple(name for name, model in MODELS.items() if model.is_two_tower and model.trained)
-# The models that have an option. An option that is not listed applies to all of them.
-OPTIONS = {
-    "num_blocks": (*BLOCKS, "gru4rec"),
-    "num_heads": BLOCKS,
-    "ffn": BLOCKS,
-    "positions": BLOCKS,
-    "inner": TTT,
-    "mini_batch_size": TTT,
-    "inner_learning_rate": TTT,
-    "initializer_range": TTT,
-    "fast_weight_range": TTT,
-    "ttt_impl": TTT,
-    "backbone": TTT,
-    "score": TWO_TOWER,
-    "temperature": TWO_TOWER,
-    "target_tower": TWO_TOWER,
-    "num_interests": COMIREC,
-    "routing_iterations": ("comirec_dr",),
-    "mask_probability": ("bert4rec",),
-    "mask_last_probability": ("bert4rec",),
-    "num_intents": ("iclrec",),
-    "intent_weight": ("iclrec",),
-    "contrast_weight": ("iclrec",),
-    "contrast_temperature": ("iclrec",),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +81,12 @@ class ModelConfig:
     dropout: float = option(
         0.0, "Dropout rate on embeddings and on each block's residual branch.", low=0.0, high=0.95
     )
-    ffn: bool = option(True, "Add a feed-forward network after each TTT layer or attention.")
+    ffn: str = option(
+        "gelu",
+        "Feed-forward network after each TTT layer or attention. gelu: width 4 dim, with biases. "
+        "swiglu: gated, width 8/3 dim, without biases, as in the TTT paper's backbone.",
+        choices=("gelu", "swiglu", "none"),
+    )
     positions: str = option(
         "auto",
         "Positional embeddings, added to the item embeddings; "
@@ -130,6 +107,13 @@ class ModelConfig:
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
     initializer_range: float = option(
         0.02, "Standard deviation of a TTT layer's initial parameters.", low=0.0
+    )
+    initializer_reach: str = option(
+        "layer",
+        "Which parameters initializer_range sets. layer: the TTT layers' projections, gate and "
+        "W_0. jax: also feed-forward networks and embeddings, as in the TTT paper's JAX code. "
+        "pytorch: as jax, but gate and W_0 keep 0.02, as in its PyTorch code.",
+        choices=("layer", "jax", "pytorch"),
     )
     fast_weight_range: float = option(
         -1.0,
@@ -158,8 +142,30 @@ class ModelConfig:
         0.05, "score=cosine: temperature that the cosine is divided by.", above=0.0
     )
     num_interests: int = option(4, "comirec: number of interests (user vectors) per user.", low=1)
+    interest_rule: str = option(
+        "auto",
+        "comirec: how a user's interests score an item. own: each item is scored by its best "
+        "interest, in training and in evaluation. nearest: the same, but in training the interest "
+        "nearest to the target also scores the negatives. soft: the sum of the products with all "
+        "interests, weighted by their softmax. auto: own for loss=bce and gbce, nearest for the "
+        "other losses.",
+        choices=("auto", "own", "nearest", "soft"),
+    )
+    routing: str = option(
+        "shared",
+        "comirec_dr: bilinear maps of dynamic routing. shared: one map, and random initial "
+        "logits, as in MIND. own: a map for each position and interest, and zero logits, as in "
+        "ComiRec's code.",
+        choices=("shared", "own"),
+    )
     routing_iterations: int = option(
         3, "comirec_dr: number of iterations of dynamic routing.", low=1
+    )
+    din_attention: str = option(
+        "softmax",
+        "din: weights of the clicks that are summed: normalized to 1 by a softmax, as in its "
+        "authors' code, or unnormalized, as in the paper.",
+        choices=("softmax", "unnormalized"),
     )
     mask_probability: float = option(
         0.2, "bert4rec: probability of masking an item in training.", above=0.0, high=1.0
@@ -188,8 +194,28 @@ class ModelConfig:
         "auto: mlp for ttt4rec, as in its paper, none for the others.",
         choices=("auto", "mlp", "none"),
     )
+    input_layer: str = option(
+        "none",
+        "Layer that the embedded clicks pass through first: affine with tanh, or none.",
+        choices=("none", "tanh"),
+    )
+    user_tower: str = option(
+        "none",
+        "Network that a user vector passes through: a tanh MLP or none.",
+        choices=("none", "mlp"),
+    )
+    initializer: str = option(
+        "default",
+        "Initial values of weights and embeddings: the model's own, or Xavier's uniform ones.",
+        choices=("default", "xavier"),
+    )
 
     def __post_init__(self) -> None:
+        if str(self.ffn).lower() in ("true", "false"):
+            raise UserError(
+                f"--ffn: found {self.ffn!r}, expected gelu (which true meant), swiglu or none "
+                "(which false meant)"
+            )
         for name, known in (("model", MODELS), ("inner", INNER)):
             check_imported(name, getattr(self, name), known)
         check(self)
@@ -217,7 +243,9 @@ class ModelConfig:
     @property
     def w0_range(self) -> float:
         """Standard deviation of the inner learner's W_0."""
-        return self.initializer_range if self.fast_weight_range < 0 else self.fast_weight_range
+        if self.fast_weight_range >= 0:
+            return self.fast_weight_range
+        return 0.02 if self.initializer_reach == "pytorch" else self.initializer_range
 
 
 def config_class(model: str) -> type[ModelConfig]:

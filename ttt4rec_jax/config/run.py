@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.settings import DataConfig, UserError
+from ttt4rec_jax.config import earlier
 from ttt4rec_jax.config.models import (
     CUSTOM,
     MODELS,
-    TTT,
     ModelConfig,
     check_imported,
     config_class,
+    has_option,
     not_an_option,
     own_options,
 )
+from ttt4rec_jax.config.options import TTT
 from ttt4rec_jax.config.training import EvalConfig, RecordConfig, TrainConfig
 
 # What each value of --targets requires of a model, for the error message.
@@ -43,8 +45,18 @@ class Config:
         if self.train.targets == "auto":
             targets = MODELS[self.model.model].targets[0]
             object.__setattr__(self, "train", dataclasses.replace(self.train, targets=targets))
+        if has_option(self.model.model, "interest_rule"):
+            model = dataclasses.replace(self.model, interest_rule=self.interest_rule)
+            object.__setattr__(self, "model", model)
         self._check_targets()
         self._check_model_can()
+
+    @property
+    def interest_rule(self) -> str:
+        """How a model with several interests is trained: --interest_rule, or what auto means."""
+        if self.model.interest_rule != "auto":
+            return self.model.interest_rule
+        return "own" if self.train.loss in ("bce", "gbce") else "nearest"
 
     def _check_targets(self) -> None:
         """Raise UserError if the model cannot be trained as --targets says."""
@@ -110,7 +122,7 @@ class Config:
     @classmethod
     def from_dict(cls, content: dict[str, dict]) -> "Config":
         """Return the settings that `to_dict` wrote; earlier versions had no section "record"."""
-        content = {"record": {}} | content
+        content = {"record": {}} | content | {"model": earlier.model_settings(content["model"])}
         classes = sections(content["model"]["model"])
         return cls(**{name: section(**content[name]) for name, section in classes.items()})
 

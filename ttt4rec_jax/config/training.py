@@ -27,6 +27,18 @@ class TrainConfig:
     num_negatives: int = option(
         4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1
     )
+    training_negatives: str = option(
+        "uniform",
+        "loss=sampled_softmax: distribution of the negatives, corrected for in the loss. "
+        "log_uniform: by popularity, item of rank r with probability proportional to "
+        "log(1 + 1 / r).",
+        choices=("uniform", "log_uniform"),
+    )
+    fixed_negatives: bool = option(
+        False,
+        "loss=bce, gbce: draw the negatives of each training example once for all epochs; they "
+        "depend on data_seed, not on seed.",
+    )
     gbce_t: float = option(
         0.75, "loss=gbce: calibration t, from 0 (equal to bce) to 1 (full).", low=0.0, high=1.0
     )
@@ -85,6 +97,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.training_negatives != "uniform" and self.loss != "sampled_softmax":
+            raise UserError(
+                f"--training_negatives={self.training_negatives}: for --loss=sampled_softmax, "
+                f"found --loss={self.loss}; choose that loss, or leave it out"
+            )
+        if self.fixed_negatives and self.loss not in ("bce", "gbce"):
+            raise UserError(
+                f"--fixed_negatives: for --loss=bce or gbce, found --loss={self.loss}; "
+                "choose one of them, or leave it out"
+            )
         if self.sparse_embeddings and self.loss == "softmax":
             raise UserError(
                 "--sparse_embeddings: --loss=softmax updates every item at each step; "

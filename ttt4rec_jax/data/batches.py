@@ -1,7 +1,7 @@
 """The data as training and evaluation read them. A batch is a function of (seed, epoch, step)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from ttt4rec_jax.config import Config, ModelConfig
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.data.examples import Examples
+from ttt4rec_jax.data.popularity import log_uniform_negatives
 
 ALL = slice(None)  # rows of a batch
 
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
 
     history [B, L] and its length [B]; targets and their weight, [B] or [B, L]; negatives [..., K],
     or [K] if the batch shares them. With masked training the history holds the mask,
-    num_items + 1, in the place of a masked item.
+    num_items + 1, in the place of a masked item. log_expected [K]: of shared negatives that are not
+    uniform, the logarithm of each one's expected number among the K; () for others.
     """
 
     history: jax.Array
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     target: jax.Array
     weight: jax.Array
     negatives: jax.Array
+    log_expected: Any = ()
 
 
 def device_clicks(dataset: Dataset, device: jax.Device | None = None) -> Clicks:
@@ -118,14 +121,46 @@ def sample_negatives(
     since avoiding them would leak them. A user whose training clicks cover the whole catalogue has
     no negatives: the result is 0, padding.
     """
-    first = clicks.gap_starts[users]
-    stop = clicks.gap_starts[users + 1]
-    free = num_items - (stop - first)
+    free = num_free(clicks, users, num_items)
     limit = free
     if rows != ALL:
         # sample for the whole batch, so that a part has the values that it has in the whole
         limit = jnp.ones((shape[0], *free.shape[1:]), free.dtype).at[rows].set(free)
     rank = jax.random.randint(key, shape, 0, limit)[rows]
+    return items_outside(clicks, users, rank, num_items)
+
+
+def fixed_negatives(
+    seed: int,
+    clicks: Clicks,
+    example_B: jax.Array,
+    users: jax.Array,
+    shape: tuple[int, ...],
+    num_items: int,
+) -> jax.Array:
+    """Sample as sample_negatives does, but from (seed, example) alone: the same in each epoch."""
+    free = num_free(clicks, users, num_items)
+
+    def rank(example: jax.Array, limit: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), example)
+        return jax.random.randint(key, shape[1:], 0, limit)
+
+    return items_outside(clicks, users, jax.vmap(rank)(example_B, free), num_items)
+
+
+def num_free(clicks: Clicks, users: jax.Array, num_items: int) -> jax.Array:
+    """Return how many items are outside each user's training clicks."""
+    return num_items - (clicks.gap_starts[users + 1] - clicks.gap_starts[users])
+
+
+def items_outside(clicks: Clicks, users: jax.Array, rank: jax.Array, num_items: int) -> jax.Array:
+    """Return the items of some ranks, from 0, among those outside users' training clicks.
+
+    0, padding, for a user who has clicked all items.
+    """
+    first = clicks.gap_starts[users]
+    stop = clicks.gap_starts[users + 1]
+    free = num_items - (stop - first)
     low = jnp.broadcast_to(first, rank.shape)
     high = jnp.broadcast_to(stop, rank.shape)
     for _ in range(num_items.bit_length()):
@@ -246,12 +281,20 @@ def make_batch(
 
         targets = masked_clicks(clicks, batch, length, masked, num_items + 1)
     shape = (batch_size, *targets.target.shape[1:], train.num_negatives)
+    log_expected: Any = ()
     if train.loss == "softmax":
         negatives = jnp.zeros((0,), jnp.int32)
+    elif train.training_negatives == "log_uniform":
+        negatives, log_expected = log_uniform_negatives(key, examples.by_popularity, shape[-1])
     elif train.loss == "sampled_softmax":
         negatives = jax.random.randint(key, shape[-1:], 1, num_items + 1)
+    elif train.fixed_negatives:
+        seed = config.data.data_seed
+        users = targets.user[..., None]
+        negatives = fixed_negatives(seed, clicks, example_B, users, shape, num_items)
     else:
         users = targets.user[..., None]
         negatives = sample_negatives(key, clicks, users, shape, num_items, rows)
     weight = targets.weight.astype(jnp.float32)
-    return Batch(targets.history, targets.length, targets.target, weight, negatives)
+    made = targets.history, targets.length, targets.target, weight
+    return Batch(*made, negatives, log_expected)

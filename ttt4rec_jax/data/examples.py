@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,20 @@ import numpy as np
 
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.data.popularity import items_by_popularity
 
 
 class Examples(NamedTuple):
-    """Training examples [T]: positions of their last targets, users, numbers of targets."""
+    """Training examples [T]: positions of their last targets, users, numbers of targets.
+
+    by_popularity [V]: the items by falling number of training clicks, if negatives are sampled by
+    popularity, else ().
+    """
 
     ends: jax.Array
     users: jax.Array
     counts: jax.Array
+    by_popularity: Any = ()
 
 
 class Bucket(NamedTuple):
@@ -72,7 +78,10 @@ def training_examples(
             Bucket(length, first, stop, batch_size(length))
             for length, first, stop in zip(lengths, firsts, stops, strict=True)
         )
-    columns = [column.astype(np.int32) for column in (last, users, counts)]
+    columns = [last, users, counts]
+    if config.train.training_negatives == "log_uniform":
+        columns.append(items_by_popularity(dataset))
+    columns = [column.astype(np.int32) for column in columns]
     return Examples(*jax.device_put(columns, device)), buckets
 
 

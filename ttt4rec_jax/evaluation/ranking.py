@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ttt4rec_jax.data.batches import Clicks, histories
 from ttt4rec_jax.data.dataset import Targets
 from ttt4rec_jax.metrics import PROTOCOLS
-from ttt4rec_jax.models import HasItemTable, TwoTower
+from ttt4rec_jax.models import HasItemTable, TwoTower, over_interests, rule_of
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh
 
 TILE = 512  # users, and items, scored at once; three counts of up to TILE fit one int32
@@ -47,27 +47,33 @@ class Scorer(Protocol):
 
 
 class Products:
-    """Scores as products of user vectors [B, K, D] and item vectors; the best of K interests."""
+    """Scores as products of user vectors [B, K, D] and item vectors, by a model's interest rule."""
 
-    @staticmethod
-    def tile(user_BxKxD: jax.Array, item_CxD: jax.Array) -> jax.Array:
+    def __init__(self, model: Model):
+        self.rule = rule_of(model)
+
+    def tile(self, user_BxKxD: jax.Array, item_CxD: jax.Array) -> jax.Array:
         """Return the scores [B, C] of a tile's item vectors."""
-        return best_interest(
-            user_BxKxD, lambda user_BxD: jnp.matmul(user_BxD, item_CxD.T, precision=EXACT)
-        )
 
-    @staticmethod
-    def candidates(user_BxKxD: jax.Array, item_BxCxD: jax.Array) -> jax.Array:
+        def score(user_BxD: jax.Array) -> jax.Array:
+            return jnp.matmul(user_BxD, item_CxD.T, precision=EXACT)
+
+        return over_interests(user_BxKxD, score, self.rule)
+
+    def candidates(self, user_BxKxD: jax.Array, item_BxCxD: jax.Array) -> jax.Array:
         """Return the scores [B, C] of each user's own candidates, by their vectors."""
-        # a batched product of odd sizes has remainders, in which the scores of equal vectors
-        # differ in the last bit
-        return best_interest(user_BxKxD, lambda user_BxD: (user_BxD[:, None] * item_BxCxD).sum(-1))
 
-    @staticmethod
-    def targets(user_BxKxD: jax.Array, target_BxD: jax.Array) -> jax.Array:
+        def score(user_BxD: jax.Array) -> jax.Array:
+            # a batched product of odd sizes has remainders, in which the scores of equal vectors
+            # differ in the last bit
+            return (user_BxD[:, None] * item_BxCxD).sum(-1)
+
+        return over_interests(user_BxKxD, score, self.rule)
+
+    def targets(self, user_BxKxD: jax.Array, target_BxD: jax.Array) -> jax.Array:
         """Return the scores [B] of each user's target, by a product with the shape of a tile."""
         tile_CxD = jnp.pad(target_BxD, ((0, TILE - len(target_BxD)), (0, 0)))
-        return jnp.diagonal(Products.tile(user_BxKxD, tile_CxD))
+        return jnp.diagonal(self.tile(user_BxKxD, tile_CxD))
 
 
 class Pairs:
@@ -94,13 +100,6 @@ class Pairs:
     def targets(self, users: Users, target_B: jax.Array) -> jax.Array:
         """Return the scores [B] of each user's target."""
         return self.tile(users, target_B[:, None])[:, 0]
-
-
-def best_interest(interests_BxKxD: jax.Array, score: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Return the maximum over K interests of score(user vectors [B, D]) -> [...]."""
-    return functools.reduce(
-        jnp.maximum, (score(interests_BxKxD[:, k]) for k in range(interests_BxKxD.shape[1]))
-    )
 
 
 def item_tiles(num_items: int, multiple: int = 1) -> jax.Array:
@@ -234,7 +233,7 @@ def rank_targets(
     item_NxC = item_tiles(num_items, mesh.model)
     first_N = 1 + TILE * jnp.arange(len(item_NxC))
     tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_two_tower else item_NxC
-    scorer: Scorer = Products() if is_two_tower else Pairs(model)
+    scorer: Scorer = Products(model) if is_two_tower else Pairs(model)
     # a model that scores pairs looks up the rows that it needs on any device
     psum_tiles = mesh.psum_tiles if is_two_tower else ONE_DEVICE.psum_tiles
 

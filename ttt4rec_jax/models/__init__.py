@@ -3,17 +3,18 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
 from ttt4rec_jax.config import MODELS, ModelConfig
 from ttt4rec_jax.config.models import CUSTOM
 from ttt4rec_jax.models.bert4rec import Bert4Rec
 from ttt4rec_jax.models.comirec import ComiRecDr, ComiRecSa
+from ttt4rec_jax.models.dense import draw_xavier
 from ttt4rec_jax.models.din import Din
 from ttt4rec_jax.models.gru4rec import Gru4Rec
 from ttt4rec_jax.models.iclrec import IclRec
+from ttt4rec_jax.models.interests import nearest_interest, over_interests, rule_of
 from ttt4rec_jax.models.interface import (
     HasAuxiliaryLoss,
     HasItemTable,
@@ -42,6 +43,8 @@ __all__ = [
     "TwoTower",
     "build",
     "nearest_interest",
+    "over_interests",
+    "rule_of",
     "split",
     "ttt_impl",
 ]
@@ -59,16 +62,6 @@ UNTRAINED: dict[str, Callable[[TrainingClicks, int], nnx.Module]] = {
     "popularity": Popularity,
     "itemknn": ItemKnn,
 }
-
-
-def nearest_interest(
-    interests: Float[Array, "*rows K D"], target: Float[Array, "*rows D"]
-) -> Float[Array, "*rows D"]:
-    """Return the one of each row's K interests with the greatest product with the target."""
-    if interests.shape[-2] == 1:
-        return interests[..., 0, :]
-    best = jnp.einsum("...KD,...D->...K", interests, target).argmax(-1)
-    return jnp.take_along_axis(interests, best[..., None, None], -2)[..., 0, :]
 
 
 def build(
@@ -94,9 +87,11 @@ def build(
     if config.model == "ttt4rec":
         ranges = ranges or Ranges(config.initializer_range, config.w0_range)
         return Ttt4Rec(config, ranges, num_items, rngs)
-    if config.model in CUSTOM:
-        return CUSTOM[config.model].cls(config, num_items, rngs)
-    return TRAINED[config.model](config, num_items, rngs)
+    cls = CUSTOM[config.model].cls if config.model in CUSTOM else TRAINED[config.model]
+    model = cls(config, num_items, rngs)
+    if config.initializer == "xavier":
+        draw_xavier(model, rngs)
+    return model
 
 
 def ttt_impl(config: ModelConfig) -> str:

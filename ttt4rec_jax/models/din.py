@@ -66,6 +66,7 @@ class Din(nnx.Module):
         self.out_3 = Affine(second, 1, rngs)
         self.out_act_1 = PRelu(first)
         self.out_act_2 = PRelu(second)
+        self.is_softmax = config.din_attention == "softmax"
         self.dropout = config.dropout
 
     def score(
@@ -103,7 +104,19 @@ class Din(nnx.Module):
             of_product = jnp.einsum("CD,LDU->CLU", candidate_CxD, click_LxD[..., None] * w_product)
         hidden_CxLxU = self.unit_act(of_product + of_click + of_candidate[:, None])
         weight_CxL = self.unit_2(hidden_CxLxU)[..., 0]
-        pooled_CxD = jnp.where(valid_L, weight_CxL, 0) @ jnp.where(valid_L[:, None], click_LxD, 0)
+        if self.is_softmax:
+            logit_CxL = jnp.where(valid_L, weight_CxL, -1e9)  # finite, so that gradients are
+            largest_Cx1 = jax.lax.stop_gradient(logit_CxL.max(-1, keepdims=True))
+            weight_CxL = jnp.exp(logit_CxL - largest_Cx1)
+        click_LxD = jnp.where(valid_L[:, None], click_LxD, 0)
+        weight_CxL = jnp.where(valid_L, weight_CxL, 0)
+        if self.is_softmax:
+            # one product for sums of clicks and of weights, in one order whatever the program is
+            with_ones = jnp.concatenate([click_LxD, jnp.ones_like(click_LxD[:, :1])], -1)
+            pooled_CxD, total_Cx1 = jnp.split(weight_CxL @ with_ones, [click_LxD.shape[-1]], -1)
+            pooled_CxD = pooled_CxD / jnp.where(total_Cx1 > 0, total_Cx1, 1)  # 0 without clicks
+        else:
+            pooled_CxD = weight_CxL @ click_LxD
         joined = jnp.concatenate([pooled_CxD, candidate_CxD, pooled_CxD * candidate_CxD], -1)
         hidden = self.out_act_2(self.out_2(self.out_act_1(self.out_1(joined))))
         return self.out_3(hidden)[..., 0]

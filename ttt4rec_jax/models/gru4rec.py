@@ -2,8 +2,9 @@
 
 Hidasi, Karatzoglou, Baltrunas, Tikk 2016, "Session-based Recommendations with Recurrent Neural
 Networks" (arXiv:1511.06939), section 3.1. A variant: item embeddings instead of one-hot inputs, an
-affine map and an RMSNorm after the last layer, users' whole histories instead of session-parallel
-mini-batches, and this project's losses instead of BPR and TOP1.
+affine map and an RMSNorm after the last layer, so that user vectors have the scale that other
+models' have here, users' histories instead of session-parallel mini-batches, since the data have no
+sessions, and this project's losses instead of BPR and TOP1, so that models differ in nothing else.
 """
 
 import jax
@@ -75,7 +76,7 @@ class Gru4Rec(TwoTowerModel):
     ) -> Float[Array, "B *positions 1 D"]:
         """Return user vectors: [B, 1, D] at the last click, or [B, L, 1, D] at every one."""
         *layer_keys, embedding_key = split_key(key, len(self.layers) + 1)
-        x = dropout(self.embedding[...][history_BxL], self.dropout, embedding_key)
+        x = dropout(self.read(self.embedding[...][history_BxL]), self.dropout, embedding_key)
         for layer, layer_key in zip(self.layers, layer_keys, strict=True):
             x = dropout(layer(x), self.dropout, layer_key)
         x = x if every else last_valid(x, length_B)[:, 0]

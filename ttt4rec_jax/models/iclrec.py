@@ -24,8 +24,9 @@ positions, and padding does not count. Masked clicks have an embedding of their 
 masks them like padding. A history's intent is chosen without dropout, the paper's Q. False
 negatives are left out of L_ICL alone, as in the paper; the code keeps them by default, and with
 --de_noise removes them from L_SeqCL by comparing held-out items. Both losses see the views under
-the same dropout. A cropped or reordered run may reach the last click. k-means runs once instead of
-keeping the best of five.
+the same dropout. With --targets=last, windows of one user may be each other's negatives, since a
+batch holds windows; in the authors' code it holds users. A cropped or reordered run may reach the
+last click. k-means runs once instead of keeping the best of five.
 """
 
 import jax
@@ -36,6 +37,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.data.examples import Histories
+from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender, unit
 
@@ -50,7 +52,9 @@ class IclRec(BlockRecommender):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
-        blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
+        blocks = [
+            Block(config.dim, layer, feed_forward(config, rngs), config.dropout) for layer in layers
+        ]
         super().__init__(config, num_items, blocks, rngs, more_rows=1)
         self.mask = num_items + 1
         self.config = config

@@ -23,7 +23,8 @@ Key = jax.Array | None  # of dropout
 class TwoTower(Protocol):
     """A model whose score of an item is a product of a user vector and the item's vector.
 
-    A user has K interests (one in most models): the score is that of the best one.
+    A user has K interests (one in most models): the score is that of the best one, or what the
+    model's attribute interest_rule says (see interests.py).
     """
 
     def encode(

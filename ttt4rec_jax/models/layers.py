@@ -1,7 +1,6 @@
-"""Layers that models share: blocks, attention, feed-forward network, target tower, dropout."""
+"""Layers that models share: blocks, attention, the table of items, towers, dropout."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,15 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.dense import EMBEDDING_RANGE, Mlp, TanhLayer, normal
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.ttt.forward import Length
-
-EMBEDDING_RANGE = 0.02
-
-
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
-    """Return a parameter drawn from N(0, std^2)."""
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
@@ -85,30 +78,6 @@ class RMSNorm(nnx.Module):
         return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * self.scale[...]
 
 
-class Mlp(nnx.Module):
-    """Two affine maps [D, hidden] and [hidden, D] with an activation in between.
-
-    Initial weights are Lecun-normal, initial biases 0.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        activation: Callable[[jax.Array], jax.Array],
-        rngs: nnx.Rngs,
-    ):
-        self.w1 = normal(rngs, (dim, hidden), dim**-0.5)
-        self.b1 = nnx.Param(jnp.zeros(hidden))
-        self.w2 = normal(rngs, (hidden, dim), hidden**-0.5)
-        self.b2 = nnx.Param(jnp.zeros(dim))
-        self.activation = activation
-
-    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """Return the network's outputs, row by row."""
-        return self.activation(x @ self.w1[...] + self.b1[...]) @ self.w2[...] + self.b2[...]
-
-
 class Attention(nnx.Module):
     """Multi-head softmax attention (Vaswani et al. 2017, arXiv:1706.03762) without biases.
 
@@ -151,11 +120,12 @@ class Block(nnx.Module):
     A mixer is a sequence layer: mixer(x [B, L, D], length [B], last_only) -> [B, L or 1, D].
     """
 
-    def __init__(self, dim: int, mixer: nnx.Module, ffn: bool, dropout: float, rngs: nnx.Rngs):
+    def __init__(self, dim: int, mixer: nnx.Module, ffn: Any, dropout: float):
+        """ffn: a network of dense.feed_forward, or None."""
         self.norm = RMSNorm(dim)
         self.mixer: Any = mixer
-        self.ffn_norm = RMSNorm(dim) if ffn else None
-        self.ffn = Mlp(dim, 4 * dim, jax.nn.gelu, rngs) if ffn else None
+        self.ffn_norm = None if ffn is None else RMSNorm(dim)
+        self.ffn = ffn
         self.dropout = dropout
 
     def __call__(
@@ -200,23 +170,43 @@ class Block(nnx.Module):
 class TwoTowerModel(nnx.Module):
     """The base of two-tower models: the table of item embeddings, the target tower, the score.
 
+    By default TTT4Rec alone has a target tower, as in its paper. In public code of its authors'
+    group (github.com/HelloZicky/DUET, LSC4Rec) SASRec and GRU4Rec have the same one, so a fair
+    comparison gives it to all models or to none.
+
     A score is a product of a user vector and an item vector. For --score=cosine both have unit
     length, and user vectors are divided by the temperature. `more_rows` ids beyond the last item (a
-    mask token) have rows in the table as well.
+    mask token) have rows in the table as well. embedding_range: of the table's initial values.
     """
 
-    uses: tuple[str, ...] = ("score", "temperature", "target_tower")  # see models/custom.py
+    # see models/custom.py
+    uses: tuple[str, ...] = ("score", "temperature", "target_tower", "user_tower")
 
-    def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs, more_rows: int = 0):
-        self.embedding = normal(rngs, (num_items + 1 + more_rows, config.dim), EMBEDDING_RANGE)
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_items: int,
+        rngs: nnx.Rngs,
+        more_rows: int = 0,
+        embedding_range: float | jax.Array = EMBEDDING_RANGE,
+    ):
+        self.embedding = normal(rngs, (num_items + 1 + more_rows, config.dim), embedding_range)
         self.tower = (
             Mlp(config.dim, config.dim, jnp.tanh, rngs) if config.target_tower == "mlp" else None
         )
+        self.user_tower = (
+            Mlp(config.dim, config.dim, jnp.tanh, rngs) if config.user_tower == "mlp" else None
+        )
+        self.input_layer = TanhLayer(config.dim, rngs) if config.input_layer == "tanh" else None
         self.temperature = config.temperature if config.score == "cosine" else None
+
+    def read(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        """Return what the first layer reads of embedded clicks: x, or the input layer of x."""
+        return x if self.input_layer is None else self.input_layer(x)
 
     def user_vectors(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1 D"]:
         """Return the user vectors of representations [..., D], with an axis for one interest."""
-        x = x[..., None, :]
+        x = (x if self.user_tower is None else self.user_tower(x))[..., None, :]
         return x if self.temperature is None else unit(x) / self.temperature
 
     def item_vectors(self, items: Int[Array, "*items"]) -> Float[Array, "*items D"]:
@@ -232,7 +222,7 @@ class TwoTowerModel(nnx.Module):
 class BlockRecommender(TwoTowerModel):
     """Item embeddings (with position embeddings, if configured) -> blocks -> RMSNorm."""
 
-    uses: tuple[str, ...] = (*TwoTowerModel.uses, "positions")
+    uses: tuple[str, ...] = (*TwoTowerModel.uses, "input_layer", "positions")
 
     def __init__(
         self,
@@ -242,11 +232,12 @@ class BlockRecommender(TwoTowerModel):
         rngs: nnx.Rngs,
         more_rows: int = 0,
         more_positions: int = 0,
+        embedding_range: float | jax.Array = EMBEDDING_RANGE,
     ):
-        super().__init__(config, num_items, rngs, more_rows)
+        super().__init__(config, num_items, rngs, more_rows, embedding_range)
         shape = (config.max_len + more_positions, config.dim)
         self.positions = (
-            normal(rngs, shape, EMBEDDING_RANGE) if config.positions == "learned" else None
+            normal(rngs, shape, embedding_range) if config.positions == "learned" else None
         )
         self.blocks = nnx.List(blocks)
         self.norm = RMSNorm(config.dim)
@@ -275,7 +266,7 @@ class BlockRecommender(TwoTowerModel):
         x = self.embedding[...][history_BxL]
         if self.positions is not None:
             x = x + self.positions[: x.shape[1]]
-        x = dropout(x, self.dropout, embedding_key)
+        x = dropout(self.read(x), self.dropout, embedding_key)
         last = len(self.blocks) - 1
         for depth, (block, block_key) in enumerate(zip(self.blocks, block_keys, strict=True)):
             x = block(x, length_B, last_only=not every and depth == last, key=block_key)

@@ -3,14 +3,22 @@
 Zhan, Lv, Zhang, Li, "Preliminary Evaluation of the Test-Time Training Layers in Recommendation
 System", AAAI-25 student abstract: item embeddings -> TTT-Linear -> RMSNorm -> F_s at the last
 click; F_t = MLP(candidate's embedding); score F_s . F_t. The pre-norm and the residual around the
-TTT layer, and the optional feed-forward network, are those of the TTT paper's backbone (Sun et al.
-2024, arXiv:2407.04620, figure 13).
+TTT layer are those of the TTT paper's backbone (Sun et al. 2024, arXiv:2407.04620, figure 13). So
+is the feed-forward network with --ffn=swiglu; the default, gelu, is the one that SASRec, BERT4Rec
+and ICLRec have here, so that they differ in the sequence layer alone. The abstract does not mention
+any.
+
+--initializer_reach says which initial values initializer_range sets, since the TTT paper's two
+codes differ. ttt-lm-jax draws projections, gate, W_0, SwiGLU and embeddings from N(0,
+initializer_range^2); ttt-lm-pytorch draws projections, SwiGLU and embeddings from it, gate and W_0
+from N(0, .02^2). The target tower is part of neither; its initial weights are Lecun-normal.
 """
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward
 from ttt4rec_jax.models.layers import Block, BlockRecommender
 from ttt4rec_jax.ttt.forward import Length
 from ttt4rec_jax.ttt.layer import Ranges, TttLayer
@@ -34,9 +42,16 @@ class Ttt4Rec(BlockRecommender):
     """The paper's recommender: a TwoTower that may be a StreamingModel."""
 
     def __init__(self, config: ModelConfig, ranges: Ranges, num_items: int, rngs: nnx.Rngs):
+        if config.initializer_reach == "pytorch":
+            ranges = ranges._replace(gate_range=Ranges().initializer_range)
+        std = None if config.initializer_reach == "layer" else ranges.initializer_range
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
-        blocks = [Block(config.dim, layer, config.ffn, config.dropout, rngs) for layer in layers]
-        super().__init__(config, num_items, blocks, rngs)
+        blocks = [
+            Block(config.dim, layer, feed_forward(config, rngs, std), config.dropout)
+            for layer in layers
+        ]
+        embedding_range = EMBEDDING_RANGE if std is None else std
+        super().__init__(config, num_items, blocks, rngs, embedding_range=embedding_range)
 
     @property
     def is_stream(self) -> bool:
@@ -58,7 +73,7 @@ class Ttt4Rec(BlockRecommender):
         Returns: (user vectors [1, D] at the last of them, as `encode` returns; the next state). The
         cost does not depend on how many clicks the state has seen.
         """
-        x = self.embedding[...][click_L]
+        x = self.read(self.embedding[...][click_L])
         after = []
         last = len(self.blocks) - 1
         for depth, (block, before) in enumerate(zip(self.blocks, state, strict=True)):

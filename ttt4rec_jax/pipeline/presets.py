@@ -3,6 +3,7 @@
 paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy
     with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. This is the default; apart from
     ComiRec's epochs, it equals the defaults of the flags.
+authors: The settings that the abstract's authors probably used; see AUTHORS.
 best: The settings with the best validation metrics known for a model and data set; see BEST.
 """
 
@@ -10,7 +11,8 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from data_prep.settings import UserError
-from ttt4rec_jax.config import SECTIONS
+from ttt4rec_jax.config import SECTIONS, options
+from ttt4rec_jax.config.models import has_option
 
 
 class Preset(NamedTuple):
@@ -112,6 +114,44 @@ BEST: dict[tuple[str, str], Preset] = {
 }
 
 
+# The abstract's own code is not public. Its protocol is, point by point, that of public code of its
+# authors' group (github.com/HelloZicky/DUET and LSC4Rec), from which these values are taken: width
+# 32 and 4 heads; 1024 rows of (history, one candidate) a step, so 205 positives with their 4
+# negatives; 10 epochs; a tanh layer on the embedded clicks, a two-layer tanh network on the user
+# vector and on the candidate, and Xavier's initial values in SASRec and GRU4Rec.
+#
+# Inferred, because no public code shows it: ComiRec, which the group's code lacks, has the same
+# layers, and scores every candidate by its own best interest (--interest_rule's default), since
+# that code scores one row at a time; TTT4Rec has the feed-forward network and the initial values of
+# ttt-lm-pytorch, the PyTorch code of the TTT paper. ComiRec's 50 epochs are the abstract's.
+#
+# Not copied: that code chooses the epoch on the test set, lets the positive win ties, keeps a
+# user's held-out items out of the training negatives, and does not shuffle. DUET reads its
+# negatives from a file, the same ones in each epoch, as --fixed_negatives does. The blocks stay
+# this project's (pre-norm, with RMSNorm), and DIN has its width, batches and initial values only.
+AUTHORS = {
+    "dim": 32,
+    "num_heads": 4,
+    "batch_size": 205,
+    "epochs": 10,
+    "target_tower": "mlp",
+    "input_layer": "tanh",
+    "user_tower": "mlp",
+    "initializer": "xavier",
+}
+AUTHORS_TTT = {"input_layer": "none", "user_tower": "none"} | {
+    "ffn": "swiglu",
+    "initializer_reach": "pytorch",
+}
+
+
+def authors(model: str) -> dict[str, Any]:
+    """Return the values of --preset=authors for the options that a model has."""
+    chosen = AUTHORS | (AUTHORS_TTT if model in options.TTT else {})
+    chosen |= {"epochs": 50} if model in options.COMIREC else {}
+    return {name: value for name, value in chosen.items() if has_option(model, name)}
+
+
 def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
     """Return the values that a preset gives to flags.
 
@@ -120,6 +160,8 @@ def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
     """
     if preset == "paper":
         return {"epochs": 50} if model.startswith("comirec") else {}
+    if preset == "authors":
+        return authors(model)
     if preset != "best":
         return {}
     best = BEST.get((model, dataset))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ttt4rec_jax.config import Config, program
+from ttt4rec_jax.config import Config, earlier, program
 from ttt4rec_jax.metrics import HEADLINE_METRICS, PROTOCOLS
 from ttt4rec_jax.runs.folder import RunFolder, write_json, write_text
 
@@ -237,6 +237,6 @@ def write(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) 
 def saved_flags(root: Path) -> dict[str, list] | None:
     """Return the flags of the sweep in a folder, None if the folder holds none."""
     try:
-        return json.loads((root / "sweep.json").read_text())["flags"]
+        return earlier.flags(json.loads((root / "sweep.json").read_text())["flags"])
     except (OSError, ValueError, KeyError):
         return None

@@ -81,7 +81,7 @@ class Engine:
             return nnx.merge(graphdef, params).encode(history_BxL, length_B)
 
         def top_k_of_users(item_NxCxD, user_BxKxD, blocked_BxW, k):
-            return top_k.top_k_of_users(user_BxKxD, item_NxCxD, blocked_BxW, k)
+            return top_k.top_k_of_users(model, user_BxKxD, item_NxCxD, blocked_BxW, k)
 
         def top_k_of_histories(params, history_BxL, length_B, blocked_BxW, k):
             model = nnx.merge(graphdef, params)

@@ -24,11 +24,11 @@ The folder:
       session_step        memory [B, S], click [B] -> memory [B, S]. "memory" is the recurrent state
                           of a session; arrays.npz has the initial one as "first_memory"
       session_top_k       memory [B, S], blocked [B, W] -> scores [B, k], items [B, k]
-Models that score pairs of a history and an item (DIN, ItemKNN) have no encode, models without a
-recurrent state no session programs. A history holds item numbers: the last L clicks, zero-padded at
-the right. "blocked" is a bit mask over the items, item 1 in the lowest bit of byte 0; a set bit
-excludes the item. Item 0 is padding: it scores -inf as a candidate, fills up a top k of fewer than
-k items, and leaves the state unchanged as a click.
+An item scores its best product with an interest; if the model's interest_rule is soft, their sum
+weighted by softmax. Models that score pairs (DIN, ItemKNN) have no encode, others without recurrent
+state no session programs. A history holds item numbers: the last L clicks, zero-padded at the
+right. "blocked" is a bit mask over items, item 1 in the lowest bit of byte 0; set bits exclude.
+Item 0 is padding: it scores -inf, fills a top k of fewer items, and leaves a state unchanged.
 """
 
 import hashlib

@@ -74,7 +74,7 @@ def make_programs(
         arrays["first_memory"] = jnp.asarray(recurrent.initial_state)
         shapes["memory"] = jax.ShapeDtypeStruct((B, len(recurrent.initial_state)), np.float32)
         shapes["click"] = jax.ShapeDtypeStruct((B,), np.int32)
-        functions |= session_programs(recurrent, parameters, num_items, k)
+        functions |= session_programs(recurrent, model, parameters, num_items, k)
     return Programs(functions, arrays, shapes)
 
 
@@ -89,20 +89,21 @@ def two_tower_programs(
     def score(arrays, history_BxL, length_B, candidates_BxC):
         (user_BxKxD,) = encode(arrays, history_BxL, length_B)
         vector_VxD = arrays["item_vectors"].reshape(-1, user_BxKxD.shape[-1])
-        scores_BxC = ranking.Products.candidates(
+        scores_BxC = ranking.Products(model(arrays)).candidates(
             user_BxKxD, vector_VxD[jnp.maximum(candidates_BxC - 1, 0)]
         )
         return (mask_padding(scores_BxC, candidates_BxC, num_items),)
 
     def top_k(arrays, history_BxL, length_B, blocked_BxW):
         (user_BxKxD,) = encode(arrays, history_BxL, length_B)
-        return top_k_allowed(arrays, user_BxKxD, blocked_BxW, num_items, k)
+        return top_k_allowed(model(arrays), arrays, user_BxKxD, blocked_BxW, num_items, k)
 
     return {"encode": encode, "score": score, "top_k": top_k}
 
 
 def session_programs(
     recurrent: RecurrentPrograms,
+    model: Callable[[Arrays], Any],
     parameters: Callable[[Arrays], dict[str, Any]],
     num_items: int,
     k: int,
@@ -115,7 +116,7 @@ def session_programs(
 
     def session_top_k(arrays, state_BxS, blocked_BxW):
         user_Bx1xD = state_BxS[:, None, : recurrent.dim]
-        return top_k_allowed(arrays, user_Bx1xD, blocked_BxW, num_items, k)
+        return top_k_allowed(model(arrays), arrays, user_Bx1xD, blocked_BxW, num_items, k)
 
     return {"session_step": session_step, "session_top_k": session_top_k}
 
@@ -146,11 +147,17 @@ def pair_programs(model: Callable[[Arrays], Any], num_items: int, k: int) -> dic
 
 
 def top_k_allowed(
-    arrays: Arrays, user_BxKxD: jax.Array, blocked_BxW: jax.Array, num_items: int, k: int
+    model: Any,
+    arrays: Arrays,
+    user_BxKxD: jax.Array,
+    blocked_BxW: jax.Array,
+    num_items: int,
+    k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Return (scores, items) [B, k] by user vectors, of the items that are not blocked."""
     bits_BxW = pad_mask(blocked_BxW, num_items)
-    scores, items = top_k_of_users(user_BxKxD, arrays["item_vectors"], bits_BxW, k)
+    vectors = arrays["item_vectors"]
+    scores, items = top_k_of_users(model, user_BxKxD, vectors, bits_BxW, k)
     return scores, pad_items(scores, items)
 
 

@@ -43,7 +43,7 @@ class RecurrentPrograms:
         def advance_and_top_k(params, click_BxT, length_B, state_BxS, item_NxCxD, blocked_BxW, k):
             state_BxS = advance(params, click_BxT, length_B, state_BxS)
             user_Bx1xD = state_BxS[:, None, :D]
-            return state_BxS, top_k.top_k_of_users(user_Bx1xD, item_NxCxD, blocked_BxW, k)
+            return state_BxS, top_k.top_k_of_users(model, user_Bx1xD, item_NxCxD, blocked_BxW, k)
 
         self.advance = jax.jit(advance)
         self.advance_and_top_k = jax.jit(advance_and_top_k, static_argnames="k")

@@ -31,10 +31,13 @@ def unpack_mask(blocked_BxW: jax.Array) -> jax.Array:
 
 
 def top_k_of_users(
-    user_BxKxD: jax.Array, item_NxCxD: jax.Array, blocked_BxW: jax.Array, k: int
+    model: Any, user_BxKxD: jax.Array, item_NxCxD: jax.Array, blocked_BxW: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Return (scores, items) [B, k] by user vectors and the item vectors of ranking.item_tiles."""
-    score = functools.partial(ranking.Products.tile, user_BxKxD)
+    """Return (scores, items) [B, k] by user vectors and the item vectors of ranking.item_tiles.
+
+    model: the model that they come from.
+    """
+    score = functools.partial(ranking.Products(model).tile, user_BxKxD)
     return top_k(score, item_NxCxD, blocked_BxW, k)
 
 

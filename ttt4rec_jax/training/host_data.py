@@ -136,8 +136,10 @@ class HostSteps:
         # Negatives that are shared by all rows of the batch have no axis of rows.
         place_negatives = as_whole if batch.negatives.ndim == 2 else by_rows
         negatives = place_negatives(batch.negatives)
-        history, length, target, weight = by_rows(batch[:-1])
-        return Drawn(Batch(history, length, target, weight, negatives), as_whole(key))
+        history, length, target, weight = by_rows(batch[:4])
+        log_expected = as_whole(batch.log_expected)
+        placed = Batch(history, length, target, weight, negatives, log_expected)
+        return Drawn(placed, as_whole(key))
 
     def compile(
         self,

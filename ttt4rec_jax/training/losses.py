@@ -51,14 +51,19 @@ def sampled_softmax(
     negatives_K: Float[Array, "*rows K"],
     negative_items_K: Int[Array, "*negative_rows K"],
     num_items: int,
+    log_expected_K: Float[Array, " K"] | tuple[()] = (),
 ) -> Float[Array, "*rows"]:
-    """Return the cross entropy over the target and K items sampled uniformly from the catalogue.
+    """Return the cross entropy over the target and K items sampled from the catalogue.
 
-    Each sampled item counts for (V - 1) / K items (the logQ correction for uniform sampling);
-    samples that are the target are left out (Jean et al. 2015, arXiv:1412.2007). The rows may share
-    their negative items [K].
+    Each sampled item counts for the inverse of its expected number among the K (the logQ
+    correction): log_expected_K, or K / (V - 1), for uniform sampling, without it. Samples that are
+    the target are left out (Jean et al. 2015, arXiv:1412.2007). The rows may share their negative
+    items [K].
     """
-    correction = jnp.log((num_items - 1) / negatives_K.shape[-1])
+    if isinstance(log_expected_K, tuple):
+        correction = jnp.log((num_items - 1) / negatives_K.shape[-1])
+    else:
+        correction = -log_expected_K
     hit = negative_items_K == target[..., None]
     negatives_K = jnp.where(hit, -jnp.inf, negatives_K + correction)
     return jnp.logaddexp(positive, jax.nn.logsumexp(negatives_K, -1)) - positive

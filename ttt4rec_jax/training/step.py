@@ -61,7 +61,7 @@ def add_step(sums: EpochSums, loss: jax.Array, step: jax.Array, config: Config) 
 
 
 class Scores(NamedTuple):
-    """User vectors, or None; the scores of the targets [...] and of their negatives [..., K]."""
+    """Interests [..., I, D] that score, or None; scores of targets [...] and negatives [..., K]."""
 
     users: Any
     positive: jax.Array
@@ -85,9 +85,14 @@ def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None
             f"{interests.shape}, expected {batch.target.shape} + (interests, width)"
         )
     target = model.item_vectors(batch.target)
-    users = models.nearest_interest(interests, target)
-    negatives = jnp.einsum("...D,...KD->...K", users, model.item_vectors(batch.negatives))
-    return Scores(users, (users * target).sum(-1), negatives)
+    rule = models.rule_of(model, config.interest_rule)
+    if rule == "nearest":
+        interests = models.nearest_interest(interests, target)[..., None, :]
+    vectors = model.item_vectors(batch.negatives)
+    score = functools.partial(models.over_interests, interests, rule=rule)
+    of_target = score(lambda u: (u * target).sum(-1))
+    of_negatives = score(lambda u: jnp.einsum("...D,...KD->...K", u, vectors))
+    return Scores(interests, of_target, of_negatives)
 
 
 def target_losses(
@@ -101,12 +106,12 @@ def target_losses(
             vectors = model.vectors_of(model.embedding[...])
         else:
             vectors = model.item_vectors(jnp.arange(num_items + 1))
-        return losses.softmax(scores.users @ vectors.T, batch.target, num_items)
+        rule = models.rule_of(model, config.interest_rule)
+        logits = models.over_interests(scores.users, lambda u: u @ vectors.T, rule)
+        return losses.softmax(logits, batch.target, num_items)
     if loss == "sampled_softmax":
-        items = batch.negatives
-        return losses.sampled_softmax(
-            scores.positive, batch.target, scores.negatives, items, num_items
-        )
+        more = scores.negatives, batch.negatives, num_items, batch.log_expected
+        return losses.sampled_softmax(scores.positive, batch.target, *more)
     # a user who has clicked every item has padding instead of negatives, which adds nothing
     negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
     if loss == "gbce":
@@ -223,8 +228,8 @@ def make_run_steps(
             )
             is_shared = batch.negatives.ndim == 1  # by all rows of the batch
             negatives = batch.negatives if is_shared else mesh.batch(batch.negatives)
-            history, length, target, weight = mesh.batch(batch[:-1])
-            placed = Batch(history, length, target, weight, negatives)
+            history, length, target, weight = mesh.batch(batch[:4])
+            placed = Batch(history, length, target, weight, negatives, batch.log_expected)
             return train_step(state, placed, model_key)
 
         def body(step, carry):

@@ -22,10 +22,13 @@ from ttt4rec_jax.ttt.rope import deinterleave
 
 
 class Ranges(NamedTuple):
-    """Standard deviations of a TTT layer's initial parameters and of its inner learner's W_0."""
+    """Standard deviations of a TTT layer's initial parameters, of its inner learner's W_0, and of
+    the gate of inner learning rates, None for the first of them.
+    """
 
     initializer_range: float | jax.Array = 0.02
     w0_range: float | jax.Array = 0.02
+    gate_range: float | jax.Array | None = None
 
 
 class TttLayer(nnx.Module):
@@ -47,8 +50,8 @@ class TttLayer(nnx.Module):
         F = config.dim // config.num_heads
         self.config = config
 
-        def normal(*shape):
-            return nnx.Param(ranges.initializer_range * jax.random.normal(rngs.params(), shape))
+        def normal(*shape, std=ranges.initializer_range):
+            return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
         if config.backbone == "mamba":
             self.theta_qk = normal(D, D)
@@ -70,7 +73,8 @@ class TttLayer(nnx.Module):
         )
         self.inner_norm_scale = nnx.Param(jnp.ones((H, F)))
         self.inner_norm_bias = nnx.Param(jnp.zeros((H, F)))
-        self.lr_gate_kernel = normal(H, D, 1)
+        gate_range = ranges.initializer_range if ranges.gate_range is None else ranges.gate_range
+        self.lr_gate_kernel = normal(H, D, 1, std=gate_range)
         self.lr_gate_bias = nnx.Param(jnp.zeros((H, 1)))
         self.token_index_offset = nnx.Param(jnp.zeros(config.mini_batch_size))
         self.post_norm_scale = nnx.Param(jnp.ones(D))
