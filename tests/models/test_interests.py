@@ -10,7 +10,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.evaluation import ranking
-from ttt4rec_jax.training import losses, step
+from ttt4rec_jax.training import losses
 
 V = 30
 MODELS = ["comirec_sa", "comirec_dr"]
@@ -45,7 +45,7 @@ def test_training_scores_as_evaluation_does(name, rule):
     asked = config(name, rule)
     model = build(asked)
     batch = batch_of()
-    scores = step.batch_scores(model, batch, asked, None)
+    scores = objective.batch_scores(model, batch, asked, None)
     expected = evaluated(model, batch, jnp.concatenate([batch.target[:, None], batch.negatives], 1))
     np.testing.assert_allclose(scores.positive, expected[:, 0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scores.negatives, expected[:, 1:], rtol=1e-4, atol=1e-5)
@@ -55,7 +55,7 @@ def test_nearest_scores_negatives_lower_than_evaluation_does():
     asked = config(rule="nearest")
     model = build(asked)
     batch = batch_of()
-    scores = step.batch_scores(model, batch, asked, None)
+    scores = objective.batch_scores(model, batch, asked, None)
     expected = evaluated(model, batch, batch.negatives)
     assert (scores.negatives <= expected + 1e-4).all()
     assert (scores.negatives < expected - 0.1).mean() > 0.2
@@ -66,10 +66,10 @@ def test_the_loss_over_the_catalogue_takes_the_scores_of_the_evaluation(rule):
     asked = config(rule=rule, loss="softmax")
     model = build(asked)
     batch = batch_of(negatives=np.zeros(0, np.int32))
-    scores = step.batch_scores(model, batch, asked, None)
+    scores = objective.batch_scores(model, batch, asked, None)
     items_BxV = jnp.broadcast_to(jnp.arange(V + 1), (16, V + 1))
     np.testing.assert_allclose(
-        step.target_losses(model, scores, batch, asked, V),
+        objective.target_losses(model, scores, batch, asked, V),
         losses.softmax(evaluated(model, batch, items_BxV), batch.target, V),
         rtol=1e-4,
         atol=1e-4,

@@ -1,0 +1,86 @@
+"""The loss of a batch: scores of targets and negatives, the loss that --loss names, their mean."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from data_prep.settings import UserError
+from ttt4rec_jax import models
+from ttt4rec_jax.config import MODELS, Config
+from ttt4rec_jax.data.batches import Batch
+from ttt4rec_jax.training import losses
+
+
+class Scores(NamedTuple):
+    """Interests [..., I, D] that score, or None; scores of targets [...] and negatives [..., K]."""
+
+    users: Any
+    positive: jax.Array
+    negatives: jax.Array
+
+
+def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None) -> Scores:
+    """Return the scores of a batch's targets and negatives. key: for dropout."""
+    if not MODELS[config.model.model].is_two_tower:
+        shape = (len(batch.target), batch.negatives.shape[-1])
+        negatives = jnp.broadcast_to(batch.negatives, shape)
+        candidates = jnp.concatenate([batch.target[:, None], negatives], 1)
+        score = model.score(batch.history, batch.length, candidates, key)
+        return Scores(None, score[:, 0], score[:, 1:])
+    every = config.train.targets != "last"
+    options = {"every": True} if every else {}  # which a model that is not causal need not take
+    interests = model.encode(batch.history, batch.length, key=key, **options)
+    if interests.ndim != batch.target.ndim + 2 or interests.shape[:-2] != batch.target.shape:
+        raise UserError(
+            f"--model={config.model.model}: encode(every={every}) returned user vectors of shape "
+            f"{interests.shape}, expected {batch.target.shape} + (interests, width)"
+        )
+    target = model.item_vectors(batch.target)
+    rule = models.rule_of(model, config.interest_rule)
+    if rule == "nearest":
+        interests = models.nearest_interest(interests, target)[..., None, :]
+    vectors = model.item_vectors(batch.negatives)
+    score = functools.partial(models.over_interests, interests, rule=rule)
+    of_target = score(lambda u: (u * target).sum(-1))
+    of_negatives = score(lambda u: jnp.einsum("...D,...KD->...K", u, vectors))
+    return Scores(interests, of_target, of_negatives)
+
+
+def target_losses(
+    model: Any, scores: Scores, batch: Batch, config: Config, num_items: int
+) -> jax.Array:
+    """Return the loss of each of a batch's targets [...], as --loss names it."""
+    loss = config.train.loss
+    if loss == "softmax":
+        if isinstance(model, models.HasItemTable):
+            # use the table itself: a look-up of all rows would gather it on every device
+            vectors = model.vectors_of(model.embedding[...])
+        else:
+            vectors = model.item_vectors(jnp.arange(num_items + 1))
+        rule = models.rule_of(model, config.interest_rule)
+        logits = models.over_interests(scores.users, lambda u: u @ vectors.T, rule)
+        return losses.softmax(logits, batch.target, num_items)
+    if loss == "sampled_softmax":
+        more = scores.negatives, batch.negatives, num_items, batch.log_expected
+        return losses.sampled_softmax(scores.positive, batch.target, *more)
+    # a user who has clicked every item has padding instead of negatives, which adds nothing
+    negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
+    if loss == "gbce":
+        return losses.gbce(scores.positive, negatives, num_items, config.train.gbce_t)
+    return losses.bce(scores.positive, negatives)
+
+
+def batch_loss(
+    model: Any, batch: Batch, config: Config, num_items: int, context: Any, key: jax.Array
+) -> jax.Array:
+    """Return the mean loss over a batch's targets, plus the model's auxiliary loss, if any."""
+    model_key, own_key = (None, key) if config.model.dropout == 0 else jax.random.split(key)
+    scores = batch_scores(model, batch, config, model_key)
+    loss = target_losses(model, scores, batch, config, num_items)
+    total = jnp.where(batch.weight > 0, loss * batch.weight, 0).sum()
+    mean = total / jnp.maximum(batch.weight.sum(), 1)
+    if isinstance(model, models.HasAuxiliaryLoss):
+        return mean + model.auxiliary_loss(batch, context, own_key)
+    return mean
