@@ -10,7 +10,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.evaluation import ranking
-from ttt4rec_jax.training import losses
+from ttt4rec_jax.training import losses, objective
 
 V = 30
 MODELS = ["comirec_sa", "comirec_dr"]
