@@ -18,7 +18,7 @@ from ttt4rec_jax.data.examples import (
     training_examples,
     training_histories,
 )
-from ttt4rec_jax.training import step
+from ttt4rec_jax.training import objective
 
 MAX_LEN = 4
 
@@ -256,8 +256,8 @@ def test_a_user_without_negatives_is_trained_by_the_positives_alone(loss):
     batch = batches.Batch(None, None, jnp.array([1, 2]), jnp.ones(2), items)
 
     def target_losses(negatives):
-        scores = step.Scores(None, jnp.array([0.3, -0.2]), negatives)
-        return step.target_losses(None, scores, batch, asked, 6)
+        scores = objective.Scores(None, jnp.array([0.3, -0.2]), negatives)
+        return objective.target_losses(None, scores, batch, asked, 6)
 
     scores = jnp.full((2, 3), 7.0)
     gradient = jax.grad(lambda negatives: target_losses(negatives).sum())(scores)
