@@ -7,15 +7,15 @@ unit's first map is split: only the products' part is computed for each pair of 
 
 The weights: the paper does not normalize them (--din_attention=unnormalized); its authors' code
 (github.com/zhougr1993/DeepInterestNetwork, din/model.py) takes their softmax, which is the default
-here, being the stronger one: on Beauty, test NDCG@5 among 99 negatives, one seed, .2442 (8 epochs)
-against .2117 (10 epochs). That code divides by sqrt(D) before the softmax, which the unit's last
-map can learn.
+here, being the stronger one: on Beauty, 10 epochs, one seed, test NDCG@5 among 99 negatives .2426
+against .2117. That code divides by sqrt(D) before the softmax, which the unit's last map can learn.
 
 What differs from that code: the unit has one hidden layer of 36 with PReLU, as in the paper's
 figure 2, where the code has sigmoid layers of 80 and 40; PReLU (eq. 5's predecessor) in the place
-of Dice, and no batch norm, so that a score depends on no other example of the batch; no affine
-map of the pooled clicks and no bias of each item, which would need a second table beside the
-embeddings; no categories of items.
+of Dice, and no batch norm, so that a score depends on no other example of the batch; no categories
+of items; no affine map of the pooled clicks and no bias of each item, since neither helped on
+Beauty: best validation NDCG@10 of 8 epochs, one seed, .3117 with the map, .3158 with the bias,
+.3151 with neither.
 """
 
 import jax
