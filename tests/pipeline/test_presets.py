@@ -66,6 +66,19 @@ def test_the_authors_preset_gives_each_model_what_it_has(model):
         assert config.model.user_tower == config.model.target_tower == "mlp"
 
 
+def test_the_fair_preset_gives_every_model_the_same_tower_and_stopping():
+    for model in [name for name, model in MODELS.items() if model.trained]:
+        combinations, _ = combine(lists("--preset=fair", f"--model={model}"))
+        (config,) = combinations.values()
+        assert config.model.target_tower == ("mlp" if MODELS[model].is_two_tower else "none")
+        assert (
+            config.train.patience * 40
+            == config.train.epochs
+            == (1000 if model == "bert4rec" else 200)
+        )
+        assert config.model.dim == 64  # the paper preset's
+
+
 @pytest.mark.parametrize("argv", [["--ffn"], ["--noffn"], ["--ffn", "--epochs=1"]])
 def test_ffn_without_a_value_says_what_to_write(argv):
     with pytest.raises(UserError, match=r"--ffn=gelu, .* --ffn=swiglu or, .* --ffn=none"):

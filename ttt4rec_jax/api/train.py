@@ -51,8 +51,9 @@ def train(
         progress: Whether to show a progress bar, in a terminal or a notebook.
         log: Takes each line of the report that the command line prints.
         options: The flags of the command line's sections on model, training, evaluation and
-            records, such as epochs, initializer_range, targets; preset ("paper", "authors" or
-            "best"), mesh, data_placement; and resume=True, to continue the run in run_dir.
+            records, such as epochs, initializer_range, targets; preset ("paper", "fair",
+            "authors" or "best"), mesh, data_placement; and resume=True, to continue the run in
+            run_dir.
 
     Returns: the run. Raises UserError, also if training diverges, and Interrupted after Ctrl-C,
     once everything is saved.

@@ -32,9 +32,10 @@ class RunConfig(DataFolders):
 
     preset: str = option(
         "paper",
-        "Values of the flags that are not given: those of the paper, those that its authors "
-        "probably used, or the best known ones for the model and data set.",
-        choices=("paper", "authors", "best"),
+        "Values of the flags that are not given: those of the paper; the same with an equal target "
+        "tower and equal early stopping for all models (fair); those that its authors probably "
+        "used; or the best known ones for the model and data set.",
+        choices=("paper", "fair", "authors", "best"),
     )
     run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
     resume: bool = option(

@@ -3,6 +3,7 @@
 paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, binary cross entropy
     with 4 negatives, Adam at 0.001, 10 epochs, 50 for ComiRec. This is the default; apart from
     ComiRec's epochs, it equals the defaults of the flags.
+fair: The same, but with an equal target tower and equal early stopping for all models; see FAIR.
 authors: The settings that the abstract's authors probably used; see AUTHORS.
 best: The settings with the best validation metrics known for a model and data set; see BEST.
 """
@@ -145,6 +146,20 @@ AUTHORS_TTT = {"input_layer": "none", "user_tower": "none"} | {
 }
 
 
+# What makes the paper's settings fair: every model that can have TTT4Rec's target tower has it, and
+# every model trains until 5 epochs bring no improvement on validation, so that none is cut off
+# while it still rises. No value is tuned for a model. BERT4Rec trains every position of a window at
+# once; one of its epochs has a fifth of the steps of the others on Beauty, a tenth on MovieLens-1M.
+FAIR = {"target_tower": "mlp", "epochs": 200, "patience": 5}
+FAIR_BERT4REC = {"epochs": 1000, "patience": 25}
+
+
+def fair(model: str) -> dict[str, Any]:
+    """Return the values of --preset=fair for the options that a model has."""
+    chosen = FAIR | (FAIR_BERT4REC if model == "bert4rec" else {})
+    return {name: value for name, value in chosen.items() if has_option(model, name)}
+
+
 def authors(model: str) -> dict[str, Any]:
     """Return the values of --preset=authors for the options that a model has."""
     chosen = AUTHORS | (AUTHORS_TTT if model in options.TTT else {})
@@ -160,6 +175,8 @@ def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
     """
     if preset == "paper":
         return {"epochs": 50} if model.startswith("comirec") else {}
+    if preset == "fair":
+        return fair(model)
     if preset == "authors":
         return authors(model)
     if preset != "best":
