@@ -121,9 +121,19 @@ class EvalConfig:
     select_by: str = option(
         "sampled/ndcg@10", "Validation metric that selects the best epoch.", choices=SELECTORS
     )
+    full_catalogue: bool = option(
+        True,
+        "Rank the full catalogue, too. It takes din, which scores pairs, longer than training "
+        "does; with --nofull_catalogue there are metrics among sampled negatives only.",
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        if self.select_by.startswith("full/") and not self.full_catalogue:
+            raise UserError(
+                f"--nofull_catalogue: --select_by={self.select_by} needs the full catalogue; "
+                "choose one of its values that begin with sampled/"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

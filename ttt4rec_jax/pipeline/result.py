@@ -1,10 +1,13 @@
 """The result of a run: the content of result.json, and the table printed at the end."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import METRICS, PROTOCOLS, label, summarise
 from ttt4rec_jax.training.progress import Outcome, selected
+
+METRIC_COLUMNS = {"sampled": f"{'sampled':>18}", "full": f"{'full catalogue':>20}"}
 
 
 def result(
@@ -58,7 +61,9 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}",
         "full": f"all {manifest['counts']['items']} items less those in the user's history "
-        "before the target",
+        "before the target"
+        if config.eval.full_catalogue
+        else "not ranked (--nofull_catalogue)",
         "ties": "at their expectation",
     }
 
@@ -86,17 +91,22 @@ def _header_lines(result: dict[str, Any]) -> list[str]:
 
 
 def _metric_lines(test: dict[str, dict[str, float]]) -> list[str]:
-    """Return the test metrics of both protocols, side by side."""
-    heads = f"{'test':<10} {'sampled':>18} {'full catalogue':>20}"
-    lines = [f"{heads}   (do not compare the two columns)"]
+    """Return the test metrics of the protocols, side by side."""
+    protocols = [p for p in PROTOCOLS if p in test]
+    heads = f"{'test':<10}" + "".join(f" {METRIC_COLUMNS[p]}" for p in protocols)
+    lines = [heads + ("   (do not compare the two columns)" if len(protocols) > 1 else "")]
     for name in METRICS:
-        sampled, full = (
-            f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in PROTOCOLS
-        )
-        lines.append(f"{label(name):<10} {sampled:>18} {full:>20}")
-    sampled_ties, full_ties = (test[p]["tie_rate"] for p in PROTOCOLS)
-    lines.append(f"{'tie rate':<10} {sampled_ties:>18.4f} {full_ties:>20.4f}")
+        values = (f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in protocols)
+        lines.append(_row(label(name), values, protocols))
+    lines.append(_row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))
     return lines
+
+
+def _row(name: str, values: Iterable[str], protocols: list[str]) -> str:
+    cells = (
+        f" {text:>{len(METRIC_COLUMNS[p])}}" for text, p in zip(values, protocols, strict=True)
+    )
+    return f"{name:<10}" + "".join(cells)
 
 
 def _times(result: dict[str, Any]) -> str:

@@ -147,7 +147,10 @@ def rows(results: dict[str, dict], select_by: str) -> list[dict]:
             row[f"validation {select_by}"] = result["validation"][protocol][metric]
             row["best_epoch"] = result["best_epoch"]
             row |= {
-                f"test {p}/{m}": result["test"][p][m] for p in PROTOCOLS for m in HEADLINE_METRICS
+                f"test {p}/{m}": result["test"][p][m]
+                for p in PROTOCOLS
+                if p in result["test"]
+                for m in HEADLINE_METRICS
             }
         rows.append(row)
     return sorted(rows, key=lambda row: -row.get(f"validation {select_by}", -1))
@@ -209,7 +212,7 @@ def _test_lines(rows: list[dict], chosen: str) -> list[str]:
     runs = [r for r in rows if not r["error"] and without_seed(r["combination"]) == chosen]
     mean = f", mean over {len(runs)} seeds" if len(runs) > 1 else ""
     lines = [f"\ntest metrics of {chosen}, chosen by validation{mean}"]
-    for protocol in PROTOCOLS:
+    for protocol in [p for p in PROTOCOLS if all(f"test {p}/ndcg@10" in run for run in runs)]:
         means = {
             m: statistics.fmean(run[f"test {protocol}/{m}"] for run in runs)
             for m in HEADLINE_METRICS

@@ -26,6 +26,8 @@ def protocols(config: Config) -> dict[str, tuple[str, ...]]:
     A model that scores pairs takes minutes to rank the full catalogue. It is validated among
     sampled negatives only, unless a metric of the full catalogue selects the best epoch.
     """
+    if not config.eval.full_catalogue:
+        return dict.fromkeys(("validation", "test"), ("sampled",))
     is_two_tower = MODELS[config.model.model].is_two_tower
     is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
     return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
