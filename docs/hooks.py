@@ -11,7 +11,8 @@ RESULTS = "experiments/results"
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the report of the reproduction and its pictures to the site."""
     root = Path(config.config_file_path).parent
-    for path in sorted((root / RESULTS).iterdir()):
+    results = root / RESULTS
+    for path in sorted([*results.glob("*.md"), *results.glob("*.png")]):
         files.append(
             File(f"{RESULTS}/{path.name}", str(root), config.site_dir, config.use_directory_urls)
         )

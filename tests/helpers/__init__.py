@@ -16,12 +16,10 @@ from helpers.commands import (
     try_mistakes,
 )
 from helpers.finished import (
-    NUM_JOB_USERS,
     epoch_lines,
-    make_finished_job,
     make_finished_run,
+    simulated_line,
     simulated_ranks,
-    skill,
 )
 from helpers.raw import (
     CLICK_ROWS,

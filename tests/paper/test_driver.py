@@ -37,13 +37,15 @@ if flags["model"] == "ttt4rec" and "--resume" not in sys.argv:
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_the_driver_continues_after_a_failure_and_resumes_after_an_interruption(tmp_path, at_once):
-    plan = Plan(tmp_path / "out", parts=("figure2",), datasets=("beauty",), seeds=1)
+    plan = Plan(
+        tmp_path / "out", parts=("figure2",), presets=("fair",), datasets=("beauty",), seeds=1
+    )
     save_plan(plan)
     script = tmp_path / "main.py"
     script.write_text(MAIN)
     main = [sys.executable, str(script)]
     (tmp_path / "config").write_text(json.dumps(jobs(plan)[2].combinations[""].to_dict()))
-    config = plan.output / "runs/beauty/ttt4rec-0/config.json"
+    config = plan.output / "runs/fair/beauty/ttt4rec/seeds=0-0/config.json"
 
     def interrupt_when_only_ttt4rec_runs():
         stop_waiting = time.monotonic() + 60
@@ -58,14 +60,16 @@ def test_the_driver_continues_after_a_failure_and_resumes_after_an_interruption(
     with pytest.raises(Interrupted):
         driver.run_all(plan, main, ["--data_dir=there"], at_once, messages.append)
     assert any("failed: no luck" in message for message in messages)
-    assert any("beauty/ttt4rec-0 stopped" in message for message in messages)
+    assert any("fair/beauty/ttt4rec stopped" in message for message in messages)
 
     driver.run_all(plan, main, ["--data_dir=there"], at_once, messages.append)
-    calls = (plan.output / "runs/beauty/ttt4rec-0/calls").read_text().splitlines()
+    calls = (plan.output / "runs/fair/beauty/ttt4rec/seeds=0-0/calls").read_text().splitlines()
     assert len(calls) == 2
     assert "--resume" not in calls[0]
     assert calls[1].endswith("--resume --data_dir=there")
-    cores = [json.loads(path.read_text()) for path in plan.output.glob("runs/beauty/*/cores")]
+    cores = [
+        json.loads(path.read_text()) for path in plan.output.glob("runs/fair/beauty/*/*/cores")
+    ]
     assert {tuple(share) for share in cores} <= {*driver.core_shares(at_once)}
     entries = driver.journal(plan.output)
     exits = [entry["exit"] for entry in entries]
@@ -85,8 +89,8 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
     command = [sys.executable, "-m", "ttt4rec_jax", "reproduce", "--quick", "--dry_run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "to train  beauty/ttt4rec-0" in done.stdout
-    assert "12 of 12 jobs to train" in done.stdout
+    assert "to train  fair/beauty/ttt4rec" in done.stdout
+    assert "26 of 26 jobs to train" in done.stdout
     assert not any(tmp_path.iterdir())
 
 
@@ -94,7 +98,8 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path):
     ("arguments", "message"),
     [
         ("--datasets=beuty", "--datasets: 'beuty'"),
-        ("--seeds=0", "--seeds: 0"),
+        ("--seeds=101", "--seeds: 101"),
+        ("--presets=best", "--presets: 'best'"),
         ("--jobs=0", "--jobs: 0"),
         ("--tabel1", "--tabel1"),
         ("--report_only --output=nowhere", "--report_only: nowhere does not exist"),

@@ -1,16 +1,17 @@
 """The report's section on inner learners shows what Figure 3's runs recorded."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.stats
-from helpers import epoch_lines, make_finished_job
+from helpers import epoch_lines, simulated_line
 
 from ttt4rec_jax import plots
-from ttt4rec_jax.paper import inner_learners, jobs, report
-from ttt4rec_jax.paper.jobs import BATCHES, RANGES, Plan
-from ttt4rec_jax.paper.results import figure3_grid
+from ttt4rec_jax.paper import inner_learners, jobs, ledger, report
+from ttt4rec_jax.paper.jobs import BATCHES, Plan
+from ttt4rec_jax.paper.results import collect, figure3_grid
+
+RANGES = jobs.RANGES["fair"]
+PLAN = {"parts": ("figure3",), "presets": ("fair",), "datasets": ("beauty",)}
 
 
 def stats(initializer_range, mini_batch_size, seed):
@@ -28,27 +29,28 @@ def stats(initializer_range, mini_batch_size, seed):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A finished grid whose runs recorded their inner learners; one value of one run is null."""
-    plan = Plan(tmp_path_factory.mktemp("grid"), parts=("figure3",), datasets=("beauty",), seeds=2)
-    job = jobs.grid(plan)
-    make_finished_job(job, plan.output, {})
-    for name, folder in job.folders(plan.output).items():
-        model = job.combinations[name].model
-        seed = job.combinations[name].train.seed
-        result = json.loads(folder.result.read_text())
-        result["ttt_stats"] = stats(model.initializer_range, model.mini_batch_size, seed)
-        if (model.initializer_range, model.mini_batch_size, seed) == (0.5, 10, 1):
-            result["ttt_stats"][0]["weight_change"] = [None, 1.0]
-        folder.result.write_text(json.dumps(result))
+    plan = Plan(tmp_path_factory.mktemp("grid"), seeds=2, **PLAN)
+    for job in jobs.grid(plan, "fair"):
+        line = simulated_line(job, {})
+        for run in line["runs"]:
+            point = (run["initializer_range"], run["mini_batch_size"], run["seed"])
+            recorded = stats(*point)
+            if point == (0.5, 10, 1):
+                recorded[0]["weight_change"] = [None, 1.0]
+            run["inner"] = plots.inner_means(recorded)
+        ledger.append(plan.output, line)
     return plan
 
 
 @pytest.fixture(scope="module")
 def grid(recorded):
-    return figure3_grid(recorded, report.collect(recorded))
+    return figure3_grid(recorded, collect(recorded), "fair")
 
 
 def test_the_grid_records_what_it_reports(recorded):
-    assert all(config.record.ttt_stats for config in jobs.grid(recorded).combinations.values())
+    assert all(
+        config.record.ttt_stats for config in jobs.grid(recorded, "fair")[0].combinations.values()
+    )
 
 
 def test_a_points_statistics_are_means_over_heads_blocks_and_seeds(grid):
@@ -68,7 +70,7 @@ def test_the_report_draws_and_describes_the_statistics_over_the_range(recorded, 
         plots, "lines_by_range", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
     )
     text, page = (path.read_text() for path in report.write(recorded))
-    assert (recorded.output / "figure3-inner.png").stat().st_size < 100_000
+    assert (recorded.output / "figure3-inner-fair.png").stat().st_size < 100_000
     assert page.count("data:image/png;base64,") == 2
     reduction, change, rate = drawn[0].axes
     assert [axes.get_xscale() for axes in drawn[0].axes] == ["log"] * 3
@@ -91,8 +93,8 @@ def test_the_report_draws_and_describes_the_statistics_over_the_range(recorded, 
     assert "24 of 24 cells" in text
     assert "the rank correlation is undefined" in text, "the rates are all equal"
     ndcg = {
-        point: np.mean([x.result["validation"]["sampled"]["ndcg@5"] for x in by_seed.values()])
-        for point, by_seed in grid.items()
+        point: np.mean([run.validation["sampled"]["ndcg@5"] for run in runs])
+        for point, runs in grid.items()
     }
     changes = {
         point: values["weight_change"]
@@ -105,24 +107,13 @@ def test_the_report_draws_and_describes_the_statistics_over_the_range(recorded, 
 
 
 def test_a_grid_without_records_says_so(tmp_path):
-    plan = Plan(tmp_path, parts=("figure3",), datasets=("beauty",), seeds=1)
-    make_finished_job(jobs.grid(plan), tmp_path, {})
+    plan = Plan(tmp_path, seeds=1, **PLAN)
+    for job in jobs.grid(plan, "fair"):
+        ledger.append(tmp_path, simulated_line(job, {}))
     text = report.write(plan)[0].read_text()
     assert "Not recorded" in text
-    assert "figure3.png" in text
-    assert not (tmp_path / "figure3-inner.png").exists()
-
-
-def test_a_run_that_recorded_nothing_is_not_a_run_of_other_settings(tmp_path):
-    plan = Plan(tmp_path, parts=("figure3",), datasets=("beauty",), seeds=1)
-    job = jobs.grid(plan)
-    for name, folder in job.folders(tmp_path).items():
-        folder.create(job.combinations[name])
-        folder.result.write_text("{}")
-        saved = json.loads(folder.config.read_text())
-        del saved["record"]
-        folder.config.write_text(json.dumps(saved))
-    assert job.is_finished(tmp_path)
+    assert "figure3-fair.png" in text
+    assert not (tmp_path / "figure3-inner-fair.png").exists()
 
 
 def test_rank_correlation_is_spearmans_with_ties_and_undefined_without_variation():

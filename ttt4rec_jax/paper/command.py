@@ -6,16 +6,20 @@ from pathlib import Path
 
 from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, DataFolders, Section, exit_code
-from ttt4rec_jax.paper import driver, jobs
+from ttt4rec_jax.paper import driver, jobs, ledger
 
 PURPOSE = """Reproduce the paper's Table 1, Figure 2 and Figure 3: train the runs, write a report:
 
-{program} --table1 --figure2 --figure3 --datasets=beauty,ml1m --seeds=3
+{program} --table1 --figure2 --figure3 --datasets=beauty,ml1m --jobs=2
 {program} --quick                     # few epochs with one seed, on Beauty
 {program} --output=runs/reproduction  # resumes the runs that are not finished
 
+Everything is trained under two presets: fair, with an equal target tower and equal early stopping
+for all models, and authors, with what the paper's authors probably used. results.jsonl, a line for
+each finished job, is what the report is written from; a job that it has is not trained again.
+
 If --output already holds a reproduction, flags that are not given keep its values."""
-MAIN = [sys.executable, "-m", "ttt4rec_jax", "train"]
+MAIN = [sys.executable, "-m", "ttt4rec_jax", "sweep"]
 DEFAULT_OUTPUT = Path("runs") / "reproduction"
 
 
@@ -31,10 +35,12 @@ class ReproduceFlags(DataFolders):
     datasets: str = option(
         ",".join(jobs.DATASETS), "Data sets, separated by commas; with --quick: beauty."
     )
+    presets: str = option(",".join(jobs.PRESETS), "Presets, separated by commas.")
     seeds: int = option(
-        3,
-        "Number of runs of each model, with the seeds 0, 1, ...; with --quick: 1.",
-        low=1,
+        0,
+        "Number of runs of each model, with the seeds 0, 1, ...; 0: 5 on beauty, 3 on the others; "
+        "with --quick: 1.",
+        low=0,
         high=100,
     )
     quick: bool = option(
@@ -61,7 +67,7 @@ COMMAND = Command(
     PURPOSE,
     (
         Section("Parts:", ReproduceFlags, ("table1", "figure2", "figure3")),
-        Section("Data and training:", ReproduceFlags, ("datasets", "seeds", "quick")),
+        Section("Data and training:", ReproduceFlags, ("datasets", "presets", "seeds", "quick")),
         Section(
             "Where to run:",
             ReproduceFlags,
@@ -85,8 +91,10 @@ def plan_of(flags: ReproduceFlags, given: set[str]) -> jobs.Plan:
     parts = {part for part in jobs.PARTS if getattr(flags, part)} | set(saved.get("parts", ()))
     datasets = ("beauty",) if quick else jobs.DATASETS
     seeds = 1 if quick else flags.seeds
+    presets = tuple(flags.presets.split(","))
     return jobs.Plan(
         output=output,
+        presets=presets if "presets" in given else saved.get("presets", presets),
         parts=tuple(part for part in jobs.PARTS if part in parts) or jobs.PARTS,
         datasets=tuple(flags.datasets.split(","))
         if "datasets" in given
@@ -97,15 +105,17 @@ def plan_of(flags: ReproduceFlags, given: set[str]) -> jobs.Plan:
 
 
 def listing(plan: jobs.Plan) -> str:
-    """Return a line per run of a plan: whether it is finished, and the flags of main.py."""
+    """Return a line per job of a plan: whether it is finished, and its flags."""
+    left = {
+        job.name: job
+        for job in jobs.remaining(jobs.jobs(plan), ledger.lines(plan.output))
+        if not job.is_finished(plan.output)
+    }
     lines = []
-    waiting = 0
     for job in jobs.jobs(plan):
-        is_finished = job.is_finished(plan.output)
-        waiting += not is_finished
-        state = "finished" if is_finished else "to train"
-        lines.append(f"{state:<9} {job.name:<28} {' '.join(job.flags)}")
-    return "\n".join([*lines, f"{waiting} of {len(lines)} jobs to train, in {plan.output}"])
+        state = "to train" if job.name in left else "finished"
+        lines.append(f"{state:<9} {job.name:<28} {' '.join(left.get(job.name, job).flags)}")
+    return "\n".join([*lines, f"{len(left)} of {len(lines)} jobs to train, in {plan.output}"])
 
 
 def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:

@@ -1,44 +1,56 @@
 """The report's sections on the conditions of its results.
 
-Protocol, data, machine, versions, time, and which runs are missing.
+Settings, protocol, data, machine, versions, time, and which runs are missing.
 """
 
 import json
+from typing import Any
 
 from ttt4rec_jax.paper.document import Block, Bullets, Heading, Table, Text
-from ttt4rec_jax.paper.driver import journal
 from ttt4rec_jax.paper.jobs import Plan
 from ttt4rec_jax.paper.results import Results
-from ttt4rec_jax.runs.read import Run
 
-NAMES_SHOWN = 12  # of runs that are missing for the same reason
+NAMES_SHOWN = 12  # of jobs that are missing for the same reason
+SETTINGS = {
+    "fair": "The paper's settings (width 64, 4 negatives, binary cross entropy, Adam at 0.001), "
+    "with TTT4Rec's target tower for every model that can have one, and training until five "
+    "epochs (BERT4Rec, whose epochs are shorter: 25) bring no improvement on validation. No value "
+    "is tuned for a model.",
+    "authors": "What the paper's authors probably used, by public code of their group: width 32, "
+    "4 heads, 205 positives a batch, Xavier's initial values, tanh layers, user head and target "
+    "tower in every model that can have them, 10 epochs, 50 for ComiRec. What is inferred, and "
+    "what is not copied, is said in pipeline/presets.py.",
+}
 
 
-def blocks(plan: Plan, results: Results) -> list[Block]:
-    """Return the sections."""
-    needed = {"run", "seconds", "environment"}
-    entries = [entry for entry in journal(plan.output) if needed <= entry.keys()]
+def settings(plan: Plan) -> list[Block]:
+    """Return the section on the presets."""
+    texts = [f"**{preset}**: {SETTINGS[preset]}" for preset in plan.presets]
+    return [Heading("Two settings for every experiment"), Bullets(texts)]
+
+
+def blocks(results: Results) -> list[Block]:
+    """Return the sections on data, machine, time, and missing runs."""
     return [
         Heading("Protocol and data"),
-        _protocols(results.runs),
-        *_data(results.runs),
+        _protocols(results.lines),
+        *_data(results.lines),
         Heading("Machine, versions and time"),
-        _machines(results.runs, entries),
-        *_times(entries),
+        *_machines(results.lines),
         *_missing(results.missing),
     ]
 
 
-def _protocols(runs: dict[str, Run]) -> Block:
-    """Return the descriptions of split, training, selection and evaluation in the runs' results.
+def _protocols(lines: list[dict[str, Any]]) -> Block:
+    """Return the descriptions of split, training, selection and evaluation in the results.
 
-    If the runs differ, each text names its data sets, or its models if it is about training.
+    If they differ, each text names its data sets, or its models if it is about training.
     """
     protocols: dict[str, dict[str, set[str]]] = {}
-    for name, run in runs.items():
-        dataset, job = name.split("/")[:2]
-        for aspect, text in run.result["protocol"].items():
-            user = job.rsplit("-", 1)[0] if aspect == "training" else dataset
+    for line in lines:
+        _, dataset, model = line["job"].split("/")
+        for aspect, text in line["protocol"].items():
+            user = model if aspect in ("training", "full") else dataset
             protocols.setdefault(aspect, {}).setdefault(text, set()).add(user)
     texts = []
     for aspect, by_text in protocols.items():
@@ -48,10 +60,8 @@ def _protocols(runs: dict[str, Run]) -> Block:
     return Bullets(texts) if texts else Text("No run is finished.")
 
 
-def _data(runs: dict[str, Run]) -> list[Block]:
-    datasets: dict[str, dict] = {}
-    for name, run in runs.items():
-        datasets.setdefault(name.split("/")[0], run.result["dataset"])
+def _data(lines: list[dict[str, Any]]) -> list[Block]:
+    datasets = {line["job"].split("/")[1]: line["dataset"] for line in lines if line["dataset"]}
     if not datasets:
         return []
     rows = [
@@ -61,41 +71,26 @@ def _data(runs: dict[str, Run]) -> list[Block]:
     return [Table(["data", "users", "items", "clicks", "sha256 of the prepared arrays"], rows)]
 
 
-def _machines(runs: dict[str, Run], entries: list[dict]) -> Bullets:
-    """Return devices, machines, versions, and the total time."""
-    platforms = sorted({run.result["platform"] for run in runs.values()})
+def _machines(lines: list[dict[str, Any]]) -> list[Block]:
+    """Return devices, machines, versions, and the time of each group of jobs."""
+    platforms = sorted({line["platform"] for line in lines if line["platform"]})
     texts = [f"JAX ran on: {'; '.join(platforms)}"] if platforms else []
-    environments = {
-        json.dumps(entry["environment"], sort_keys=True): entry["environment"] for entry in entries
-    }
-    for environment in environments.values():
+    environments = {json.dumps(line["environment"], sort_keys=True) for line in lines}
+    for text in sorted(environments - {"{}"}):
+        environment = json.loads(text)
         versions = (f"{name} {version}" for name, version in environment["versions"].items())
         texts += [environment["hardware"], ", ".join(versions)]
-    if entries:
-        hours = sum(entry["seconds"] for entry in entries) / 3600
-        at_once = max(entry.get("at_once", 1) for entry in entries)
-        parallel = f", up to {at_once} at a time on separate cores" if at_once > 1 else ""
-        texts.append(
-            f"time: {hours:.2f} h in {len(entries)} processes{parallel}, including start, "
-            "compilation and evaluation"
-        )
-    else:
-        texts.append(
-            "time, hardware and versions: not recorded (reproduce.py did not start these runs)"
-        )
-    return Bullets(texts)
-
-
-def _times(entries: list[dict]) -> list[Block]:
-    """Return the table of seconds by data set and model."""
-    if not entries:
-        return []
     seconds: dict[str, float] = {}
-    for entry in entries:
-        name = entry["run"].rsplit("-", 1)[0]
-        seconds[name] = seconds.get(name, 0.0) + entry["seconds"]
+    for line in lines:
+        group = line["job"].rsplit("/", 1)[0]
+        seconds[group] = seconds.get(group, 0.0) + line["seconds"]
+    hours = sum(seconds.values()) / 3600
+    texts.append(
+        f"time: {hours:.2f} h of processes, including start, compilation and evaluation; "
+        "machines were shared with other work"
+    )
     rows = [[name, f"{total:.0f}"] for name, total in seconds.items()]
-    return [Table(["runs", "seconds, all seeds"], rows)]
+    return [Bullets(texts), *([Table(["jobs", "seconds"], rows)] if rows else [])]
 
 
 def _missing(missing: dict[str, str]) -> list[Block]:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ttt4rec_jax.paper.jobs import Job, Plan, jobs
+from data_prep.settings import UserError
+from ttt4rec_jax.paper import ledger
+from ttt4rec_jax.paper.jobs import Job, Plan, jobs, remaining
 from ttt4rec_jax.training.interrupt import Interrupted, StopRequest
 
 PACKAGES = (
@@ -49,17 +51,17 @@ def run_all(
     at_once: int = 1,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Train the jobs that are not finished; a failed job does not stop the others.
+    """Train the jobs that results.jsonl lacks; a failed job does not stop the others.
 
     main: the words that call the command; the job's flags and `more_flags` follow. at_once: the
     number of parallel processes, each on its own share of the cores if the system supports that.
     Raise Interrupted after SIGINT or SIGTERM, UserError if a folder holds runs of other settings.
     """
     planned = jobs(plan)
-    waiting = [job for job in planned if not job.is_finished(plan.output)]
+    waiting = unfinished(plan)
     total = len(waiting)
     logs = plan.output / "logs"
-    log(f"{len(planned)} runs, {len(planned) - total} already finished; logs in {logs}")
+    log(f"{len(planned)} jobs, {len(planned) - total} already finished; logs in {logs}")
     machine = environment()
     free = core_shares(at_once)
     running: list[RunningJob] = []
@@ -83,14 +85,46 @@ def run_all(
                 if stop.asked and code:
                     code = STOPPED  # it ended because of the request, whatever its exit code
                 seconds = time.perf_counter() - child.started
-                entry = {"run": child.job.name, "seconds": seconds, "exit": code}
+                entry = {"run": child.job.folder, "seconds": seconds, "exit": code}
                 append_journal(plan.output, entry | {"at_once": at_once, "environment": machine})
+                if code != STOPPED:
+                    collect([child.job], plan.output)
                 log(
                     f"    {child.job.name} {outcome(child.job, plan.output, code)}, {seconds:.0f} s"
                 )
             time.sleep(POLL_S)
     if stop.asked:
         raise Interrupted("stopped; finished runs are kept")
+
+
+def unfinished(plan: Plan) -> list[Job]:
+    """Return the jobs to train, after finished folders have been added to results.jsonl.
+
+    Raise UserError if results.jsonl or a folder holds results of other settings.
+    """
+    left = remaining(jobs(plan), ledger.lines(plan.output))
+    collect(left, plan.output)
+    return remaining(jobs(plan), ledger.lines(plan.output))
+
+
+def collect(finished: list[Job], output: Path) -> None:
+    """Append the results of those jobs that are finished to results.jsonl.
+
+    A job with a damaged folder is left out: it has no result. Raise UserError if a folder holds a
+    run of other settings.
+    """
+    entries = journal(output)
+    for job in finished:
+        if not job.is_finished(output):
+            continue
+        own = [entry for entry in entries if entry["run"] == job.folder]
+        machine = own[-1]["environment"] if own else {}
+        seconds = ledger.total_seconds(own, job.folder)
+        try:
+            line = ledger.line_of(job, output, seconds, machine)
+        except UserError:
+            continue
+        ledger.append(output, line)
 
 
 def core_shares(at_once: int) -> list[tuple[int, ...]]:
@@ -109,7 +143,7 @@ def start(
     job: Job, output: Path, main: list[str], more_flags: list[str], cores: tuple[int, ...]
 ) -> subprocess.Popen:
     """Start main.py for a job on the given cores (all if ()); its output goes to the job's log."""
-    folder = output / "runs" / job.name
+    folder = output / "runs" / job.folder
     log_file = log_path(job, output)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     command = [*main, *job.flags, f"--run_dir={folder}"]
@@ -138,7 +172,7 @@ def outcome(job: Job, output: Path, code: int) -> str:
 
 def log_path(job: Job, output: Path) -> Path:
     """Return the path of a job's log."""
-    return output / "logs" / f"{job.name.replace('/', '-')}.log"
+    return output / "logs" / f"{job.folder.replace('/', '-')}.log"
 
 
 def failure(job: Job, output: Path) -> str:
@@ -162,7 +196,7 @@ def append_journal(output: Path, entry: dict) -> None:
 
 
 def journal(output: Path) -> list[dict]:
-    """Return the entries of journal.jsonl; a line that was cut off is skipped."""
+    """Return the entries of journal.jsonl; a line that is not whole is skipped."""
     try:
         text = (output / "journal.jsonl").read_text(encoding="utf-8")
     except OSError:
@@ -170,9 +204,11 @@ def journal(output: Path) -> list[dict]:
     entries = []
     for line in text.splitlines():
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and {"run", "seconds", "environment"} <= entry.keys():
+            entries.append(entry)
     return entries
 
 

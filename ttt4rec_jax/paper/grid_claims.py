@@ -1,140 +1,142 @@
-"""The paper's claims on Figure 3, each decided by a pre-registered test; see claims.py.
-
-Imports no JAX.
-"""
+"""The paper's claims on Figure 3; see claims.py. Imports no JAX."""
 
 import statistics
-from collections.abc import Iterable
 
-import numpy as np
-
-from ttt4rec_jax.evaluation.paired_test import LEVEL, Difference
+from ttt4rec_jax.evaluation.paired_test import LEVEL
 from ttt4rec_jax.paper.claims import (
     DID_NOT_HOLD,
     HELD,
     HELD_IN_PART,
-    METRIC,
     NOT_SHOWN,
-    PROTOCOL,
     UNDECIDED,
     Claim,
-    by_user,
-    compare_pairs,
-    format_comparison,
+    Verdict,
+    combine,
 )
+from ttt4rec_jax.paper.ledger import METRIC, PROTOCOL, Trained
 from ttt4rec_jax.paper.results import Grid, count_runs
-from ttt4rec_jax.runs.read import Run
+from ttt4rec_jax.paper.seeds import contrasts
 
-Comparisons = dict[str, tuple[Difference, float]]
+OUTER = (1, 10)
+INNER = (2, 5)
 
 
-def mean_over_points(points: list[dict[int, Run]]) -> np.ndarray:
-    """Return the metric by [seeds, users], averaged over points of the grid.
-
-    points: the runs of each point by seed. Only seeds that all points have are used.
-    """
-    seeds = sorted(set.intersection(*map(set, points)))
-    return np.mean([by_user([by_seed[seed] for seed in seeds]) for by_seed in points], axis=0)
+def mean_by_seed(points: list[list[Trained]]) -> list[float]:
+    """Return the score of each seed, averaged over points; only seeds that all points have."""
+    by_seed = [{run.seed: run.score for run in runs} for runs in points]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    return [statistics.fmean(scores[seed] for scores in by_seed) for seed in seeds]
 
 
 def _too_few(grid: Grid, expected: int) -> list[str]:
-    """Return the evidence that the grid is incomplete, [] if it is complete."""
+    """Return the evidence that the grid is incomplete, or has one seed; [] if neither."""
     runs = count_runs(grid)
-    if runs >= expected:
-        return []
-    return [f"{runs} of the {expected} runs of the grid have a result"]
+    if runs < expected:
+        return [f"{runs} of the {expected} runs of the grid have a result"]
+    if any(len(by_seed) < 2 for by_seed in grid.values()):
+        return ["one seed: a test needs two"]
+    return []
 
 
-def _means(values: Iterable[tuple[float, np.ndarray]]) -> str:
-    return "means: " + ", ".join(f"{setting:g}: {x.mean():.4f}" for setting, x in values)
+MINI_BATCHES = Claim(
+    "mini_batch_size 1 and 10 are better than those between (2 and 5).",
+    "Figure 3's grid, within each initializer_range and for the mean over all of them: NDCG@5 of 1 "
+    "and of 10, each minus that of 2 and of 5, over seeds; Holm's p over all ranges and the mean. "
+    f"It holds for a range if all four differences are above 0 with p < {LEVEL}, in part if some "
+    f"are and none is below 0 with p < {LEVEL}, and does not hold if one is. The verdict combines "
+    "those of the ranges and of the mean.",
+)
 
 
-def _signs(results: Comparisons) -> list[int]:
-    """Return 1 for a difference above 0 with p < LEVEL, -1 for one below 0, 0 for the others."""
-    return [
-        0 if p >= LEVEL else 1 if result.difference > 0 else -1 for result, p in results.values()
-    ]
-
-
-def _lines(setting: str, results: Comparisons, seeds: int) -> list[str]:
-    return [
-        format_comparison(f"{setting} {name}", result, p, seeds)
-        for name, (result, p) in results.items()
-    ]
-
-
-def mini_batches(grid: Grid, expected: int) -> Claim:
-    """Decide whether mini_batch_size 1 and 10 are better than 2 and 5, over all ranges.
+def mini_batches(grid: Grid, expected: int) -> Verdict:
+    """Decide whether mini_batch_size 1 and 10 are better than 2 and 5.
 
     expected: the number of runs in the complete grid.
     """
-    text = "mini_batch_size 1 and 10 are better than those between (2 and 5)."
-    rule = (
-        "Figure 3's grid: NDCG@5 of each size, averaged over the initializer_ranges, 1 and 10 each "
-        "minus 2 and 5 each, paired over test users. The claim holds if all four differences are "
-        f"above 0 with p < {LEVEL}, in part if some are and none is below 0 with p < {LEVEL}, and "
-        "does not hold if one is."
-    )
     if evidence := _too_few(grid, expected):
-        return Claim(text, UNDECIDED, rule, evidence)
-    means = {
-        size: mean_over_points([by_seed for (_, b), by_seed in grid.items() if b == size])
-        for size in (1, 2, 5, 10)
-    }
-    results = compare_pairs(
+        return Verdict(UNDECIDED, evidence)
+    ranges = sorted({r for r, _ in grid})
+    rows = {f"{r:g}": {b: mean_by_seed([grid[r, b]]) for b in (*OUTER, *INNER)} for r in ranges}
+    rows["mean"] = {b: mean_by_seed([grid[r, b] for r in ranges]) for b in (*OUTER, *INNER)}
+    tested = contrasts(
         {
-            f"{outer} - {inner}": (means[inner], means[outer])
-            for outer in (1, 10)
-            for inner in (2, 5)
+            f"{name}: {outer} - {inner}": (by_size[inner], by_size[outer])
+            for name, by_size in rows.items()
+            for outer in OUTER
+            for inner in INNER
         }
     )
-    signs = _signs(results)
+    verdicts = []
+    lines = []
+    for name, by_size in rows.items():
+        own = {key: test for key, test in tested.items() if key.startswith(f"{name}: ")}
+        verdict = _of_signs([test.sign for test in own.values()])
+        verdicts.append(verdict)
+        means = ", ".join(f"{statistics.fmean(by_size[b]):.4f} ({b})" for b in sorted(by_size))
+        where = "mean over all ranges" if name == "mean" else f"initializer_range {name}"
+        text = f"{where}: {verdict}; NDCG@5 by size {means}"
+        found = [key.split(": ")[1] for key, test in own.items() if test.sign]
+        lines.append(text + (f"; significant: {', '.join(found)}" if found else ""))
+    largest = max(test.detectable for test in tested.values())
+    lines.append(f"with a power of 80%, every test would find a difference of {largest:.4f}")
+    return Verdict(combine(verdicts), lines)
+
+
+def _of_signs(signs: list[int]) -> str:
     if min(signs) < 0:
-        verdict = DID_NOT_HOLD
-    elif min(signs) > 0:
-        verdict = HELD
-    else:
-        verdict = HELD_IN_PART if max(signs) > 0 else NOT_SHOWN
-    evidence = [_means(means.items()), *_lines("mini_batch_size", results, len(means[1]))]
-    return Claim(text, verdict, rule, evidence)
+        return DID_NOT_HOLD
+    if min(signs) > 0:
+        return HELD
+    return HELD_IN_PART if max(signs) > 0 else NOT_SHOWN
 
 
-def extreme_ranges(grid: Grid, expected: int) -> Claim:
+EXTREME_RANGES = Claim(
+    "Too small and too large an initializer_range are both harmful.",
+    "Figure 3's grid: NDCG@5 of the smallest and of the largest range, averaged over "
+    "mini_batch_sizes, each minus that of the range between them with the best validation NDCG@5, "
+    f"over seeds. An end is harmful if its difference is below 0 with p < {LEVEL}; the claim holds "
+    "if both are, in part if one is.",
+)
+
+
+def extreme_ranges(grid: Grid, expected: int) -> Verdict:
     """Decide whether the smallest and the largest initializer_range are worse than one in between.
 
     The one in between is the best on validation. expected: the number of runs in the complete grid.
     """
-    text = "Too small and too large an initializer_range are both harmful."
-    rule = (
-        "Figure 3's grid: NDCG@5 of the smallest and of the largest range, averaged over "
-        "mini_batch_sizes, each minus that of the range between them with the best validation "
-        f"NDCG@5, paired over test users. An end is harmful if its difference is below 0 with "
-        f"p < {LEVEL}; the claim holds if both are, in part if one is."
-    )
     if evidence := _too_few(grid, expected):
-        return Claim(text, UNDECIDED, rule, evidence)
-    by_range: dict[float, list[dict[int, Run]]] = {}
-    for (initializer_range, _), by_seed in sorted(grid.items(), key=lambda point: point[0]):
-        by_range.setdefault(initializer_range, []).append(by_seed)
+        return Verdict(UNDECIDED, evidence)
+    by_range: dict[float, list[list[Trained]]] = {}
+    for (initializer_range, _), runs in sorted(grid.items(), key=lambda point: point[0]):
+        by_range.setdefault(initializer_range, []).append(runs)
     smallest, *between, largest = by_range
-    validation = {r: _validation(by_range[r]) for r in between}
-    middle = max(between, key=lambda r: validation[r])
-    means = {r: mean_over_points(by_range[r]) for r in (smallest, middle, largest)}
-    results = compare_pairs(
+    middle = max(between, key=lambda r: _validation(by_range[r]))
+    means = {r: mean_by_seed(points) for r, points in by_range.items()}
+    tested = contrasts(
         {f"{end:g} - {middle:g}": (means[middle], means[end]) for end in (smallest, largest)}
     )
-    signs = _signs(results)
+    signs = [test.sign for test in tested.values()]
     if max(signs) < 0:
         verdict = HELD
     elif min(signs) < 0:
         verdict = HELD_IN_PART
     else:
         verdict = DID_NOT_HOLD if max(signs) > 0 else NOT_SHOWN
-    evidence = [_means(means.items()), *_lines("initializer_range", results, len(means[middle]))]
-    return Claim(text, verdict, rule, evidence)
+    values = ", ".join(f"{r:g}: {statistics.fmean(x):.4f}" for r, x in means.items())
+    first = ", ".join(
+        f"{r:g}: {statistics.fmean(run.epochs[0] for runs in points for run in runs):.4f}"
+        for r, points in by_range.items()
+    )
+    return Verdict(
+        verdict,
+        [
+            f"NDCG@5 by range: {values}",
+            f"validation NDCG@5 after one epoch: {first}",
+            *(test.text(f"initializer_range {name}") for name, test in tested.items()),
+        ],
+    )
 
 
-def _validation(points: list[dict[int, Run]]) -> float:
+def _validation(points: list[list[Trained]]) -> float:
     """Return the mean validation metric of all runs of some points of the grid."""
-    runs = [run for by_seed in points for run in by_seed.values()]
-    return statistics.fmean(run.result["validation"][PROTOCOL][METRIC] for run in runs)
+    return statistics.fmean(run.validation[PROTOCOL][METRIC] for runs in points for run in runs)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from ttt4rec_jax import plots
 from ttt4rec_jax.paper.document import Block, Bullets, Heading, Picture, Text
+from ttt4rec_jax.paper.ledger import Trained
 from ttt4rec_jax.paper.results import Grid, GridPoint
-from ttt4rec_jax.runs.read import Run
 
 
 class Quantity(NamedTuple):
@@ -32,26 +32,23 @@ QUANTITIES = {
 Statistics = dict[str, float]  # a value for each name of QUANTITIES
 
 
-def run_statistics(run: Run) -> Statistics | None:
+def run_statistics(run: Trained) -> Statistics | None:
     """Return a run's statistics at its best epoch, means over blocks and heads.
 
     None if the run recorded none, or if one of them is not finite.
     """
-    if "ttt_stats" not in run.result:
+    if run.inner is None or not run.inner["loss_before"] > 0:
         return None
-    means = plots.inner_means(run.result["ttt_stats"])
-    if not means["loss_before"] > 0:
-        return None
-    means["reduction"] = 1 - means["loss_after"] / means["loss_before"]
-    values = {name: means[name] for name in QUANTITIES}
+    reduction = 1 - run.inner["loss_after"] / run.inner["loss_before"]
+    values = {name: (run.inner | {"reduction": reduction})[name] for name in QUANTITIES}
     return values if all(map(math.isfinite, values.values())) else None
 
 
 def grid_statistics(grid: Grid) -> dict[GridPoint, Statistics]:
     """Return the statistics of each point of the grid that has any, means over its seeds."""
     points = {}
-    for point, by_seed in grid.items():
-        seeds = [values for run in by_seed.values() if (values := run_statistics(run))]
+    for point, runs in grid.items():
+        seeds = [values for run in runs if (values := run_statistics(run))]
         if seeds:
             points[point] = {
                 name: statistics.fmean(values[name] for values in seeds) for name in QUANTITIES
@@ -118,12 +115,12 @@ def _trend(
     return f"{quantity.name}: {'; '.join(parts)}"
 
 
-def blocks(grid: Grid, ndcg: dict[GridPoint, float], title: str) -> list[Block]:
+def blocks(grid: Grid, ndcg: dict[GridPoint, float], title: str, picture: str) -> list[Block]:
     """Return the section: a picture over initializer_range, and what it shows in words.
 
-    ndcg: validation NDCG@5 of each point of the grid.
+    ndcg: validation NDCG@5 of each point of the grid. picture: its file's name.
     """
-    heading = Heading("What the inner learners do", 3)
+    heading = Heading("What the inner learners do", 4)
     points = grid_statistics(grid)
     if not points:
         return [
@@ -152,6 +149,6 @@ def blocks(grid: Grid, ndcg: dict[GridPoint, float], title: str) -> list[Block]:
     )
     return [
         heading,
-        Picture("figure3-inner.png", caption, plots.png(figure)),
+        Picture(picture, caption, plots.png(figure)),
         *findings(points, ndcg),
     ]

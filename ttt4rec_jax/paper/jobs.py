@@ -1,8 +1,9 @@
-"""The paper's experiments as a list of runs, each trained by main.py. Imports no JAX."""
+"""The paper's experiments as a list of jobs, each a process of the command line. Imports no JAX."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_prep.settings import UserError
@@ -13,10 +14,13 @@ from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder, load_config, write_json
 
 PARTS = ("table1", "figure2", "figure3")
+PRESETS = ("fair", "authors")  # the settings under which everything is trained
 DATASETS = ("beauty", "electronics", "ml1m")
 OTHER_DATASETS = ("ml100k", "synthetic")  # allowed, though the paper does not use them
+SEEDS = {"beauty": 5}  # the number of seeds if --seeds is not given
+OTHER_SEEDS = 3
 PAPER = ("din", "gru4rec", "sasrec", "comirec_sa", "comirec_dr", "ttt4rec")
-EXTRAS = ("bert4rec", "ttt_mlp", "iclrec")
+EXTRAS = ("comirec_dr_plain", "bert4rec", "ttt_mlp", "iclrec")  # trained under "fair" alone
 BASELINES = ("popularity", "itemknn")  # not trained, so that one run each is enough
 FIGURE2 = ("comirec_sa", "comirec_dr", "ttt4rec")
 TITLES = {
@@ -26,14 +30,24 @@ TITLES = {
     "comirec_sa": "ComiRec-SA",
     "comirec_dr": "ComiRec-DR",
     "ttt4rec": "TTT4Rec",
+    "comirec_dr_plain": "ComiRec-DR without target tower",
     "bert4rec": "BERT4Rec",
     "iclrec": "ICLRec",
     "ttt_mlp": "TTT4Rec with TTT-MLP",
     "popularity": "popularity",
     "itemknn": "ItemKNN",
 }
-MODEL_FLAGS = {"ttt_mlp": ["--model=ttt4rec", "--inner=mlp"]}
-RANGES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.5)  # Figure 3's initializer_range
+MODEL_FLAGS = {
+    "ttt_mlp": ("--model=ttt4rec", "--inner=mlp"),
+    "comirec_dr_plain": ("--model=comirec_dr", "--target_tower=none"),
+    # it scores pairs, and would take longer to rank the full catalogue than to train
+    "din": ("--model=din", "--nofull_catalogue"),
+}
+# Figure 3's initializer_range: the paper's, and smaller ones where W_0 and the gate keep theirs
+RANGES = {
+    "fair": (0.001, 0.01, 0.02, 0.05, 0.1, 0.5),
+    "authors": (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.5),
+}
 BATCHES = (1, 2, 5, 10)  # Figure 3's mini_batch_size
 # epochs of --quick
 QUICK_EPOCHS = 2
@@ -43,53 +57,75 @@ QUICK_EPOCHS_GRID = 1
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The parts of the paper to reproduce, the data sets, the number of seeds, and the folder."""
+    """What to reproduce: parts of the paper, presets, data sets, seeds; and the folder.
+
+    seeds: the number of seeds of each model; 0: SEEDS, which depends on the data set.
+    """
 
     output: Path
     parts: tuple[str, ...] = PARTS
+    presets: tuple[str, ...] = PRESETS
     datasets: tuple[str, ...] = DATASETS
-    seeds: int = 3
+    seeds: int = 0
     quick: bool = False
 
     def __post_init__(self) -> None:
+        for preset in self.presets:
+            if preset not in PRESETS:
+                raise UserError(f"--presets: {preset!r} is not one of {', '.join(PRESETS)}")
         known = (*DATASETS, *OTHER_DATASETS)
         for dataset in self.datasets:
             if dataset not in known:
                 raise UserError(f"--datasets: {dataset!r} is not one of {', '.join(known)}")
-        if not 1 <= self.seeds <= 100:
-            raise UserError(f"--seeds: {self.seeds} is out of range, expected 1 to 100")
+        if not 0 <= self.seeds <= 100:
+            raise UserError(f"--seeds: {self.seeds} is out of range, expected 0 to 100")
 
     @property
     def figures_on(self) -> str:
         """The data set of Figures 2 and 3: Beauty as in the paper, or the first if it is absent."""
         return "beauty" if "beauty" in self.datasets else self.datasets[0]
 
+    def seeds_on(self, dataset: str) -> range:
+        """Return the seeds with which the models are trained on a data set."""
+        return range(self.seeds or SEEDS.get(dataset, OTHER_SEEDS))
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One process of main.py, which trains one run or Figure 3's sweep.
+    """One process, which trains some settings with several seeds as one sweep.
 
-    `name` is its folder under runs/; `flags` are those of main.py.
+    name: what is trained, as in fair/beauty/sasrec. settings: the flags except --seed.
     """
 
     name: str
-    flags: tuple[str, ...]
+    settings: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of the process."""
+        return (*self.settings, f"--seed={','.join(map(str, self.seeds))}")
+
+    @property
+    def folder(self) -> str:
+        """The job's folder under runs/."""
+        return f"{self.name}/seeds={self.seeds[0]}-{self.seeds[-1]}"
 
     @functools.cached_property
     def combinations(self) -> dict[str, Config]:
         """The settings of the job's runs, by subfolder of its folder ("" for a single run)."""
-        lists, given = flags.parse(["main.py", *self.flags], "")
+        lists, given = flags.parse(["sweep", *self.flags], "")
         return combine(presets.apply(lists, given))[0]
 
     def folders(self, output: Path) -> dict[str, RunFolder]:
         """Return the run folder of each combination."""
-        return {name: RunFolder(output / "runs" / self.name / name) for name in self.combinations}
+        return {name: RunFolder(output / "runs" / self.folder / name) for name in self.combinations}
 
     def is_finished(self, output: Path) -> bool:
         """Return whether every combination has a result, or has failed within a finished sweep.
 
-        Raise UserError if a folder holds a run of other settings (those of --quick or of another
-        version), whose result must not be mistaken for this job's.
+        Raise UserError if a folder holds a run of other settings (those of another version), whose
+        result must not be mistaken for this job's.
         """
         folders = self.folders(output)
         for name, folder in folders.items():
@@ -101,58 +137,74 @@ class Job:
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Return the plan's jobs in the order in which they are trained.
-
-    A run that two parts need is listed once. The sweep comes first since it takes longest, so that
-    parallel processes end at about the same time. Then all models are trained with one seed before
-    the next, so that an interrupted reproduction lacks seeds rather than models.
-    """
-    planned = [grid(plan)] if "figure3" in plan.parts else []
+    """Return the plan's jobs in the order in which they are trained; none is listed twice."""
+    planned = []
     if "table1" in plan.parts:
-        planned += [_run(plan, data, model, 0) for data in plan.datasets for model in BASELINES]
-        planned += [
-            _run(plan, dataset, model, seed)
-            for seed in range(plan.seeds)
-            for models in (PAPER, EXTRAS)
-            for dataset in plan.datasets
-            for model in models
-        ]
+        first = plan.presets[0]
+        for dataset in plan.datasets:
+            planned += [_model(plan, first, dataset, model) for model in BASELINES]
+            planned += [_model(plan, preset, dataset, m) for preset in plan.presets for m in PAPER]
     if "figure2" in plan.parts:
-        planned += [
-            _run(plan, plan.figures_on, model, seed)
-            for seed in range(plan.seeds)
-            for model in FIGURE2
-        ]
+        on = plan.figures_on
+        planned += [_model(plan, preset, on, model) for preset in plan.presets for model in FIGURE2]
+    if "figure3" in plan.parts:
+        planned += [job for preset in plan.presets for job in grid(plan, preset)]
+    if "table1" in plan.parts and "fair" in plan.presets:
+        planned += [_model(plan, "fair", data, m) for data in plan.datasets for m in EXTRAS]
     return list({job.name: job for job in planned}.values())
 
 
-def _run(plan: Plan, dataset: str, model: str, seed: int) -> Job:
-    """Return the job that trains one model on one data set with one seed."""
-    chosen = [
-        "--preset=paper",
-        f"--dataset={dataset}",
-        *MODEL_FLAGS.get(model, [f"--model={model}"]),
-        f"--seed={seed}",
-    ]
+def _model(plan: Plan, preset: str, dataset: str, model: str) -> Job:
+    """Return the job that trains one model on one data set."""
+    own = MODEL_FLAGS.get(model, (f"--model={model}",))
+    settings: tuple[str, ...] = (f"--preset={preset}", f"--dataset={dataset}", *own)
     if plan.quick and model not in BASELINES:
         epochs = QUICK_EPOCHS_COMIREC if model.startswith("comirec") else QUICK_EPOCHS
-        chosen.append(f"--epochs={epochs}")
-    return Job(f"{dataset}/{model}-{seed}", tuple(chosen))
+        settings += (f"--epochs={epochs}",)
+    seeds = range(1) if model in BASELINES else plan.seeds_on(dataset)
+    return Job(f"{preset}/{dataset}/{model}", settings, tuple(seeds))
 
 
-def grid(plan: Plan) -> Job:
-    """Return the sweep of Figure 3."""
-    swept = {"initializer_range": RANGES, "mini_batch_size": BATCHES, "seed": range(plan.seeds)}
-    chosen = [
-        "--preset=paper",
+def grid(plan: Plan, preset: str) -> list[Job]:
+    """Return the sweeps of Figure 3, one for each mini_batch_size, each a program of its own."""
+    settings: tuple[str, ...] = (
+        f"--preset={preset}",
         f"--dataset={plan.figures_on}",
         "--model=ttt4rec",
         "--ttt_stats",
-        *(f"--{name}={','.join(map(str, values))}" for name, values in swept.items()),
-    ]
+        f"--initializer_range={','.join(map(str, RANGES[preset]))}",
+    )
     if plan.quick:
-        chosen.append(f"--epochs={QUICK_EPOCHS_GRID}")
-    return Job(f"{plan.figures_on}/figure3", tuple(chosen))
+        settings += (f"--epochs={QUICK_EPOCHS_GRID}",)
+    return [
+        Job(
+            f"{preset}/{plan.figures_on}/figure3-{size}",
+            (*settings, f"--mini_batch_size={size}"),
+            tuple(plan.seeds_on(plan.figures_on)),
+        )
+        for size in BATCHES
+    ]
+
+
+def remaining(planned: Iterable[Job], lines: Sequence[dict]) -> list[Job]:
+    """Return the jobs with the seeds for which results.jsonl has no line.
+
+    Raise UserError if it has lines of other settings.
+    """
+    jobs_left = []
+    for job in planned:
+        own = [line for line in lines if line["job"] == job.name]
+        for line in own:
+            if tuple(line["settings"]) != job.settings:
+                raise UserError(
+                    f"--output: results.jsonl has {job.name} with {' '.join(line['settings'])}, "
+                    f"expected {' '.join(job.settings)}; name another folder"
+                )
+        done = {run["seed"] for line in own for run in line["runs"]}
+        seeds = tuple(seed for seed in job.seeds if seed not in done)
+        if seeds:
+            jobs_left.append(dataclasses.replace(job, seeds=seeds))
+    return jobs_left
 
 
 def save_plan(plan: Plan) -> None:
@@ -173,7 +225,7 @@ def saved_plan(output: Path) -> dict:
     path = output / "plan.json"
     try:
         saved = json.loads(path.read_text())
-        return saved | {name: tuple(saved[name]) for name in ("parts", "datasets")}
+        return saved | {name: tuple(saved[name]) for name in ("parts", "presets", "datasets")}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,12 +1,12 @@
 """The report on the paper's experiments, from the runs that are finished.
 
-Every number in it comes from a run's folder.
+Every number in it comes from results.jsonl.
 """
 
 from pathlib import Path
 
-from data_prep.settings import UserError
 from ttt4rec_jax.paper import claims, conditions, figures, grid_claims, table1
+from ttt4rec_jax.paper.claims import Claim, Verdict
 from ttt4rec_jax.paper.document import (
     Block,
     Bullets,
@@ -20,78 +20,67 @@ from ttt4rec_jax.paper.document import (
     markdown,
     plural,
 )
-from ttt4rec_jax.paper.driver import failure as job_failure
-from ttt4rec_jax.paper.jobs import Plan, jobs
+from ttt4rec_jax.paper.jobs import Plan
 from ttt4rec_jax.paper.results import (
     Results,
-    figure2_histories,
+    collect,
     figure3_grid,
     grid_size,
     table1_runs,
 )
 from ttt4rec_jax.runs.folder import write_text
-from ttt4rec_jax.runs.read import failure, history, read
 
 TITLE = "TTT4Rec: the paper's experiments"
+CLAIMS = (
+    claims.ON_A_PAR,
+    claims.COMIREC_BETTER,
+    claims.COMIREC_SLOW,
+    grid_claims.MINI_BATCHES,
+    grid_claims.EXTREME_RANGES,
+)
 
 
-def collect(plan: Plan) -> Results:
-    """Read the files of the plan's runs.
-
-    A damaged run counts as missing, with the reason. Raise UserError if a folder holds runs of
-    other settings.
-    """
-    results = Results({}, {}, {})
-    # single runs first, then the runs of the grid
-    for job in sorted(jobs(plan), key=lambda job: len(job.combinations)):
-        job.is_finished(plan.output)  # raises UserError
-        for name, folder in job.folders(plan.output).items():
-            key = f"{job.name}/{name}".rstrip("/")
-            try:
-                results.histories[key] = history(folder.path)
-            except UserError:
-                results.histories[key] = []
-            try:
-                if folder.result.exists():
-                    results.runs[key] = read(folder.path)
-                else:
-                    reason = failure(folder.path)
-                    results.missing[key] = (
-                        f"failed: {reason}" if reason else job_failure(job, plan.output)
-                    )
-            except UserError as error:
-                results.missing[key] = f"failed: {error}"
-    return results
-
-
-def decide_claims(plan: Plan, results: Results, runs: claims.RunsByModel) -> list[claims.Claim]:
-    """Decide the paper's claims. runs: those of Table 1."""
-    expected = grid_size(plan)
-    grid = figure3_grid(plan, results)
+def decide_claims(plan: Plan, results: Results, preset: str) -> list[Verdict]:
+    """Decide the claims, in the order of CLAIMS, under a preset."""
+    runs = table1_runs(plan, results, preset)
+    expected = grid_size(plan, preset)
+    grid = figure3_grid(plan, results, preset)
     return [
         claims.on_a_par(runs),
         claims.comirec_better(runs),
-        claims.comirec_slow(figure2_histories(plan, results), plan.figures_on),
+        claims.comirec_slow(runs[plan.figures_on]),
         grid_claims.mini_batches(grid, expected),
         grid_claims.extreme_ranges(grid, expected),
     ]
 
 
-def claims_blocks(decided: list[claims.Claim]) -> list[Block]:
-    """Return the section on the claims: a table of verdicts, then the evidence for each."""
-    overview: list[Row] = [[claim.text, Cell(claim.verdict, "b")] for claim in decided]
+def claims_blocks(decided: dict[str, list[Verdict]]) -> list[Block]:
+    """Return the section on the claims: a table of verdicts, then the evidence for each.
+
+    decided: {preset: the verdicts, in the order of CLAIMS}.
+    """
+    overview: list[Row] = [
+        [claim.text, *(Cell(verdicts[i].verdict, "b") for verdicts in decided.values())]
+        for i, claim in enumerate(CLAIMS)
+    ]
     section: list[Block] = [
         Heading("Which of the paper's claims held"),
-        Table(["claim", "in these runs"], overview),
+        Table(["claim", *(f"preset {preset}" for preset in decided)], overview),
+        Text(
+            "Differences are tested by Welch's t test over seeds, on the same test users, so that "
+            "they say whether other trainings would show them on these users."
+        ),
     ]
-    for number, claim in enumerate(decided, 1):
-        section += [
-            Heading(f"Claim {number}: {claim.verdict}", 3),
-            Text(f"{claim.text} **{claim.verdict.capitalize()}.**"),
-            Text(f"Decided by: {claim.rule}"),
-            Bullets(claim.evidence),
-        ]
+    for i, claim in enumerate(CLAIMS):
+        section += [Heading(f"Claim {i + 1}", 3), Text(claim.text), Text(_rule(claim))]
+        for preset, verdicts in decided.items():
+            section.append(Text(f"Preset {preset}: **{verdicts[i].verdict}**."))
+            section.append(Bullets(verdicts[i].evidence))
     return section
+
+
+def _rule(claim: Claim) -> str:
+    return f"Decided by: {claim.rule}"
 
 
 def note_of(plan: Plan) -> str:
@@ -106,20 +95,20 @@ def note_of(plan: Plan) -> str:
 
 def blocks_of(plan: Plan, results: Results) -> list[Block]:
     """Return the blocks of the whole report."""
-    runs = table1_runs(plan, results)
-    finished = len(results.runs)
-    summary = (
-        f"{finished} of {finished + len(results.missing)} runs have a result. Data: "
-        f"{', '.join(plan.datasets)}; {plural(plan.seeds, 'seed')}."
-    )
-    blocks: list[Block] = [Text(summary), *claims_blocks(decide_claims(plan, results, runs))]
+    finished = sum(map(len, results.runs.values()))
+    counts = ", ".join(f"{name} {len(plan.seeds_on(name))}" for name in plan.datasets)
+    summary = f"{plural(finished, 'run')} with a result. Data and seeds: {counts}."
+    if results.missing:
+        summary += f" {plural(len(results.missing), 'job')} without all results: see the end."
+    decided = {preset: decide_claims(plan, results, preset) for preset in plan.presets}
+    blocks = [Text(summary), *conditions.settings(plan), *claims_blocks(decided)]
     if "table1" in plan.parts:
-        blocks += table1.blocks(plan, results, runs)
+        blocks += table1.blocks(plan, results)
     if "figure2" in plan.parts:
         blocks += figures.figure2_blocks(plan, results)
     if "figure3" in plan.parts:
         blocks += figures.figure3_blocks(plan, results)
-    return blocks + conditions.blocks(plan, results)
+    return blocks + conditions.blocks(results)
 
 
 def write(plan: Plan) -> list[Path]:
