@@ -182,6 +182,20 @@ def test_a_sweep_is_a_table_of_runs_as_they_are_alone(data, run, tmp_path):
     assert seeds["seed"].to_list() == [0, 1]
 
 
+def test_a_run_without_the_full_catalogue_has_sampled_metrics_alone(data, tmp_path):
+    lines = []
+    options = {"progress": False, "log": lines.append, "full_catalogue": False}
+    both = t4r.train(data, "popularity", progress=False)
+    alone = t4r.train(data, "popularity", run_dir=tmp_path / "run", **options)
+    assert alone.test == {"sampled": both.test["sampled"]}
+    table = "\n".join(lines)
+    assert "full       not ranked (--nofull_catalogue)" in table
+    assert "full catalogue" not in table and "HR@10" in table
+    assert "test full/ndcg@10" not in t4r.sweep(data, "popularity", seed=[0, 1], **options).columns
+    with pytest.raises(t4r.UserError, match="select_by=full/ndcg@10 needs the full catalogue"):
+        t4r.train(data, "popularity", select_by="full/ndcg@10", **options)
+
+
 def test_runs_are_compared_or_the_reason_is_given(data, run, tmp_path):
     other = t4r.train(data, "popularity", progress=False)
     comparison = t4r.compare(run, other, protocol="full")
