@@ -40,7 +40,7 @@ from data_prep import (
     store,
     synthetic,
 )
-from data_prep.files import file_digest
+from data_prep.files import file_digest, read_json
 from data_prep.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ def source_digest(path: Path, cache_dir: Path) -> str:
         / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
     )
     try:
-        known = json.loads(memo.read_text())
+        known = read_json(memo)
         if known["stamp"] == stamp:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
