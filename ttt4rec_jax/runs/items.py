@@ -187,7 +187,8 @@ def training_clicks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         loaded = arrays.load_all(verified.read(path), ("items", "offsets"))
-        clicks, offsets = loaded["items"], loaded["offsets"]
+        clicks = loaded["items"]
+        offsets = loaded["offsets"]
         if not offsets.size or offsets[0] != 0 or offsets[-1] != len(clicks):
             raise ValueError(f"offsets that do not end at the {len(clicks):,} clicks")
         if (np.diff(offsets) < 0).any() or clicks.min(initial=1) < 1:
