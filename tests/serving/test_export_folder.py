@@ -172,8 +172,13 @@ def test_an_export_replaces_nothing_but_an_export(random_dataset, popularity_exp
             export_folder.check(tmp_path / name, overwrite)
     # an export of another version is an export, too
     manifest = tmp_path / "export" / "manifest.json"
-    manifest.write_text(change(json.loads(manifest.read_text()), format_version=0))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(change(content, format_version=0))
     (tmp_path / "export" / "stale").write_text("of the previous export")
+    with pytest.raises(UserError, match="also holds stale, which no export wrote"):
+        export_folder.check(tmp_path / "export", overwrite=True)
+    files = content["files"] | {"stale": ""}
+    manifest.write_text(change(content, format_version=0, files=files))
     for name in ("export", "empty"):
         export_popularity(random_dataset, tmp_path / name, overwrite=name == "export")
         assert load_export.load_export(tmp_path / name).ids == ITEMS
