@@ -8,11 +8,15 @@ import zipfile
 import pytest
 from fuzz_parsers import (
     ITEMS,
+    OF_EXPORT,
+    RUN_FILES,
     SUFFIXES,
     arguments,
     clicks,
+    export_folder,
     histories,
     movies,
+    run_folder_of,
     session_bytes,
     settings_of_run,
     told,
@@ -210,6 +214,27 @@ fields = [(section, name) for section, values in Config().to_dict().items() for 
 )
 def test_settings_of_a_run(content):
     settings_of_run(content)
+
+
+@few
+@given(st.one_of(st.binary(max_size=50), json_values.map(lambda x: json.dumps(x).encode())))
+def test_files_of_a_run(content):
+    for name in RUN_FILES:
+        run_folder_of(content, name)
+
+
+manifest_fields = st.dictionaries(
+    st.sampled_from(["items", "k", "model", "files", "programs", "platforms", "format_version"]),
+    json_values,
+    max_size=3,
+)
+
+
+@few
+@given(manifest_fields, json_values, st.sampled_from([*OF_EXPORT, "manifest.json"]))
+def test_exports(fields, value, name):
+    export_folder({}, fields)
+    export_folder({name: json.dumps(value).encode()})
 
 
 names = sorted(name for name in flags.define() if name not in ("run_dir", "resume"))

@@ -309,7 +309,7 @@ def deserialize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             name: jax.export.deserialize(bytearray(path.read_bytes()))
             for name, path in paths.items()
         }
-    except (ValueError, NotImplementedError) as error:
+    except Exception as error:  # whatever jax and flatbuffers raise for bytes that are no program
         raise ExportError(
             f"{folder}: jax {jax.__version__} cannot read its programs ({first_line(error)}); "
             f"install jax {manifest['written_by']['jax']}, which wrote them, "
