@@ -67,7 +67,7 @@ class RunFolder:
         if not self.path.exists():
             return True
         return self.path.is_dir() and all(
-            path.name == LOCK or atomic.is_leftover(path) for path in self.path.iterdir()
+            path.name == LOCK or path.name.endswith(atomic.PART) for path in self.path.iterdir()
         )
 
     @contextlib.contextmanager
@@ -130,6 +130,8 @@ class RunFolder:
 
         The folder itself may be a symbolic link.
         """
+        if not self.path.is_dir():
+            return
         try:
             found = atomic.foreign(self.path)
         except OSError as error:
