@@ -16,6 +16,7 @@ from helpers import catalogue_of, compiled, fit_run, small_config
 
 from data_prep import arrays, atomic, files
 from data_prep.settings import UserError
+from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.metrics import summarise
 from ttt4rec_jax.pipeline import resume, sweep
 from ttt4rec_jax.runs import items, read, verified
@@ -292,6 +293,19 @@ def test_a_false_shape_is_refused_before_memory_is_taken(tmp_path, shape):
     (tmp_path / "x.npy").write_bytes(honest)
     assert arrays.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
     assert arrays.load(tmp_path / "x.npy", mapped=True).tolist() == [0, 1, 2]
+
+
+def test_a_prepared_array_of_a_false_shape_is_one_line(tmp_path):
+    (tmp_path / "offsets.npy").write_bytes(npy(np.arange(3)) + b"more")
+    with pytest.raises(UserError, match=r"offsets.npy: damaged .*; remove .*, and the data are"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("id", [1.5, [1], None])
+def test_ids_that_are_neither_numbers_nor_text_are_one_line(tmp_path, id):
+    pl.DataFrame({"id": [id], "clicks": [1]}).write_parquet(tmp_path / "catalogue.parquet")
+    with pytest.raises(UserError, match=r"catalogue.parquet: cannot be read \("):
+        items.read(tmp_path / "catalogue.parquet")
 
 
 def test_a_false_size_in_an_archive_is_refused():

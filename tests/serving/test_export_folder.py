@@ -121,6 +121,20 @@ DAMAGED = {
     ),
     "a changed file": ("arrays.npz", lambda m: "not arrays", "arrays.npz: damaged"),
     "a missing file": ("score.jax_export", None, "score.jax_export: missing"),
+    "absurd sizes": ("manifest.json", lambda m: change(m, items=10**15), "items, k and max_len"),
+    "other sizes": ("manifest.json", lambda m: change(m, items=31), "has 30 items, expected 31"),
+    "no digests": ("manifest.json", lambda m: change(m, files={}), "files has no arrays.npz"),
+    "a file elsewhere": (
+        "manifest.json",
+        lambda m: change(m, files=m["files"] | {"../mine": ""}),
+        "a file outside the folder, '../mine'",
+    ),
+    "a program elsewhere": (
+        "manifest.json",
+        lambda m: change(m, programs={"top_k": {"file": "/etc/hostname"}}),
+        "files has no /etc/hostname",
+    ),
+    "nested JSON": ("manifest.json", lambda m: "[" * 100_000, "not the manifest of an export"),
 }
 
 

@@ -124,6 +124,8 @@ def read(path: Path) -> Catalogue:
         clicks = table["clicks"].cast(pl.Int64)
         if not len(table) or sum(table.null_count().drop("title", strict=False).row(0)):
             raise ValueError("no items, or one without an id or a number of clicks")
+        if not (table["id"].dtype.is_integer() or table["id"].dtype == pl.String):
+            raise ValueError(f"ids of type {table['id'].dtype}, expected whole numbers or text")
         return Catalogue(table["id"].to_list(), _titles(table), clicks.to_numpy())
     except UserError:
         raise
@@ -223,7 +225,7 @@ def history_of(prepared: Path, user: str) -> list[int]:
 
 
 def _titles(table: Any) -> list[str | None] | None:
-    return table["title"].to_list() if "title" in table.columns else None
+    return table["title"].cast(str).to_list() if "title" in table.columns else None
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

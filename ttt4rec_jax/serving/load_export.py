@@ -45,8 +45,10 @@ import numpy as np
 FORMAT = "ttt4rec_jax.export"
 VERSION = 1
 # what damaged or false files raise
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError)
-UNREADABLE += (ValueError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError, zipfile.BadZipFile),
+)
 MAX_BATCH = 64  # rows of one call of a program
 Ids = Iterable[int | str]
 Array = np.ndarray
