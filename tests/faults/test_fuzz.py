@@ -1,10 +1,12 @@
 """Bad input of every kind is read or refused in one line; no other error reaches the user."""
 
+import functools
 import gzip
 import io
 import json
 import zipfile
 
+import polars as pl
 import pytest
 from fuzz_parsers import (
     ITEMS,
@@ -160,6 +162,26 @@ def test_histories(content, suffix):
 @given(st.binary(max_size=200))
 def test_histories_of_parquet(content):
     histories(b"PAR1" + content + b"PAR1", ".parquet")
+
+
+def parquet(**columns) -> bytes:
+    file = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(file)
+    return file.getvalue()
+
+
+LISTS = parquet(user=["a", "b"], items=[[1, 2, 30], [2]])
+ROWS = parquet(user=[1, 1, 2], item=[1, 2, 3], time=[1, 2, 3])
+
+
+@many
+@given(st.integers(0, 10**6), st.integers(0, 7), modes)
+def test_parquet_files_with_a_flipped_bit(place, bit, mode):
+    """Some make polars panic, which is no Exception."""
+    for content, read in ((LISTS, histories), (ROWS, functools.partial(clicks, on_bad_rows=mode))):
+        changed = bytearray(content)
+        changed[place % len(content)] ^= 1 << bit
+        read(bytes(changed), ".parquet")
 
 
 @many
