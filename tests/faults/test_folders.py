@@ -16,6 +16,7 @@ from helpers import catalogue_of, compiled, fit_run, small_config
 
 from data_prep import arrays, atomic, files
 from data_prep.settings import UserError
+from ttt4rec_jax.api.run import Run
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.metrics import summarise
 from ttt4rec_jax.pipeline import resume, sweep
@@ -81,6 +82,17 @@ def test_nothing_is_written_or_removed_through_a_link(run, tmp_path, name):
         with pytest.raises(UserError, match=f"{path}, a symbolic link to {target}"):
             action()
     assert entries(home) == before
+
+
+def test_a_run_of_links_is_served_but_not_copied(run, tmp_path):
+    """Some caches of downloaded files consist of links; a copy could take along other files."""
+    for path in (run.catalogue, run.best):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    assert len(load_run(run.path)[3]) == 30
+    with pytest.raises(UserError, match=r"nothing is copied from a folder with .* link to"):
+        Run(run.path).save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_run_folder_may_itself_be_a_link(run, tmp_path):
