@@ -3,10 +3,15 @@
 A file or folder is written under a temporary name next to its destination, forced to disk, and then
 renamed. A process that is killed leaves the temporary name behind; a process that writes to the
 same folder at least a day later removes it.
+
+Folders may come from elsewhere, so nothing is written or removed through a symbolic link: temporary
+names are random and must be new, renaming replaces a link and not what it names, and only names
+that `temporary_path` gives are removed.
 """
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -21,7 +26,7 @@ if sys.platform != "win32":
     import fcntl
 
 PART = ".part"  # the suffix of every temporary name
-TEMPORARY = f".*.????????{PART}"  # the temporary names of `temporary_path`
+TEMPORARY = re.compile(rf"\..{{0,40}}\.[0-9a-f]{{8}}{PART}", re.DOTALL)  # by `temporary_path`
 STALE_S = 24 * 3600
 
 
@@ -32,18 +37,44 @@ def temporary_path(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Return whether a killed process may have left this file or folder behind."""
-    return path.name.endswith(PART)
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with its content; of a symbolic link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def foreign(folder: Path) -> str:
+    """Return the first entry below a folder that is no file and no folder, in words; "" if none.
+
+    Such entries are symbolic links, pipes and devices. `folder` itself may be a link.
+    """
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_symlink():
+                return f"{entry.path}, a symbolic link to {os.readlink(entry.path)}"
+            if entry.is_dir() and (found := foreign(Path(entry.path))):
+                return found
+            if not entry.is_dir() and not entry.is_file():
+                return f"{entry.path}, a pipe or a device"
+    return ""
+
+
+def no_follow(path: str, flags: int) -> int:
+    """Open a file as the `opener` of `open`, and fail with OSError if it is a symbolic link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def remove_stale(folder: Path) -> None:
     """Remove temporary files and folders older than a day, whose processes must have ended."""
-    for left in folder.glob(TEMPORARY):
+    for left in filter(is_leftover, folder.iterdir()):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_S:
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink()
+            if time.time() - left.lstat().st_mtime > STALE_S:
+                remove(left)
 
 
 @contextlib.contextmanager

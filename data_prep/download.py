@@ -62,7 +62,7 @@ def fetch(source: Source, data_dir: Path) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait for the lock, so that no two processes write to one .part file."""
-    with open(path, "w") as file:
+    with open(path, "a", opener=atomic.no_follow) as file:
         atomic.lock(file, wait=True)  # without locks, only simultaneous downloads would collide
         yield
 
@@ -91,7 +91,7 @@ def _transfer(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with (
-            open(part, "ab" if resumed else "wb") as file,
+            open(part, "ab" if resumed else "wb", opener=atomic.no_follow) as file,
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar,
         ):
             while chunk := response.read(CHUNK):

@@ -40,7 +40,7 @@ from data_prep import (
     store,
     synthetic,
 )
-from data_prep.files import file_digest
+from data_prep.files import file_digest, read_json
 from data_prep.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
@@ -162,6 +162,11 @@ class Sequences(NamedTuple):
 
 def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
     """Number filtered clicks and sort them. Raise UserError if there are none, or too many."""
+    count = kept.select(pl.len()).collect(engine="streaming").item()
+    if count >= MOST_CLICKS:  # before anything is counted or sorted
+        raise UserError(
+            f"--dataset: {count:,} clicks are left, expected fewer than {MOST_CLICKS:,}; use fewer"
+        )
     tables = {"users": clicks.id_table(kept, "user"), "items": clicks.id_table(kept, "item")}
     if not len(tables["users"]):
         cores = " ".join(f"--{name}={least}" for name, least in filters.items())
@@ -169,11 +174,6 @@ def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
     numbered = clicks.numbered(kept, tables["users"], tables["items"])
     counts = numbered.group_by("user").len().sort("user").collect(engine="streaming")["len"]
     offsets = np.concatenate([[0], np.cumsum(counts.to_numpy(), dtype=np.int64)])
-    if offsets[-1] >= MOST_CLICKS:
-        raise UserError(
-            f"--dataset: {offsets[-1]:,} clicks are left, expected fewer than {MOST_CLICKS:,}; "
-            "use fewer"
-        )
     items = np.empty(offsets[-1], np.int32)
     times = np.empty(offsets[-1], np.int64)
     size = max(SORTED_AT_ONCE, -(-offsets[-1] // MOST_PARTS))
@@ -262,7 +262,7 @@ def source_digest(path: Path, cache_dir: Path) -> str:
         / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
     )
     try:
-        known = json.loads(memo.read_text())
+        known = read_json(memo)
         if known["stamp"] == stamp:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -202,7 +202,10 @@ class DataConfig:
         choices=("uniform", "popularity"),
     )
     data_seed: int = option(
-        0, "Seed of the evaluation negatives and of the synthetic data set.", low=0
+        0,
+        "Seed of the evaluation negatives and of the synthetic data set.",
+        low=0,
+        high=2**31 - 1,
     )
     on_bad_rows: str = option(
         "error",

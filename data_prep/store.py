@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from data_prep import atomic
-from data_prep.files import file_digest, sync
+from data_prep.files import file_digest, read_json, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,11 @@ def write(
 def verify(folder: Path) -> str:
     """Return what is wrong with a prepared folder, or "" if all of its files are intact."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         if manifest["format_version"] != FORMAT_VERSION:
             return f"format version {manifest['format_version']}, expected {FORMAT_VERSION}"
+        if any(Path(name).name != name for name in manifest["files"]):
+            return "its manifest names files elsewhere"
         wrong = [
             name
             for name, digest in manifest["files"].items()

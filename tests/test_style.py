@@ -64,7 +64,7 @@ def test_one_assignment_a_statement():
 
 
 # longer files, each for a reason that WORKSPACE.md gives
-LONGER: dict[str, int] = {}
+LONGER: dict[str, int] = {"ttt4rec_jax/serving/load_export.py": 360}
 PRODUCT = [
     path for path in FILES if path.relative_to(ROOT).parts[0] in ("ttt4rec_jax", "data_prep")
 ]

@@ -36,7 +36,9 @@ def test_a_run_prints_a_table_and_leaves_its_result(synthetic_run):
         for name in ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20", "mrr", "auc"):
             assert f"{metrics[name]:.4f} ± {metrics[f'{name}_ci95']:.4f}" in done.stdout
     assert {"prepare", "compile", "epochs", "evaluate", "total"} <= result["seconds"].keys()
-    assert json.loads((cwd / "run" / "config.json").read_text()) == result["config"]
+    started_on = {"dataset": {name: result["dataset"][name] for name in ("name", "sha256")}}
+    saved = json.loads((cwd / "run" / "config.json").read_text())
+    assert saved == result["config"] | started_on
     ranks = pl.read_parquet(cwd / "run" / "test_ranks.parquet")
     # This run has no ties at the boundary.
     hits = (ranks["full_greater"] + ranks["full_ties"] < 10).cast(int)

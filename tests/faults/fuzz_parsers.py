@@ -2,37 +2,41 @@
 
 test_fuzz.py calls them with hypothesis' inputs. With inputs guided by coverage, for some seconds:
 
-pip install -e ".[fuzz]" && python tests/faults/fuzz_parsers.py --seconds=60
+pip install -e ".[fuzz]" && python tests/faults/fuzz_parsers.py --seconds=60 --only=config
 """
 
 import dataclasses
+import hashlib
+import io
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from data_prep import readers, sources
 from data_prep.settings import DataConfig, UserError, check, option
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.pipeline import resume
+from ttt4rec_jax.pipeline import resume, sweep
 from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs import folder as run_folder
 from ttt4rec_jax.runs import items as catalogue
-from ttt4rec_jax.serving import files
+from ttt4rec_jax.runs import read, verified
+from ttt4rec_jax.serving import files, load_export, session
 
 SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
 ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
 
 
-def told(action, *arguments) -> str:
-    """Return "" if an action succeeds, or the one line of a UserError; other errors are bugs."""
+def told(action, *arguments, refusal=UserError) -> str:
+    """Return "" if an action succeeds, or the one line of a refusal; other errors are bugs."""
     try:
         action(*arguments)
-    except UserError as error:
+    except refusal as error:
         assert str(error) and "\n" not in str(error) and "\r" not in str(error), (
             f"not one line: {error!r}"
         )
@@ -81,8 +85,6 @@ def histories(content: bytes, suffix: str) -> str:
 
 def session_bytes(content: bytes) -> str:
     """A session as bytes, with any header under a check that holds."""
-    from ttt4rec_jax.serving import session
-
     like = np.zeros(4, np.float32)
     blobs = [content]
     for body in (content, session.MAGIC + content):
@@ -98,6 +100,66 @@ def settings_of_run(content: bytes) -> str:
         return told(run_folder.load_config, path)
 
 
+def run_folder_of(content: bytes, name: str) -> str:
+    """Any other file of a run's folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        actions = {
+            "catalogue.parquet": lambda: catalogue.read(path),
+            "training_clicks.npz": lambda: catalogue.training_clicks(path),
+            "metrics.jsonl": lambda: read.history(path.parent),
+            "result.json": lambda: read.read(path.parent),
+            "test_ranks.parquet": lambda: read._read_ranks(path),
+            "sweep.json": lambda: sweep.saved_flags(path.parent),
+            "sha256.json": lambda: verified.digests(path.parent),
+        }
+        return told(actions[name])
+
+
+RUN_FILES = ("catalogue.parquet", "training_clicks.npz", "metrics.jsonl", "result.json")
+RUN_FILES += ("test_ranks.parquet", "sweep.json", "sha256.json")
+
+
+def export_folder(files: dict[str, bytes], manifest: dict | None = None) -> str:
+    """A folder of an export; files, manifest: what is not as it should be."""
+    arrays = io.BytesIO()
+    np.savez(arrays, embedding=np.zeros((2, 2), np.float32))
+    whole = {
+        "arrays.npz": arrays.getvalue(),
+        "items.jsonl": b'{"id": 1, "clicks": 2}\n{"id": 2, "clicks": 3}\n',
+        "top_k.jax_export": b"no program",
+    } | files
+    content = {
+        "format": load_export.FORMAT,
+        "format_version": load_export.VERSION,
+        "items": 2,
+        "k": 2,
+        "model": {"max_len": 5},
+        "platforms": ["cpu", "cuda", "tpu"],
+        "calling_convention_version": 10,
+        "written_by": {"jax": "0.0"},
+        "programs": {"top_k": {"file": "top_k.jax_export"}},
+        "files": {n: hashlib.sha256(x).hexdigest() for n, x in whole.items() if n in OF_EXPORT},
+    } | (manifest or {})
+    with tempfile.TemporaryDirectory() as folder:
+        for name, x in ({"manifest.json": json.dumps(content).encode()} | whole).items():
+            (Path(folder) / name).write_bytes(x)
+        return told(load_export.load_export, folder, refusal=load_export.ExportError)
+
+
+OF_EXPORT = ("arrays.npz", "items.jsonl", "top_k.jax_export")
+
+
+def export_fields(content: bytes) -> str:
+    """A manifest in which some fields are what JSON text says."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        fields = None
+    return export_folder({}, fields) if isinstance(fields, dict) else ""
+
+
 def arguments(argv: list[str]) -> str:
     """The flags of main.py, up to where it imports JAX."""
 
@@ -108,30 +170,39 @@ def arguments(argv: list[str]) -> str:
     return told(parse)
 
 
-def one(content: bytes) -> None:
-    """One input for all of them: the first byte says for which."""
-    kind = content[:1]
-    rest = content[1:]
-    choice = kind[0] if kind else 0
-    text = rest.decode("utf-8", "replace").replace("\0", "")
-    targets = [
-        *(
-            lambda suffix=suffix: clicks(rest, suffix, "skip" if choice & 128 else "error")
-            for suffix in SUFFIXES
-        ),
-        lambda: movies(rest),
-        *(lambda suffix=suffix: histories(rest, suffix) for suffix in files.SUFFIXES),
-        lambda: session_bytes(rest),
-        lambda: settings_of_run(rest),
-        lambda: arguments(
-            [
-                f"--{line}"
-                for line in text.splitlines()
-                if not line.startswith(("help", "resume", "run_dir"))
-            ]
-        ),
-    ]
-    targets[choice % len(targets)]()
+def flag_lines(content: bytes) -> str:
+    """Flags of the command line, one a line."""
+    lines = content.decode("utf-8", "replace").replace("\0", "").splitlines()
+    unused = ("help", "resume", "run_dir")
+    return arguments([f"--{line}" for line in lines if not line.startswith(unused)])
+
+
+def target(function, *arguments):
+    return lambda content: function(content, *arguments)
+
+
+TARGETS = {
+    "parsers": [
+        *(target(clicks, suffix, mode) for suffix in SUFFIXES for mode in ("error", "skip")),
+        movies,
+        *(target(histories, suffix) for suffix in files.SUFFIXES),
+    ],
+    "session": [session_bytes],
+    "config": [settings_of_run],
+    "run": [target(run_folder_of, name) for name in RUN_FILES],
+    "flags": [flag_lines],
+    "export": [
+        lambda content: export_folder({"manifest.json": content}),
+        export_fields,
+        *(lambda content, name=name: export_folder({name: content}) for name in OF_EXPORT),
+    ],
+}
+
+
+def one(content: bytes, only: str = "") -> None:
+    """One input for one of the parsers: the first byte says which."""
+    chosen = [x for name, all_ in TARGETS.items() if only in ("", name) for x in all_]
+    chosen[(content[0] if content else 0) % len(chosen)](content[1:])
 
 
 def seeds() -> list[bytes]:
@@ -149,7 +220,18 @@ def seeds() -> list[bytes]:
         b'{"version": 1, "model": "model"}',
     ]
     texts.append(json.dumps(Config().to_dict()).encode())
-    return [bytes([kind]) + text for kind in range(14) for text in texts]
+    texts += [b'{"items": 3, "files": {"../x": ""}, "programs": {"a": {"file": "/b"}}}']
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, items=np.ones(3, np.int32), offsets=np.array([0, 1, 3]))
+        texts.append(file.getvalue())
+    table = pl.DataFrame({"id": [1, 2], "clicks": [3, 4], "user": [1, 2], "items": [[1], [2]]})
+    file = io.BytesIO()
+    table.write_parquet(file)
+    texts.append(file.getvalue())
+    texts.append(session.to_bytes("model", np.zeros(4, np.float32), np.zeros(2, np.uint8), 3))
+    most = max(map(len, TARGETS.values()))
+    return [bytes([kind]) + text for kind in range(most) for text in texts]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +239,7 @@ class FuzzFlags:
     """The flags of fuzz_parsers.py."""
 
     seconds: int = option(60, "How long to search for inputs that break a parser.", low=1)
+    only: str = option("", "Which parsers; all if empty.", choices=("", *TARGETS))
 
     def __post_init__(self) -> None:
         check(self)
@@ -178,7 +261,7 @@ def _fuzz(program: str, asked: FuzzFlags) -> None:
         for number, content in enumerate(seeds()):
             (Path(corpus) / str(number)).write_bytes(content)
         atheris.instrument_all()
-        atheris.Setup([program, corpus, *limits], one)
+        atheris.Setup([program, corpus, *limits], lambda content: one(content, asked.only))
         atheris.Fuzz()
 
 

@@ -109,8 +109,9 @@ def test_a_checkpoint_without_digests_is_read_with_a_warning(saved, caplog):
 
 
 def test_leftovers_of_a_killed_process_are_no_checkpoint_and_are_removed(saved):
-    shutil.copytree(saved / "3", saved / "4.part")
-    (saved / "4.part" / DIGESTS).unlink()
+    leftover = atomic.temporary_path(saved / "4")
+    shutil.copytree(saved / "3", leftover)
+    (leftover / DIGESTS).unlink()
     with saving(saved) as checkpoints:
         assert checkpoints.steps() == [2, 3]
         checkpoints.save(5, tree(5))

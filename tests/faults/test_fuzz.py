@@ -1,18 +1,24 @@
 """Bad input of every kind is read or refused in one line; no other error reaches the user."""
 
+import functools
 import gzip
 import io
 import json
 import zipfile
 
+import polars as pl
 import pytest
 from fuzz_parsers import (
     ITEMS,
+    OF_EXPORT,
+    RUN_FILES,
     SUFFIXES,
     arguments,
     clicks,
+    export_folder,
     histories,
     movies,
+    run_folder_of,
     session_bytes,
     settings_of_run,
     told,
@@ -158,6 +164,26 @@ def test_histories_of_parquet(content):
     histories(b"PAR1" + content + b"PAR1", ".parquet")
 
 
+def parquet(**columns) -> bytes:
+    file = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(file)
+    return file.getvalue()
+
+
+LISTS = parquet(user=["a", "b"], items=[[1, 2, 30], [2]])
+ROWS = parquet(user=[1, 1, 2], item=[1, 2, 3], time=[1, 2, 3])
+
+
+@many
+@given(st.integers(0, 10**6), st.integers(0, 7), modes)
+def test_parquet_files_with_a_flipped_bit(place, bit, mode):
+    """Some make polars panic, which is no Exception."""
+    for content, read in ((LISTS, histories), (ROWS, functools.partial(clicks, on_bad_rows=mode))):
+        changed = bytearray(content)
+        changed[place % len(content)] ^= 1 << bit
+        read(bytes(changed), ".parquet")
+
+
 @many
 @given(
     st.one_of(json_values, st.lists(st.lists(json_values, max_size=3), max_size=3)),
@@ -210,6 +236,27 @@ fields = [(section, name) for section, values in Config().to_dict().items() for 
 )
 def test_settings_of_a_run(content):
     settings_of_run(content)
+
+
+@few
+@given(st.one_of(st.binary(max_size=50), json_values.map(lambda x: json.dumps(x).encode())))
+def test_files_of_a_run(content):
+    for name in RUN_FILES:
+        run_folder_of(content, name)
+
+
+manifest_fields = st.dictionaries(
+    st.sampled_from(["items", "k", "model", "files", "programs", "platforms", "format_version"]),
+    json_values,
+    max_size=3,
+)
+
+
+@few
+@given(manifest_fields, json_values, st.sampled_from([*OF_EXPORT, "manifest.json"]))
+def test_exports(fields, value, name):
+    export_folder({}, fields)
+    export_folder({name: json.dumps(value).encode()})
 
 
 names = sorted(name for name in flags.define() if name not in ("run_dir", "resume"))

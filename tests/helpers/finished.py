@@ -12,6 +12,7 @@ from ttt4rec_jax.metrics import Ranks, summarise
 from ttt4rec_jax.paper import jobs as reproduce
 from ttt4rec_jax.pipeline import result as report
 from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.runs.verified import DIGESTS
 from ttt4rec_jax.training.progress import Outcome
 
 
@@ -137,6 +138,7 @@ def make_finished_run(path, model="ttt4rec", seed=0, shift=2.0, users=300, chang
     folder.write_result(
         report.result(config, manifest, outcome, {}, "cpu"), ranks, np.arange(users)
     )
+    (path / DIGESTS).unlink()  # tests change files; without digests they are read as they are
     if change:
         result = json.loads(folder.result.read_text())
         columns = pl.read_parquet(folder.ranks).to_dict(as_series=False)

@@ -121,6 +121,20 @@ DAMAGED = {
     ),
     "a changed file": ("arrays.npz", lambda m: "not arrays", "arrays.npz: damaged"),
     "a missing file": ("score.jax_export", None, "score.jax_export: missing"),
+    "absurd sizes": ("manifest.json", lambda m: change(m, items=10**15), "items, k and max_len"),
+    "other sizes": ("manifest.json", lambda m: change(m, items=31), "has 30 items, expected 31"),
+    "no digests": ("manifest.json", lambda m: change(m, files={}), "files has no arrays.npz"),
+    "a file elsewhere": (
+        "manifest.json",
+        lambda m: change(m, files=m["files"] | {"../mine": ""}),
+        "a file outside the folder, '../mine'",
+    ),
+    "a program elsewhere": (
+        "manifest.json",
+        lambda m: change(m, programs={"top_k": {"file": "/etc/hostname"}}),
+        "files has no /etc/hostname",
+    ),
+    "nested JSON": ("manifest.json", lambda m: "[" * 100_000, "not the manifest of an export"),
 }
 
 
@@ -172,8 +186,13 @@ def test_an_export_replaces_nothing_but_an_export(random_dataset, popularity_exp
             export_folder.check(tmp_path / name, overwrite)
     # an export of another version is an export, too
     manifest = tmp_path / "export" / "manifest.json"
-    manifest.write_text(change(json.loads(manifest.read_text()), format_version=0))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(change(content, format_version=0))
     (tmp_path / "export" / "stale").write_text("of the previous export")
+    with pytest.raises(UserError, match="also holds stale, which no export wrote"):
+        export_folder.check(tmp_path / "export", overwrite=True)
+    files = content["files"] | {"stale": ""}
+    manifest.write_text(change(content, format_version=0, files=files))
     for name in ("export", "empty"):
         export_popularity(random_dataset, tmp_path / name, overwrite=name == "export")
         assert load_export.load_export(tmp_path / name).ids == ITEMS

@@ -21,6 +21,7 @@ from ttt4rec_jax.data import batches
 from ttt4rec_jax.evaluation import evaluator, ranking
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.runs.verified import DIGESTS
 from ttt4rec_jax.serving import engine
 from ttt4rec_jax.serving.recommender import Recommender
 
@@ -205,6 +206,9 @@ def test_a_model_without_training_is_in_its_folder(random_dataset, tmp_path, nam
     assert best.ids == expected.ids and best.titles == expected.titles
     np.testing.assert_array_equal(best.scores, expected.scores)
     folder.catalogue.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"catalogue.parquet: has changed since it was written"):
+        Recommender.load(folder.path)
+    (folder.path / DIGESTS).unlink()
     with pytest.raises(UserError, match=r"catalogue.parquet: cannot be read \([^\n]*$"):
         Recommender.load(folder.path)
 

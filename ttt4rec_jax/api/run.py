@@ -93,6 +93,8 @@ class Run:
         folder = Path(folder)
         if not RunFolder(folder).is_free():
             raise UserError(f"save: {folder} exists and is not empty; name another folder")
+        if found := atomic.foreign(self.path):
+            raise UserError(f"save: nothing is copied from a folder with {found}")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with atomic.folder(folder, replace=True) as new:

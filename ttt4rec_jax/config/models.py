@@ -64,19 +64,24 @@ class ModelConfig:
         choices=lambda: tuple(MODELS),
     )
     max_len: int = option(
-        10, "Maximum length of the history that a model reads, which ends at the last click.", low=1
+        10,
+        "Maximum length of the history that a model reads, which ends at the last click.",
+        low=1,
+        high=2**20,
     )
-    dim: int = option(64, "Dimension of the embeddings and of the blocks.", low=1)
+    dim: int = option(64, "Dimension of the embeddings and of the blocks.", low=1, high=2**16)
     num_blocks: int = option(
         1,
         "Number of blocks (norm, TTT layer or attention, residual connection); of gru4rec: number "
         "of GRU layers.",
         low=1,
+        high=256,
     )
     num_heads: int = option(
         2,
         "Number of heads of a TTT layer (each with its own fast weights) or of attention.",
         low=1,
+        high=2**15,
     )
     dropout: float = option(
         0.0, "Dropout rate on embeddings and on each block's residual branch.", low=0.0, high=0.95
@@ -103,6 +108,7 @@ class ModelConfig:
         "Tokens per inner mini-batch, whose gradients are taken at the same weights; 1: online "
         "gradient descent.",
         low=1,
+        high=2**20,
     )
     inner_learning_rate: float = option(1.0, "Base learning rate of the inner learner.", above=0.0)
     initializer_range: float = option(
@@ -141,7 +147,9 @@ class ModelConfig:
     temperature: float = option(
         0.05, "score=cosine: temperature that the cosine is divided by.", above=0.0
     )
-    num_interests: int = option(4, "comirec: number of interests (user vectors) per user.", low=1)
+    num_interests: int = option(
+        4, "comirec: number of interests (user vectors) per user.", low=1, high=2**10
+    )
     interest_rule: str = option(
         "auto",
         "comirec: how a user's interests score an item. own: each item is scored by its best "
@@ -159,7 +167,7 @@ class ModelConfig:
         choices=("shared", "own"),
     )
     routing_iterations: int = option(
-        3, "comirec_dr: number of iterations of dynamic routing.", low=1
+        3, "comirec_dr: number of iterations of dynamic routing.", low=1, high=2**10
     )
     din_attention: str = option(
         "softmax",
@@ -177,7 +185,7 @@ class ModelConfig:
         high=1.0,
     )
     num_intents: int = option(
-        256, "iclrec: number of intents, the clusters of users' histories.", low=1
+        256, "iclrec: number of intents, the clusters of users' histories.", low=1, high=2**20
     )
     intent_weight: float = option(0.1, "iclrec: weight of the intent contrastive loss.", low=0.0)
     contrast_weight: float = option(

@@ -25,7 +25,10 @@ class TrainConfig:
         choices=("bce", "gbce", "softmax", "sampled_softmax"),
     )
     num_negatives: int = option(
-        4, "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).", low=1
+        4,
+        "Negatives per target (bce, gbce), or shared by a batch (sampled_softmax).",
+        low=1,
+        high=2**20,
     )
     training_negatives: str = option(
         "uniform",
@@ -69,13 +72,14 @@ class TrainConfig:
         "about 100,000 items.",
     )
     batch_size: int = option(
-        256, "Examples (targets=last) or sequences (every, masked) per step.", low=1
+        256, "Examples (targets=last) or sequences (every, masked) per step.", low=1, high=2**24
     )
     batch_tokens: int = option(
         0,
         "targets=every, masked: tokens per step, from which the number of sequences follows; "
         "0: batch_size sequences.",
         low=0,
+        high=2**30,
     )
     length_buckets: int = option(
         4,
@@ -84,7 +88,7 @@ class TrainConfig:
         low=1,
         high=8,
     )
-    epochs: int = option(10, "Number of passes over the training examples.", low=1)
+    epochs: int = option(10, "Number of passes over the training examples.", low=1, high=10**6)
     patience: int = option(
         0, "Stop after this many epochs without improvement on validation; 0: never.", low=0
     )

@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import arrays
+from data_prep.files import read_json
 from data_prep.index import click_index
+from data_prep.settings import UserError, first_line
 
 
 class Targets(NamedTuple):
@@ -64,7 +66,13 @@ def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
 
     def array(name: str) -> np.ndarray:
         path = folder / f"{name}.npy"
-        return np.load(path, allow_pickle=False, mmap_mode="r" if on_host else None)
+        try:
+            return arrays.load(path, mapped=on_host)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: damaged ({first_line(error)}); remove {folder}, and the data are "
+                "prepared again"
+            ) from error
 
     offsets = array("offsets")
 
@@ -75,7 +83,7 @@ def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
         return Targets(positions.astype(np.int32), users.astype(np.int32), negatives)
 
     return Dataset(
-        manifest=json.loads((folder / "manifest.json").read_text(encoding="utf-8")),
+        manifest=read_json(folder / "manifest.json"),
         items=array("items"),
         offsets=offsets,
         train_ends=array("train_ends"),

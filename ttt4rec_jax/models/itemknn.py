@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.models.interface import Key, TrainingClicks
+from ttt4rec_jax.models.popularity import as_scores
 
 LONGEST = 1000  # last training clicks per user that form pairs, whose number grows with the square
 PAIRS_AT_ONCE = 2**24  # pairs held in memory before they are merged
@@ -55,7 +56,7 @@ class ItemKnn(nnx.Module):
         starts, neighbours, counts = co_occurrences(training, num_items)
         self.starts = nnx.Param(jnp.asarray(starts, jnp.int32))
         self.neighbours = nnx.Param(jnp.asarray(neighbours, jnp.int32))
-        self.counts = nnx.Param(jnp.asarray(counts, jnp.float32))
+        self.counts = nnx.Param(jnp.asarray(1 + as_scores(counts - 1)))  # 0 for no pair
         self.rounds = int(np.diff(starts).max(initial=0)).bit_length()
 
     def score(

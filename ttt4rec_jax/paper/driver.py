@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.paper import ledger
 from ttt4rec_jax.paper.jobs import Job, Plan, jobs, remaining
@@ -151,7 +152,7 @@ def start(
         command.append("--resume")
     command += more_flags
     all_cores = os.sched_getaffinity(0) if cores else set()
-    with open(log_file, "a", encoding="utf-8") as text:
+    with open(log_file, "a", encoding="utf-8", opener=atomic.no_follow) as text:
         if cores:
             os.sched_setaffinity(0, cores)  # the new process inherits it
         try:
@@ -191,7 +192,8 @@ def failure(job: Job, output: Path) -> str:
 
 def append_journal(output: Path, entry: dict) -> None:
     """Append a process's entry to journal.jsonl: its run, seconds, exit code and environment."""
-    with open(output / "journal.jsonl", "a", encoding="utf-8") as file:
+    path = output / "journal.jsonl"
+    with open(path, "a", encoding="utf-8", opener=atomic.no_follow) as file:
         file.write(json.dumps(entry) + "\n")
 
 

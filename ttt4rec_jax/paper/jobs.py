@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data_prep import atomic
+from data_prep.files import read_json
 from data_prep.settings import UserError
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import Config
@@ -211,6 +212,8 @@ def save_plan(plan: Plan) -> None:
     """Write plan.json. Raise UserError if the folder cannot be written."""
     try:
         plan.output.mkdir(parents=True, exist_ok=True)
+        if found := atomic.foreign(plan.output):
+            raise UserError(f"--output: nothing is written into a folder with {found}")
         content = dataclasses.asdict(plan)
         del content["output"]
         write_json(plan.output / "plan.json", content)
@@ -224,7 +227,7 @@ def saved_plan(output: Path) -> dict:
     """Return the content of plan.json, {} if there is none. Raise UserError if it is damaged."""
     path = output / "plan.json"
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
         return saved | {name: tuple(saved[name]) for name in ("parts", "presets", "datasets")}
     except FileNotFoundError:
         return {}

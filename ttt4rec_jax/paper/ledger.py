@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax import plots
 from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS
@@ -103,7 +104,7 @@ def _rounded(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
 
 def append(output: Path, line: dict[str, Any]) -> None:
     """Append a job's line to results.jsonl."""
-    with open(output / FILE, "a", encoding="utf-8") as file:
+    with open(output / FILE, "a", encoding="utf-8", opener=atomic.no_follow) as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -15,11 +15,12 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.parallel.sharding import DeviceMesh
-from ttt4rec_jax.pipeline import result, sweep, sweep_picture
+from ttt4rec_jax.pipeline import result, resume, sweep, sweep_picture
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder, write_json
 from ttt4rec_jax.runs.items import Catalogue
+from ttt4rec_jax.runs.load import check_fits
 from ttt4rec_jax.training import fit as training
 from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.progress import DivergedError, Outcome
@@ -62,17 +63,21 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
     """Train every combination that has no result yet, and write the results.
 
     A sweep also writes its table and picture. Returns {combination: the content of its result.json,
-    or {"error": text}}. Raises UserError if no combination has a result, or Interrupted after
-    everything has been saved.
+    or {"error": text}}. Raises UserError if no combination has a result, or if a run was started
+    on other data, and Interrupted after everything has been saved.
     """
     results: dict[str, dict] = {}
+    manifest = experiment.dataset.manifest
+    resume.check_data(experiment.root, experiment.combinations, manifest["sha256"])
     if experiment.is_sweep:
         # Written first, so that --resume recognises the sweep wherever it was stopped.
         sweep.write(experiment.root.path, experiment.flags, [], _select_by(experiment))
         results = saved_results(experiment.folders)
     for name, folder in experiment.folders.items():
+        if name in results:
+            continue  # nothing of a finished run is written again
         config = experiment.combinations[name]
-        folder.create(config)
+        folder.create(config, manifest)
         is_trained = MODELS[config.model.model].trained
         catalogue.save(folder, experiment.items, experiment.dataset, is_trained)
     waiting = {n: config for n, config in experiment.combinations.items() if n not in results}
@@ -135,6 +140,9 @@ def train_group(
     Raises DivergedError if a single run diverges, Interrupted, UserError.
     """
     names = list(group)
+    # of one member, since all have the same sizes
+    for name in [name for name in names if experiment.folders[name].best.is_dir()][:1]:
+        check_fits(experiment.folders[name], group[name], experiment.dataset.num_items)
     folder = sweep.group_folder(experiment.root.path, names)
     if experiment.is_sweep:
         sweep.write_members(folder, names)

@@ -1,7 +1,7 @@
 """Resume a run: whether its folder allows it, and with which settings. Imports no JAX."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.pipeline import presets, sweep
+from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder, load_config
 
 
@@ -29,6 +30,22 @@ def check_folder(root: RunFolder, combinations: dict[str, Config], is_resuming: 
             raise UserError(
                 f"--resume: {folder.path} has {finished} finished epochs, but --epochs={epochs}; "
                 f"give --epochs={finished} or more, or start a new run in another --run_dir"
+            )
+
+
+def check_data(root: RunFolder, combinations: Iterable[str], sha256: str) -> None:
+    """Raise UserError if a run in the folder was started on other data than those of this digest.
+
+    combinations: names of folders in this one.
+    """
+    for name in combinations:
+        folder = RunFolder(root.path / name)
+        before = read.data_digest(folder.path)
+        if before and before != sha256:
+            raise UserError(
+                f"--resume: {folder.path} was started on data with sha256 {before[:16]}, found "
+                f"{sha256[:16]}; give the data that it was started on, or start a new run in "
+                "another --run_dir"
             )
 
 

@@ -3,15 +3,18 @@
 import csv
 import hashlib
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.files import read_json
+from data_prep.settings import UserError, first_line
 from ttt4rec_jax.config import Config, earlier, program
 from ttt4rec_jax.metrics import HEADLINE_METRICS, PROTOCOLS
+from ttt4rec_jax.runs import verified
 from ttt4rec_jax.runs.folder import RunFolder, write_json, write_text
+from ttt4rec_jax.runs.verified import json_bytes
 
 PROGRAMS = "programs"
 MEMBERS = "combinations.json"
@@ -60,7 +63,14 @@ def started(root: Path, combinations: dict[str, Config]) -> list[dict[str, Confi
     """Return the groups of these combinations that were started in a sweep's folder."""
     groups = []
     for path in sorted((root / PROGRAMS).glob(f"*/{MEMBERS}")):
-        names = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            names = read_json(path)
+            if group_folder(root, names).path != path.parent:
+                raise ValueError("other members than its folder is named after")
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: damaged ({first_line(error)}); copy the sweep's folder again"
+            ) from error
         if combinations.keys() >= set(names):
             groups.append({name: combinations[name] for name in names})
     return groups
@@ -227,7 +237,7 @@ def _test_lines(rows: list[dict], chosen: str) -> list[str]:
 def write(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) -> None:
     """Write sweep.json and, if there are rows, sweep.csv."""
     content = {"flags": flags, "combinations": rows, "over_seeds": over_seeds(rows, select_by)}
-    write_json(root / "sweep.json", content)
+    verified.write(root, {"sweep.json": json_bytes(content)})
     if rows:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
@@ -240,6 +250,13 @@ def write(root: Path, flags: dict[str, list], rows: list[dict], select_by: str) 
 def saved_flags(root: Path) -> dict[str, list] | None:
     """Return the flags of the sweep in a folder, None if the folder holds none."""
     try:
-        return earlier.flags(json.loads((root / "sweep.json").read_text())["flags"])
-    except (OSError, ValueError, KeyError):
+        return earlier.flags(verified.load_json(root / "sweep.json")["flags"])
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{root / 'sweep.json'}: not the flags of a sweep ({first_line(error)}); "
+            "copy its folder again"
+        ) from error

@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from data_prep import atomic
-from data_prep.files import file_digest
+from data_prep.files import file_digest, read_json
 from data_prep.settings import UserError, first_line
 
 logger = logging.getLogger(__name__)
@@ -51,8 +50,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, ascending."""
-        names = (path.name for path in self.folder.iterdir()) if self.folder.is_dir() else ()
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        numbers = {name: int(name) for name in names if name.isascii() and name.isdecimal()}
+        return sorted(number for name, number in numbers.items() if name == str(number))
 
     def save(self, step: int, tree: PyTree, progress: dict[str, Any] | None = None) -> None:
         """Save a tree in the background. An existing checkpoint of the same step is kept as it is.
@@ -92,7 +92,7 @@ class Checkpoints:
             path = self.folder / str(candidate)
             if not (problem := self.problem(candidate)):
                 try:
-                    progress = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+                    progress = read_json(path / PROGRESS)
                     if not (problem := check(progress)):
                         return self._restore(path, like), progress
                 except UserError:
@@ -120,7 +120,9 @@ class Checkpoints:
             )
             return ""
         try:
-            digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+            digests = read_json(path / DIGESTS)
+            if any(".." in Path(name).parts or Path(name).is_absolute() for name in digests):
+                return f"{DIGESTS} names files outside the checkpoint"
             missing = [name for name in digests if not (path / name).is_file()]
             changed = [
                 name
@@ -137,16 +139,28 @@ class Checkpoints:
         """Remove the checkpoints of later steps, which training will write again."""
         for later in self.steps() if self._writer is not None else ():
             if later > step:
-                shutil.rmtree(self.folder / str(later))
+                atomic.remove(self.folder / str(later))
 
-    def _restore(self, path: Path, like: PyTree) -> PyTree:
-        """Return the arrays of a checkpoint. Raises UserError if the shapes differ from like's."""
-        with checkpointer() as reader:
-            saved = shapes(reader.metadata(path / TREE).item_metadata.tree)
-            wanted = shapes(like)
-            if saved == wanted:
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                return reader.restore(path / TREE, args=ocp.args.StandardRestore(abstract))
+    def check_shapes(self, like: PyTree) -> None:
+        """Raise UserError if the newest checkpoint with readable metadata has other shapes.
+
+        Nothing else is read, so that `like` may be a tree of shapes that would fill any memory.
+        """
+        for step in reversed(self.steps()):
+            path = self.folder / str(step)
+            try:
+                with checkpointer() as reader:
+                    saved = shapes(reader.metadata(path / TREE).item_metadata.tree)
+            except UNREADABLE:  # `load` says what is wrong with it
+                continue
+            self._compare(path, saved, like)
+            return
+
+    def _compare(self, path: Path, saved: dict[str, tuple[int, ...]], like: PyTree) -> None:
+        """Raise UserError if the shapes of a checkpoint differ from like's."""
+        wanted = shapes(like)
+        if saved == wanted:
+            return
         names = saved.keys() | wanted.keys()
         name = min(name for name in names if saved.get(name) != wanted.get(name))
         raise UserError(
@@ -155,16 +169,23 @@ class Checkpoints:
             "resume with the flags of the run, or start a new run"
         )
 
+    def _restore(self, path: Path, like: PyTree) -> PyTree:
+        """Return the arrays of a checkpoint. Raises UserError if the shapes differ from like's."""
+        with checkpointer() as reader:
+            self._compare(path, shapes(reader.metadata(path / TREE).item_metadata.tree), like)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return reader.restore(path / TREE, args=ocp.args.StandardRestore(abstract))
+
     def _write(self, step: int, tree: PyTree, progress: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest. Raises UserError if it cannot be written."""
         try:
             if self.folder.is_dir():
                 for leftover in filter(atomic.is_leftover, self.folder.iterdir()):
-                    shutil.rmtree(leftover)  # left by a process that was killed
+                    atomic.remove(leftover)  # left by a process that was killed
             with atomic.folder(self.folder / str(step)) as new:
                 _fill(new, tree, progress)
             for old in self.steps()[:-MAX_TO_KEEP]:
-                shutil.rmtree(self.folder / str(old))
+                atomic.remove(self.folder / str(old))
         except (OSError, ValueError) as error:  # ValueError: raised by tensorstore, below orbax
             raise UserError(
                 f"{self.folder}: checkpoint {step} cannot be written ({reason(error)}); earlier "

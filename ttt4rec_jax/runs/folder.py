@@ -1,17 +1,18 @@
 """The folder of a run: the paths of its files, its lock, and writing each file whole or not at all.
 
-config.json, catalogue.parquet, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json.
+config.json, catalogue.parquet, metrics.jsonl, checkpoints/, test_ranks.parquet, result.json, and
+sha256.json with their digests (verified.py).
 """
 
 import contextlib
-import io
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,12 @@ from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, check_resumable
 from ttt4rec_jax.metrics import Ranks
-
-if TYPE_CHECKING:
-    import polars as pl  # not imported at run time: --help need not wait for it
+from ttt4rec_jax.runs import verified
+from ttt4rec_jax.runs.verified import json_bytes, write_bytes, writing
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
+HOLDER = re.compile(r"(process \d+ on [^\n]*\n)?")  # what a lock file holds
 
 
 class RunFolder:
@@ -51,6 +52,7 @@ class RunFolder:
         settings. combinations: {name of a folder in this one: settings}.
         """
         if resume:
+            self._check_own()
             for name, config in combinations.items():
                 if (path := RunFolder(self.path / name).config).exists():
                     check_resumable(load_config(path), config)
@@ -65,7 +67,7 @@ class RunFolder:
         if not self.path.exists():
             return True
         return self.path.is_dir() and all(
-            path.name == LOCK or atomic.is_leftover(path) for path in self.path.iterdir()
+            path.name == LOCK or path.name.endswith(atomic.PART) for path in self.path.iterdir()
         )
 
     @contextlib.contextmanager
@@ -76,8 +78,11 @@ class RunFolder:
         file system does not support locks, logs a warning and continues without one.
         """
         self._make()
+        self._check_own()
         with writing(self.path / LOCK):
-            file = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115, closed below
+            file = open(  # noqa: SIM115, closed below
+                self.path / LOCK, "a+", encoding="utf-8", errors="replace", opener=atomic.no_follow
+            )
         with file:
             try:
                 problem = atomic.lock(file, wait=False)
@@ -96,16 +101,48 @@ class RunFolder:
                     self.path,
                     problem,
                 )
+            file.seek(0)
+            if not HOLDER.fullmatch(file.read(500)):  # perhaps another name of a file elsewhere
+                raise UserError(
+                    f"{self.path / LOCK}: not a lock file of this program; move it elsewhere"
+                )
             with writing(self.path / LOCK):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()
             yield
 
-    def create(self, config: Config) -> None:
-        """Create the folder and write config.json. Raises UserError if it cannot be written."""
+    def create(self, config: Config, dataset: dict[str, Any] | None = None) -> None:
+        """Create the folder and write config.json, for a run that has not finished yet.
+
+        dataset: the manifest of the data, whose name and digest are recorded, so that no other data
+        is used on resume. Raises UserError if it cannot be written.
+        """
         self._make()
-        write_json(self.config, config.to_dict())
+        content: dict[str, Any] = config.to_dict()
+        if dataset is not None:
+            content["dataset"] = {name: dataset[name] for name in ("name", "sha256")}
+        ahead = (self.metrics.name, self.ranks.name, self.result.name)
+        verified.write(self.path, {self.config.name: json_bytes(content)}, forget=ahead)
+
+    def _check_own(self) -> None:
+        """Raise UserError if something in the folder leads out of it; no run writes such a thing.
+
+        The folder itself may be a symbolic link.
+        """
+        if not self.path.is_dir():
+            return
+        try:
+            found = atomic.foreign(self.path)
+        except OSError as error:
+            raise UserError(
+                f"--run_dir: {self.path} cannot be read ({error.strerror}); name another folder"
+            ) from error
+        if found:
+            raise UserError(
+                f"--run_dir: nothing is written into a folder with {found}; put the files "
+                "themselves in its place, or copy the run's folder again"
+            )
 
     def _make(self) -> None:
         try:
@@ -123,8 +160,9 @@ class RunFolder:
             return 0
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Replace metrics.jsonl, which has a line per epoch."""
-        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
+        """Replace metrics.jsonl, which has a line per epoch; that of a finished run stays."""
+        if self.metrics.name not in verified.digests(self.path):
+            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
     def write_result(
         self, result: dict[str, Any], test_ranks: dict[str, Ranks], users: np.ndarray
@@ -140,52 +178,34 @@ class RunFolder:
             for protocol, ranks in test_ranks.items()
             for name, x in ranks._asdict().items()
         }
-        write_table(self.ranks, pl.DataFrame({"user": users} | columns))
-        write_json(self.result, result)
+        contents = {
+            self.ranks.name: verified.table_bytes(pl.DataFrame({"user": users} | columns)),
+            self.result.name: json_bytes(result),
+        }
+        verified.write(self.path, contents, also=[self.metrics.name])
 
 
 def load_config(path: Path) -> Config:
     """Return the settings in a config.json. Raises UserError if it has none."""
     try:
-        return Config.load(path)
+        return Config.from_dict(verified.load_json(path))
     except FileNotFoundError as error:
         raise UserError(
             f"--resume: {path} does not exist, so its folder holds no run; name the folder of a run"
         ) from error
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not the settings of a run of this version ({error!r}); start a new run"
         ) from error
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError while a file is written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free disk space or make its folder writable, then --resume"
-        ) from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all. Raises UserError if it cannot be written."""
-    with writing(path), atomic.file(path) as file:
-        file.write(text.encode())
-
-
-def write_table(path: Path, table: "pl.DataFrame") -> None:
-    """Write a table as Parquet, whole or not at all. Raises UserError if it cannot be written."""
-    content = io.BytesIO()  # so that the system reports a full disk; polars has errors of its own
-    table.write_parquet(content)
-    with writing(path), atomic.file(path) as file:
-        file.write(content.getbuffer())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON, whole or not at all. Raises UserError if it cannot be written."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_bytes(path, json_bytes(content))

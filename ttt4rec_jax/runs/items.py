@@ -7,18 +7,19 @@ Imports no JAX.
 
 import dataclasses
 import functools
-import zipfile
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from data_prep import atomic
+from data_prep import arrays
 from data_prep.index import blocks, is_training
 from data_prep.settings import UserError, first_line, nearest
 from ttt4rec_jax.data.dataset import Dataset
-from ttt4rec_jax.runs.folder import RunFolder, write_table, writing
+from ttt4rec_jax.runs import verified
+from ttt4rec_jax.runs.folder import RunFolder
 
 Id: TypeAlias = int | str
 MAX_LISTED = 10  # unknown ids that an error lists
@@ -119,9 +120,16 @@ def read(path: Path) -> Catalogue:
     import polars as pl  # not at the top: --help need not wait for it
 
     try:
-        table = pl.read_parquet(path)
-        return Catalogue(table["id"].to_list(), _titles(table), table["clicks"].to_numpy())
-    except (OSError, pl.exceptions.PolarsError) as error:
+        table = verified.load_table(path)
+        clicks = table["clicks"].cast(pl.Int64)
+        if not len(table) or sum(table.null_count().drop("title", strict=False).row(0)):
+            raise ValueError("no items, or one without an id or a number of clicks")
+        if not (table["id"].dtype.is_integer() or table["id"].dtype == pl.String):
+            raise ValueError(f"ids of type {table['id'].dtype}, expected whole numbers or text")
+        return Catalogue(table["id"].to_list(), _titles(table), clicks.to_numpy())
+    except UserError:
+        raise
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -140,19 +148,38 @@ def from_prepared(prepared: Path, dataset: Dataset) -> Catalogue:
 
 
 def save(folder: RunFolder, items: Catalogue, dataset: Dataset, is_trained: bool) -> None:
-    """Write what `read` and `training_clicks` read. Raises UserError if it cannot be written."""
+    """Write what `read` and `training_clicks` read, into the folder of a run that has not finished.
+
+    Raises UserError if it cannot be written, or if the folder holds other items.
+    """
     import polars as pl
 
+    _check_same(folder, items)
     titles = {} if items.titles is None else {"title": items.titles}
     table = pl.DataFrame({"id": items.ids, **titles, "clicks": items.clicks})
-    write_table(folder.catalogue, table)
-    if is_trained:
-        return
-    trained = is_training(dataset.offsets, dataset.train_ends)
-    counts = dataset.train_ends - dataset.offsets[:-1]
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    with writing(folder.training_clicks), atomic.file(folder.training_clicks) as file:
+    contents = {folder.catalogue.name: verified.table_bytes(table)}
+    if not is_trained:
+        trained = is_training(dataset.offsets, dataset.train_ends)
+        counts = dataset.train_ends - dataset.offsets[:-1]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        file = io.BytesIO()
         np.savez_compressed(file, items=dataset.items[trained], offsets=offsets)
+        contents[folder.training_clicks.name] = file.getvalue()
+    verified.write(folder.path, contents)
+
+
+def _check_same(folder: RunFolder, items: Catalogue) -> None:
+    """Raise UserError if a run of an earlier version, which has no digests, has other items."""
+    if not folder.catalogue.exists() or folder.catalogue.name in verified.digests(folder.path):
+        return
+    saved = read(folder.catalogue)
+    if saved.ids != items.ids or not np.array_equal(saved.clicks, items.clicks):
+        raise UserError(
+            f"--resume: {folder.catalogue} has {len(saved):,} items and "
+            f"{int(saved.clicks.sum()):,} training clicks that are not the {len(items):,} and "
+            f"{int(items.clicks.sum()):,} of the data; give the data that the run was started on, "
+            "or start a new run in another --run_dir"
+        )
 
 
 def training_clicks(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -161,9 +188,17 @@ def training_clicks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises UserError if they cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["items"], arrays["offsets"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        loaded = arrays.load_all(verified.read(path), ("items", "offsets"))
+        clicks = loaded["items"]
+        offsets = loaded["offsets"]
+        if not offsets.size or offsets[0] != 0 or offsets[-1] != len(clicks):
+            raise ValueError(f"offsets that do not end at the {len(clicks):,} clicks")
+        if (np.diff(offsets) < 0).any() or clicks.min(initial=1) < 1:
+            raise ValueError("offsets that descend, or items below 1")
+        return clicks, offsets
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -184,13 +219,13 @@ def history_of(prepared: Path, user: str) -> list[int]:
         raise UserError(
             f"--user: {user!r} is not among the {len(ids):,} users of {prepared}, such as {ids[0]}"
         )
-    offsets = np.load(prepared / "offsets.npy")
-    clicks = np.load(prepared / "items.npy", mmap_mode="r")
+    offsets = arrays.load(prepared / "offsets.npy")
+    clicks = arrays.load(prepared / "items.npy", mapped=True)
     return clicks[offsets[rows[0]] : offsets[rows[0] + 1]].tolist()
 
 
 def _titles(table: Any) -> list[str | None] | None:
-    return table["title"].to_list() if "title" in table.columns else None
+    return table["title"].cast(str).to_list() if "title" in table.columns else None
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

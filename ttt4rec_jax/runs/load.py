@@ -1,7 +1,6 @@
 """Load a run's best model and the items that it ranks from the run's folder, on any machine."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.models import TrainingClicks, custom
-from ttt4rec_jax.runs import items, read
+from ttt4rec_jax.runs import items, read, verified
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, load_config
 from ttt4rec_jax.runs.items import Catalogue
@@ -51,14 +50,27 @@ def load_run(
     return config.model, graphdef, _best_params(folder, nnx.to_pure_dict(params)), catalogue
 
 
+def check_fits(folder: RunFolder, config: Config, num_items: int) -> None:
+    """Raise UserError if the best parameters in a folder are not those of a model of its settings.
+
+    Only shapes are compared, and nothing is computed, so that no memory is taken for absurd sizes.
+    """
+    if MODELS[config.model.model].trained and folder.best.is_dir():
+        build = functools.partial(models.build, config.model, num_items, config.train.seed)
+        params = nnx.state(nnx.eval_shape(build), nnx.Param)
+        Checkpoints(folder.best).check_shapes(nnx.to_pure_dict(params))
+
+
 def _best_params(folder: RunFolder, like: Params) -> Params:
     """Return the parameters of the best epoch. like: a tree of their shapes. Raises UserError."""
     advice = "train the run for at least one epoch, or copy its folder again"
     if not folder.best.is_dir():
         raise UserError(f"{folder.path}: no checkpoints/best; {advice}")
+    checkpoints = Checkpoints(folder.best)
+    checkpoints.check_shapes(like)
     # Zeros on a device of this machine: the checkpoint may name another machine's devices.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    checkpoint = Checkpoints(folder.best).load(zeros)
+    checkpoint = checkpoints.load(zeros)
     if checkpoint is None:
         raise UserError(f"{folder.best}: holds no checkpoint; {advice}")
     params, _ = checkpoint
@@ -84,8 +96,7 @@ def _items_and_clicks(
             f"and its data cannot be prepared: {error}"
         ) from error
     dataset = load_dataset(prepared)
-    if folder.result.exists():
-        expected = read.result(folder.path)["dataset"]["sha256"]
+    if expected := read.data_digest(folder.path):
         actual = dataset.manifest["sha256"]
         if actual != expected:
             raise UserError(
@@ -103,8 +114,10 @@ def provide(run_dir: Path, model: Any, inner: Any) -> None:
     if model is None and inner is None:
         return
     try:
-        saved = json.loads(RunFolder(run_dir).config.read_text(encoding="utf-8"))["model"]
+        saved = verified.load_json(RunFolder(run_dir).config)["model"]
         names = {"model": str(saved["model"]), "inner": str(saved["inner"])}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run_dir}: holds no run; name the folder of a run") from error
     if isinstance(model, str):

@@ -6,16 +6,17 @@ negatives (data_prep.store.content_digest): runs with equal digests have equal e
 
 import dataclasses
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.settings import UserError
+from data_prep.files import parse_json, read_json
+from data_prep.settings import UserError, first_line
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, Ranks, per_target
+from ttt4rec_jax.runs import verified
 from ttt4rec_jax.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -93,12 +94,32 @@ def result(path: Path) -> dict[str, Any]:
             f"{path}: no {folder.result.name}, {state}; name the folder of a finished run"
         )
     try:
-        content = json.loads(folder.result.read_text(encoding="utf-8"))
+        content = verified.load_json(folder.result)
         if not isinstance(content, dict):
             raise TypeError("not a JSON object")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
         raise _other_version(folder.result, error) from error
     return content
+
+
+def data_digest(path: Path) -> str:
+    """Return the digest of the data that a run was started on; "" if nothing says it.
+
+    A config.json of an earlier version does not. Raises UserError if a file is damaged.
+    """
+    folder = RunFolder(path)
+    for file in filter(Path.exists, (folder.config, folder.result)):
+        try:
+            digest = verified.load_json(file)["dataset"]["sha256"]
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(digest, str):
+            return digest
+    return ""
 
 
 def history(path: Path) -> list[dict[str, Any]]:
@@ -108,11 +129,13 @@ def history(path: Path) -> list[dict[str, Any]]:
     """
     file = RunFolder(path).metrics
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(line) for line in verified.read(file).splitlines()]
         if any(not {"epoch", "loss", "validation"} <= line.keys() for line in lines):
             raise ValueError("a line without epoch, loss or validation")
     except FileNotFoundError:
         return []
+    except UserError:
+        raise
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); train the run again") from error
     return lines
@@ -121,7 +144,7 @@ def history(path: Path) -> list[dict[str, Any]]:
 def failure(path: Path) -> str:
     """Return why a run failed, as its error.json says; "" if it has none."""
     try:
-        return str(json.loads(RunFolder(path).error.read_text(encoding="utf-8"))["error"])
+        return str(read_json(RunFolder(path).error)["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -182,15 +205,16 @@ def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
 
 
 def _read_table(path: Path) -> "pl.DataFrame":
-    import polars as pl  # not at the top: --help need not wait for it
-
     try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = f"cannot be read ({' '.join(str(error).split())[:100]})"
-        if not path.exists():
-            reason = "not there"
-        raise UserError(f"{path}: {reason}; train the run again") from error
+        return verified.load_table(path)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; train the run again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({first_line(error)}); train the run again"
+        ) from error
 
 
 def _are_possible(ranks: Ranks) -> bool:

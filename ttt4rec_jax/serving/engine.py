@@ -5,6 +5,7 @@ size share a few compiled programs. recommender.py handles ids, filters and sess
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from data_prep.settings import UserError
 from ttt4rec_jax.data.batches import lengths_read
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.models import StreamingModel, TwoTower
@@ -63,6 +65,7 @@ class Engine:
 
         graphdef, params: the model split by nnx.Param, the parameters as a plain dict.
         """
+        self.process = os.getpid()
         model = nnx.merge(graphdef, params)
         item_NxC = ranking.item_tiles(num_items)
         self.params = params
@@ -91,6 +94,14 @@ class Engine:
         self.encode = jax.jit(encode)
         self.top_k_of_users = jax.jit(top_k_of_users, static_argnames="k")
         self.top_k_of_histories = jax.jit(top_k_of_histories, static_argnames="k")
+
+    def check_process(self) -> None:
+        """Raise UserError in a process that was forked after this object was made."""
+        if os.getpid() != self.process:
+            raise UserError(
+                f"Recommender: made in process {self.process}, which was forked since, and JAX's "
+                "threads do not survive a fork; load the run in each process, after the fork"
+            )
 
     @property
     def initial_state(self) -> np.ndarray:

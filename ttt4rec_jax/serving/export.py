@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
@@ -118,7 +119,7 @@ def provenance(result: Path) -> dict[str, Any]:
 
     Both are None if the run has not finished.
     """
-    content = json.loads(result.read_text()) if result.exists() else {}
+    content = read.result(result.parent) if result.exists() else {}
     return {"dataset": content.get("dataset"), "best_epoch": content.get("best_epoch")}
 
 

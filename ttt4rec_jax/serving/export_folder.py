@@ -4,11 +4,11 @@ Imports no JAX.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep import atomic
+from data_prep.files import read_json
 from data_prep.settings import UserError
 from ttt4rec_jax.serving.load_export import FORMAT
 
@@ -27,15 +27,27 @@ def check(output: Path, overwrite: bool) -> None:
         raise UserError(
             f"--output: {output} already holds an export; name another folder, or use --overwrite"
         )
+    if others := {path.name for path in output.iterdir()} - _own_names(output):
+        raise UserError(
+            f"--output: {output} also holds {min(others)}, which no export wrote and --overwrite "
+            "would remove; move it elsewhere, or name another folder"
+        )
 
 
 def is_export(folder: Path) -> bool:
     """Return whether a folder holds an export of any version."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return manifest["format"] == FORMAT
+        return read_json(folder / "manifest.json")["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _own_names(folder: Path) -> set[str]:
+    """Return the names of an export's files; __pycache__ is left by importing load_export.py."""
+    try:
+        return {"manifest.json", "__pycache__", *read_json(folder / "manifest.json")["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"manifest.json"}
 
 
 @contextlib.contextmanager

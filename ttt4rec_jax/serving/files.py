@@ -158,7 +158,7 @@ class Reader:
                 for row in part.iter_rows(named=True):
                     self.done += 1
                     yield row
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise self._error(f"cannot be read ({first_line(error)})") from error
 
     def _names(self, columns: Iterable[str]) -> tuple[str, str] | None:

@@ -32,7 +32,10 @@ Item 0 is padding: it scores -inf, fills a top k of fewer items, and leaves a st
 """
 
 import hashlib
+import io
 import json
+import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +44,11 @@ import numpy as np
 
 FORMAT = "ttt4rec_jax.export"
 VERSION = 1
+# what damaged or false files raise
+UNREADABLE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError, zipfile.BadZipFile),
+)
 MAX_BATCH = 64  # rows of one call of a program
 Ids = Iterable[int | str]
 Array = np.ndarray
@@ -102,14 +110,13 @@ class ExportedModel:
         self.manifest = manifest
         self.max_len: int = manifest["model"]["max_len"]
         self.width = -(-manifest["items"] // 8)
-        with open(folder / "items.jsonl", encoding="utf-8") as lines:
-            items = [json.loads(line) for line in lines]
+        items = read_items(folder / "items.jsonl", manifest["items"])
         self.ids = [item["id"] for item in items]
         self.titles = [item["title"] for item in items] if "title" in items[0] else None
         self.clicks = np.array([item["clicks"] for item in items])
         self.item_of = {str(id): item for item, id in enumerate(self.ids, 1)}
-        with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
-            self.arrays = jax.device_put(dict(stored))
+        self.process = os.getpid()
+        self.arrays = jax.device_put(read_arrays(folder / "arrays.npz"))
         self.programs = {
             name: jax.jit(exported.call) for name, exported in deserialize(folder, manifest).items()
         }
@@ -151,6 +158,8 @@ class ExportedModel:
 
     def call(self, name: str, *arguments: Array) -> list[Array]:
         """Return a program's results for n > 0 rows, in batches of few sizes to compile."""
+        if os.getpid() != self.process:
+            raise ValueError("loaded before a fork, which stops jax; load it in each process")
         batches = []
         for first in range(0, len(arguments[0]), MAX_BATCH):
             batch = [x[first : first + MAX_BATCH] for x in arguments]
@@ -202,7 +211,14 @@ class ExportedModel:
 
 def load_export(folder: str | Path) -> ExportedModel:
     """Verify every file of an export and load the model. Raise ExportError."""
-    return ExportedModel(Path(folder), read_manifest(Path(folder)))
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        return ExportedModel(folder, manifest)
+    except ExportError:
+        raise
+    except UNREADABLE as error:
+        raise ExportError(f"{folder}: damaged ({first_line(error)}); copy it again") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -210,22 +226,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        kind = manifest["format"]
-        version = manifest["format_version"]
-        files = manifest["files"]
+        found = manifest["format"], manifest["format_version"]
+        files = dict(manifest["files"])
     except FileNotFoundError as error:
         raise ExportError(
             f"{folder}: no manifest.json, so it holds no export; name a folder that export.py wrote"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise ExportError(
             f"{path}: not the manifest of an export ({first_line(error)}); copy the folder again"
         ) from error
-    if (kind, version) != (FORMAT, VERSION):
+    if found != (FORMAT, VERSION):
         raise ExportError(
-            f"{folder}: found {kind} of format version {version}, expected {FORMAT} of version "
-            f"{VERSION}; use the load_export.py in that folder, or export the run again"
+            f"{folder}: found {found[0]} of format version {found[1]}, expected {FORMAT} of "
+            f"version {VERSION}; use the load_export.py in that folder, or export the run again"
         )
+    try:
+        sizes = manifest["items"], manifest["k"], manifest["model"]["max_len"]
+        programs = [program["file"] for program in manifest["programs"].values()]
+        if unlisted := {"arrays.npz", "items.jsonl", *programs} - files.keys():
+            raise ValueError(f"files has no {min(unlisted)}")
+        if any(type(size) is not int or not 0 < size < 2**31 for size in sizes) or sizes[2] > 2**20:
+            raise ValueError(f"items, k and max_len are {sizes}")
+        if elsewhere := [name for name in files if Path(name).name != name]:
+            raise ValueError(f"a file outside the folder, {elsewhere[0]!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{path}: damaged ({first_line(error)}); copy the folder again"
+        ) from error
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -233,6 +261,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if sha256(path) != expected:
             raise ExportError(f"{path}: damaged (wrong sha256); copy the folder again")
     return manifest
+
+
+def read_items(path: Path, count: int) -> list[dict[str, Any]]:
+    """Return the lines of items.jsonl. Raise ValueError unless they are `count` items."""
+    with open(path, encoding="utf-8") as lines:
+        items = [json.loads(line) for line in lines]
+    if len(items) != count:
+        raise ValueError(f"{path.name} has {len(items)} items, expected {count}")
+    return items
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of a .npz file. Raise ValueError unless each is as long as its header says.
+
+    They are stored uncompressed and read as views of the file's bytes, so that no header can ask
+    for more memory than that.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
+                raise ValueError(f"{info.filename} is compressed, or larger than its file")
+            file = io.BytesIO(archive.read(info))
+            np.lib.format.read_magic(file)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            flat = np.frombuffer(file.getbuffer(), dtype, offset=file.tell())
+            name = info.filename.removesuffix(".npy")
+            arrays[name] = flat.reshape(shape, order="F" if is_fortran else "C")
+    return arrays
 
 
 def deserialize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +311,7 @@ def deserialize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             name: jax.export.deserialize(bytearray(path.read_bytes()))
             for name, path in paths.items()
         }
-    except (ValueError, NotImplementedError) as error:
+    except Exception as error:  # whatever jax and flatbuffers raise for bytes that are no program
         raise ExportError(
             f"{folder}: jax {jax.__version__} cannot read its programs ({first_line(error)}); "
             f"install jax {manifest['written_by']['jax']}, which wrote them, "

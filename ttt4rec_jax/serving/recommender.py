@@ -44,6 +44,8 @@ class Request(NamedTuple):
 class Recommender:
     """A trained model and its items. Any thread may call it: only sessions change, under a lock.
 
+    It serves in the process that made it: JAX's threads do not survive a fork.
+
     is_constant_cost: whether the cost of a click in a session does not depend on the number of
     earlier clicks; if it does, each recommendation reads the last max_len clicks again.
     """
@@ -140,6 +142,7 @@ class Recommender:
 
         Raise UserError if the bytes are damaged or belong to another model.
         """
+        self.engine.check_process()
         state, seen, clicks = from_bytes(
             blob,
             self.fingerprint,
@@ -230,6 +233,7 @@ class Recommender:
         include_only: Iterable[int | str] | None = None,
     ) -> Request:
         """Return the checked arguments of a call. Raise UserError if one is wrong."""
+        self.engine.check_process()
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise UserError(f"k: found {k!r}, expected a whole number of at least 1")
         blocked_V = np.zeros(len(self.items), bool)

@@ -34,6 +34,9 @@ START_AGAIN = "open a new session and observe the user's clicks"
 class Session:
     """The clicks of one user so far, opened by Recommender.open_session. Any thread may call it.
 
+    Calls take effect one after the other, each as a whole and none lost; which of several threads
+    comes first is not defined.
+
     clicks: their number; state: the model's state after them; seen: a bit mask over the items that
     were clicked.
     """
@@ -68,6 +71,7 @@ class Session:
 
     def to_bytes(self) -> bytes:
         """Return the session as bytes for Recommender.session_from_bytes of the same model."""
+        self.recommender.engine.check_process()
         with self.lock:
             return to_bytes(self.recommender.fingerprint, self.state, self.seen, self.clicks)
 
@@ -135,6 +139,7 @@ def from_bytes(
             kind != like.dtype.newbyteorder("<").str
             or not 0 <= size <= max_size
             or seen_size != num_bytes
+            or not all(type(x) is int for x in (clicks, size, seen_size))
             or clicks < 0
         ):
             raise ValueError(f"sizes {header}")

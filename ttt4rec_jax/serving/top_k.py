@@ -15,6 +15,7 @@ import numpy as np
 
 from ttt4rec_jax.evaluation import ranking
 
+LOWEST = np.finfo(np.float32).min
 GROUP_SIZE = 16  # items that share a maximum
 
 
@@ -62,13 +63,15 @@ def top_k(
 ) -> tuple[jax.Array, jax.Array]:
     """Return (scores, items) [B, k] of the best items; blocked ones come last and score -inf.
 
-    `score` maps a tile [C, ...] to scores [B, C].
+    `score` maps a tile [C, ...] to scores [B, C]. A score of -inf counts as the lowest finite one,
+    so that every blocked item comes after every other.
     """
     blocked_NxBxW = blocked_BxW.reshape(blocked_BxW.shape[0], len(tile_NxC), -1).swapaxes(0, 1)
 
     def score_tile(tile_and_blocked):
         tile_C, blocked_BxW = tile_and_blocked
-        return jnp.where(unpack_mask(blocked_BxW), -jnp.inf, score(tile_C))
+        score_BxC = jnp.maximum(score(tile_C), LOWEST)  # NaN stays NaN
+        return jnp.where(unpack_mask(blocked_BxW), -jnp.inf, score_BxC)
 
     return grouped_top_k(jax.lax.map(score_tile, (tile_NxC, blocked_NxBxW)), k)
 
