@@ -47,6 +47,7 @@ class ReproduceFlags(DataFolders):
         "",
         "Folder of the runs and the report; default: runs/reproduction, or "
         "runs/reproduction-quick.",
+        path=True,
     )
     report_only: bool = option(
         False, "Train nothing; write the report from the runs that are finished."

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ rank, item, score, title (if the data has titles) and source ("model", or "popul
 history); or to a .jsonl file or stdout (-) with one line per user, which holds lists. The file
 appears under its name only when it is complete."""
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formula may begin
 BATCH_ROWS = 8192  # rows of a Parquet file that are read at a time
 
 
@@ -172,8 +174,12 @@ class Reader:
 class Writer:
     """Write recommendations in parts; a context manager that leaves no file after an error."""
 
-    def __init__(self, path: str):
-        """Raise UserError if the file cannot be written there."""
+    def __init__(self, path: str, csv_escape: bool = False):
+        """Raise UserError if the file cannot be written there.
+
+        csv_escape: whether a CSV file has ' before text that a spreadsheet takes for a formula.
+        """
+        self.csv_escape = csv_escape
         self.path = Path(path)
         self.kind = file_format("--output", path)
         self.is_stdout = path == "-"
@@ -186,6 +192,9 @@ class Writer:
     def __enter__(self) -> "Writer":
         if self.is_stdout:
             self._file = sys.stdout
+            # JSON is UTF-8 whatever the terminal is, with the escapes of JSON for lone surrogates
+            if isinstance(self._file, io.TextIOWrapper):
+                self._file.reconfigure(encoding="utf-8", errors="backslashreplace")
             return self
         self._cleanup = contextlib.ExitStack()
         self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
@@ -193,7 +202,7 @@ class Writer:
         self._file = (
             None
             if self.kind == ".parquet"
-            else open(self._whole, "w", encoding="utf-8", newline="")
+            else open(self._whole, "w", encoding="utf-8", errors="backslashreplace", newline="")
         )
         return self
 
@@ -222,7 +231,8 @@ class Writer:
         if not self._parts:
             rows.writerow(columns)
         self._parts.append(None)
-        rows.writerows(zip(*columns.values(), strict=True))
+        content = zip(*columns.values(), strict=True)
+        rows.writerows(map(without_formulas, content) if self.csv_escape else content)
 
     def _write_part(self, columns: dict[str, list]) -> None:
         import polars as pl
@@ -262,6 +272,11 @@ class Writer:
         # part and text in another
         parts = [pl.scan_parquet(part) for part in self._parts]
         pl.concat(parts, how="vertical_relaxed").sink_parquet(self._whole)
+
+
+def without_formulas(row: Iterable[Any]) -> list[Any]:
+    """Return a row with ' before each text that begins as a spreadsheet's formula does."""
+    return [f"'{x}" if isinstance(x, str) and x.startswith(FORMULA) else x for x in row]
 
 
 def as_dict(user: Any, recommendation: Recommendation) -> dict[str, Any]:
