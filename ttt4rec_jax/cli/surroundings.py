@@ -9,9 +9,14 @@ import sys
 from data_prep.settings import UserError, first_line
 from ttt4rec_jax.config.requirements import check_requirements
 
-# Settings of JAX that would change what a model computes or stop it, and their values here.
+# Settings of JAX that would stop training or change its numbers without a word, and their values
+# here. Precision, platforms, NaN checks and logging stay as the environment has them.
 OURS = {
     "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
     "jax_numpy_rank_promotion": "allow",
     "jax_numpy_dtype_promotion": "standard",
     "jax_transfer_guard": "allow",
@@ -33,11 +38,11 @@ def start_jax() -> None:
         import numpy  # noqa: F401, a broken installation is reported here
 
         for name, value in OURS.items():
-            found = getattr(jax.config, name)
+            found = getattr(jax.config, name, value)  # not every version has all
             if found not in (value, None):
                 jax.config.update(name, value)
                 note = f"note: {name.upper()}={os.environ.get(name.upper(), found)} is ignored"
-                print(f"{note}: models are float32 and need {value}", file=sys.stderr)
+                print(f"{note}: this program needs {name}={value}", file=sys.stderr)
     except (ImportError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise UserError(
             f"JAX cannot be imported ({type(error).__name__}: {first_line(error)}); correct or "

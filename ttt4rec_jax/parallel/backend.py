@@ -2,7 +2,7 @@
 
 import jax
 
-from data_prep.settings import UserError, first_line
+from data_prep.settings import UserError
 
 INSTALL = {"cuda": "pip install 'ttt4rec_jax[cuda]'", "gpu": "pip install 'ttt4rec_jax[cuda]'"}
 INSTALL["tpu"] = "pip install 'ttt4rec_jax[tpu]'"
@@ -19,21 +19,21 @@ def check_backend() -> None:
         jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
         asked = jax.config.jax_platforms or ""
-        install = "".join(
-            f"{how}, or " for name, how in INSTALL.items() if name in asked.split(",")
-        )
+        reason = str(error).strip().split("\n")[0].split(" (set JAX_PLATFORMS")[0]
         raise UserError(
-            f"JAX_PLATFORMS={asked}: JAX cannot start this platform ({first_line(error)[:200]}); "
-            f"it found {_found(asked)}; {install}unset JAX_PLATFORMS"
+            f"JAX_PLATFORMS={asked}: JAX cannot start this platform "
+            f"({reason or 'it is not installed, or has no device here'}); {_advice(asked)}"
         ) from error
 
 
-def _found(asked: str) -> str:
-    """Return the platform that JAX chooses by itself, in words."""
+def _advice(asked: str) -> str:
+    """Return which platform JAX chooses by itself, and what to do."""
     try:
         jax.config.update("jax_platforms", None)
-        return f"the platform {jax.default_backend()}"
+        found = jax.default_backend()
     except (RuntimeError, AssertionError, ValueError):
-        return "no platform"
+        return "it found no other; correct or unset JAX_PLATFORMS, JAX_NUM_CPU_DEVICES, XLA_FLAGS"
     finally:
         jax.config.update("jax_platforms", asked or None)
+    install = "".join(f"{how}, or " for name, how in INSTALL.items() if name in asked.split(","))
+    return f"it found the platform {found}; {install}unset JAX_PLATFORMS"

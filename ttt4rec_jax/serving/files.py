@@ -14,6 +14,7 @@ from typing import Any
 from data_prep import atomic
 from data_prep.settings import UserError, first_line
 from ttt4rec_jax.serving.load_export import Recommendation
+from ttt4rec_jax.serving.rows import as_dict, as_rows, has_return, without_formulas
 
 FORMATS = """\
 Histories are read from a .parquet, .csv or .jsonl file, or as JSON lines from stdin (-). The
@@ -26,7 +27,6 @@ rank, item, score, title (if the data has titles) and source ("model", or "popul
 history); or to a .jsonl file or stdout (-) with one line per user, which holds lists. The file
 appears under its name only when it is complete."""
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formula may begin
 BATCH_ROWS = 8192  # rows of a Parquet file that are read at a time
 
 
@@ -227,7 +227,9 @@ class Writer:
         if self.kind == ".parquet":
             self._write_part(columns)
             return
-        rows = csv.writer(self._file, lineterminator="\n")
+        # Python 3.11 quotes no carriage return that is not part of the lineterminator.
+        quoting = csv.QUOTE_NONNUMERIC if has_return(columns) else csv.QUOTE_MINIMAL
+        rows = csv.writer(self._file, lineterminator="\n", quoting=quoting)
         if not self._parts:
             rows.writerow(columns)
         self._parts.append(None)
@@ -272,37 +274,3 @@ class Writer:
         # part and text in another
         parts = [pl.scan_parquet(part) for part in self._parts]
         pl.concat(parts, how="vertical_relaxed").sink_parquet(self._whole)
-
-
-def without_formulas(row: Iterable[Any]) -> list[Any]:
-    """Return a row with ' before each text that begins as a spreadsheet's formula does."""
-    return [f"'{x}" if isinstance(x, str) and x.startswith(FORMULA) else x for x in row]
-
-
-def as_dict(user: Any, recommendation: Recommendation) -> dict[str, Any]:
-    """Return a user's recommendation as the content of a line of JSON."""
-    titles = {} if recommendation.titles is None else {"titles": recommendation.titles}
-    return {
-        "user": user,
-        "items": recommendation.ids,
-        "scores": recommendation.scores.tolist(),
-        **titles,
-        "source": recommendation.source,
-    }
-
-
-def as_rows(users: list, recommendations: list[Recommendation]) -> dict[str, list]:
-    """Return recommendations as columns with one row per recommended item."""
-    columns: dict[str, list] = {
-        name: [] for name in ("user", "rank", "item", "score", "title", "source")
-    }
-    for user, (ids, scores, titles, source) in zip(users, recommendations, strict=True):
-        columns["user"] += [user] * len(ids)
-        columns["rank"] += range(1, len(ids) + 1)
-        columns["item"] += ids
-        columns["score"] += scores.tolist()
-        columns["title"] += titles or ()
-        columns["source"] += [source] * len(ids)
-    if recommendations and recommendations[0].titles is None:
-        del columns["title"]
-    return columns
