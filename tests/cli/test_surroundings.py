@@ -49,7 +49,7 @@ def test_an_error_that_quotes_data_cannot_act_on_the_terminal():
     assert str(UserError("user '\x1b[2J\u202e' is\nunknown")) == r"user '\x1b[2J\u202e' is unknown"
 
 
-def test_ids_and_titles_from_data_are_escaped_wherever_they_are_printed(tmp_path, capsys):
+def test_ids_and_titles_from_data_are_escaped_wherever_they_are_printed(tmp_path, capsys, caplog):
     catalogue = Catalogue(["\x1b[2Ja", "b\nc"], ["\x9b31mred", "\u202etitle"], np.ones(2, int))
     top = Recommendation(catalogue.ids, np.zeros(2, np.float32), catalogue.titles, "model")
     texts = [
@@ -59,8 +59,8 @@ def test_ids_and_titles_from_data_are_escaped_wherever_they_are_printed(tmp_path
     ]
     run._report("data \x1b[2J\nnext")
     terminal.prepare_streams()
-    logging.lastResort.emit(logging.makeLogRecord({"msg": "%s: bad", "args": ("\x1b[2J",)}))
-    texts += list(capsys.readouterr())
+    logging.getLogger("ttt4rec_jax").warning("%s: bad", "\x1b[2J")
+    texts += [capsys.readouterr().out, caplog.text]
     assert all(not set(text) & set("\x1b\x9b\u202e") for text in texts)
     assert [text.count("\n") for text in texts] == [1, 0, 2, 2, 1]
     line = {"epoch": 1, "loss": 1.0, "validation": {"sampled": {"ndcg@10": 0.1}}}

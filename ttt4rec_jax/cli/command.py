@@ -124,7 +124,10 @@ class Command:
     def parse(self, argv: list[str]) -> Parsed:
         """Read the command line. Prints the usage and exits for --help; raises UserError."""
         if HELP_FLAGS & set(argv[1:]):
-            print(self.usage(argv[0]))
+            try:
+                print(self.usage(argv[0]), flush=True)
+            except BrokenPipeError:  # a pipe to `head`: nothing is interrupted
+                discard_output()
             sys.exit(0)
         values = self.define()
         try:

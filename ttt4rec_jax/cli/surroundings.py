@@ -50,7 +50,7 @@ def start_jax() -> None:
         ) from error
 
 
-def in_one_line(error: BaseException) -> str | None:
+def in_one_line(error: Exception) -> str | None:
     """Return what an error that the machine caused means and what to do; None for any other."""
     text = str(error)
     kind = type(error).__name__

@@ -24,11 +24,12 @@ def stand_in(error: UnicodeError) -> tuple[str | bytes, int]:
     return escaped, error.start + 1
 
 
-class _Line(logging.Formatter):
-    """A log record whose text cannot act on the terminal."""
+class Record(logging.LogRecord):
+    """A log record whose text cannot act on the terminal, whichever handler prints it."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return shown_lines(super().format(record))
+    def getMessage(self) -> str:
+        """Return the message with control characters escaped."""
+        return shown_lines(super().getMessage())
 
 
 def prepare_streams() -> None:
@@ -49,8 +50,7 @@ def prepare_streams() -> None:
             setattr(sys, name, stream)
         with contextlib.suppress(AttributeError):  # a stream of a test or a notebook
             getattr(sys, name).reconfigure(errors=ERRORS)
-    if logging.lastResort:
-        logging.lastResort.setFormatter(_Line())
+    logging.setLogRecordFactory(Record)
 
 
 def discard_output() -> None:

@@ -10,7 +10,7 @@ INSTALL["tpu"] = "pip install 'ttt4rec_jax[tpu]'"
 
 def check_backend() -> None:
     """Raise UserError if the platform that JAX was told to use is not there, or float64 is on."""
-    if jax.config.jax_enable_x64:
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError(
             "jax_enable_x64 is on, but models are float32; unset JAX_ENABLE_X64, or call "
             "jax.config.update('jax_enable_x64', False)"
@@ -18,7 +18,7 @@ def check_backend() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
-        asked = jax.config.jax_platforms or ""
+        asked = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
         reason = str(error).strip().split("\n")[0].split(" (set JAX_PLATFORMS")[0]
         raise UserError(
             f"JAX_PLATFORMS={asked}: JAX cannot start this platform "

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep import atomic
 from data_prep.settings import UserError, first_line
@@ -228,7 +228,7 @@ class Writer:
             self._write_part(columns)
             return
         # Python 3.11 quotes no carriage return that is not part of the lineterminator.
-        quoting = csv.QUOTE_NONNUMERIC if has_return(columns) else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return(columns) else csv.QUOTE_MINIMAL
         rows = csv.writer(self._file, lineterminator="\n", quoting=quoting)
         if not self._parts:
             rows.writerow(columns)
