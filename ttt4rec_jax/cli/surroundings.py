@@ -7,7 +7,6 @@ import os
 import sys
 
 from data_prep.settings import UserError, first_line
-from ttt4rec_jax.config.requirements import check_requirements
 
 # Settings of JAX that would stop training or change its numbers without a word, and their values
 # here. Precision, platforms, NaN checks and logging stay as the environment has them.
@@ -32,6 +31,8 @@ def start_jax() -> None:
 
     Settings in the environment that would change a model's numbers are replaced, with a note.
     """
+    from ttt4rec_jax.config.requirements import check_requirements  # not for --help
+
     check_requirements()
     try:
         import jax
