@@ -197,7 +197,12 @@ class Writer:
                 self._file.reconfigure(encoding="utf-8", errors="backslashreplace")
             return self
         self._cleanup = contextlib.ExitStack()
-        self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
+        try:
+            self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
+        except OSError as error:
+            raise UserError(
+                f"--output: {self.path} cannot be written ({error.strerror})"
+            ) from error
         self._whole = self._scratch / f"whole{self.kind}"
         self._file = (
             None
