@@ -32,13 +32,12 @@ class Record(logging.LogRecord):
         return shown_lines(super().getMessage())
 
 
-def prepare_streams() -> None:
-    """Make stdin, stdout and stderr usable, whatever their encoding and whether they are open.
+def open_closed_streams() -> None:
+    """Give a closed stdin, stdout or stderr the null device.
 
-    A descriptor that is closed becomes the null device: otherwise the next file that is opened
-    would take its number, and receive what a library prints.
+    Otherwise the next file that is opened would take its descriptor, and receive what a library
+    prints.
     """
-    codecs.register_error(ERRORS, stand_in)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -48,6 +47,13 @@ def prepare_streams() -> None:
             mode = "w" if number else "r"
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115, lives on
             setattr(sys, name, stream)
+
+
+def prepare_streams() -> None:
+    """Make stdin, stdout, stderr and the log usable, whatever their encoding and their text."""
+    codecs.register_error(ERRORS, stand_in)
+    open_closed_streams()
+    for name in ("stdin", "stdout", "stderr"):
         with contextlib.suppress(AttributeError):  # a stream of a test or a notebook
             getattr(sys, name).reconfigure(errors=ERRORS)
     logging.setLogRecordFactory(Record)
