@@ -1,4 +1,4 @@
-"""The command line. Importing it opens closed streams: some libraries need stderr to be imported."""
+"""The command line. Importing it opens closed streams, which some libraries need at import."""
 
 from ttt4rec_jax.cli.terminal import open_closed_streams
 
