@@ -9,9 +9,12 @@ command line's flags are made from the same fields. Nothing here imports JAX or 
 import dataclasses
 import difflib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from data_prep.text import shown
 
 DATASETS = ("ml1m", "ml100k", "beauty", "electronics", "synthetic")
 # Each of these may also be compressed, with .gz appended; a .json file holds JSON lines.
@@ -20,6 +23,8 @@ FILE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 # The largest magnitude of each numeric type. Numbers are compared with it, because math.isfinite
 # raises OverflowError for a whole number that no float can hold.
 LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
+MAX_NAME_BYTES = 255  # of each part of a path, on nearly all file systems
+MAX_PATH_BYTES = 4095 - 100  # PATH_MAX of Linux, less room for the names of files in a folder
 Choices = tuple | Callable[[], tuple]
 
 
@@ -27,7 +32,8 @@ class UserError(ValueError):
     """An error that the user can correct, in one line: what was found and expected, what to do."""
 
     def __init__(self, text: str):
-        super().__init__(" ".join(text.splitlines()))  # quoted text may have line breaks
+        # quoted text may hold line breaks, and characters that act on a terminal
+        super().__init__(shown(" ".join(text.splitlines())))
 
 
 def first_line(error: Exception) -> str:
@@ -43,6 +49,7 @@ def option(
     low: float = -math.inf,
     high: float = math.inf,
     above: float = -math.inf,
+    path: bool = False,
 ) -> Any:
     """Return a dataclass field with its help text and allowed values.
 
@@ -53,10 +60,11 @@ def option(
             so that a registry may grow after the class has been defined.
         low, high: The smallest and the largest allowed number.
         above: A number that the value must exceed.
+        path: Whether the value is the path of a file or folder.
     """
+    limits = {"low": low, "high": high, "above": above}
     return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above},
+        default=default, metadata={"help": help, "choices": choices, "path": path, **limits}
     )
 
 
@@ -95,10 +103,36 @@ def check(settings: Any) -> None:
             raise UserError(
                 f"--{field.name}: {value!r} is not one of {listed}{nearest(value, choices)}"
             )
+        if field.metadata.get("path"):
+            check_path(f"--{field.name}", value)
         if expected in LARGEST and not _is_in_range(value, field.metadata):
             raise UserError(
                 f"--{field.name}: {value} is out of range, expected {_range(field.metadata)}"
             )
+
+
+def check_path(what: str, path: str) -> None:
+    """Raise UserError if no file system of today can hold a file of this path."""
+    try:
+        content = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{what}: {path[:60]!r} has characters that file names of this system cannot have "
+            f"({sys.getfilesystemencoding()}); name another, or set PYTHONUTF8=1"
+        ) from error
+    if b"\0" in content:
+        raise UserError(f"{what}: {path[:60]!r} has a null character; leave it out")
+    longest = max(map(len, content.split(b"/")))
+    if longest > MAX_NAME_BYTES:
+        raise UserError(
+            f"{what}: a name in {path[:40] + '...'!r} has {longest:,} bytes, expected at most "
+            f"{MAX_NAME_BYTES}; shorten it"
+        )
+    if len(content) > MAX_PATH_BYTES:
+        raise UserError(
+            f"{what}: the path {path[:40] + '...'!r} has {len(content):,} bytes, expected at most "
+            f"{MAX_PATH_BYTES:,}; shorten it"
+        )
 
 
 def _is_in_range(value: float, metadata: Mapping[str, Any]) -> bool:
@@ -152,6 +186,7 @@ class DataConfig:
         "ml1m",
         "The name of a built-in data set (ml1m, ml100k, beauty, electronics, synthetic), "
         "or the path of your own .csv, .tsv, .parquet, .jsonl or .inter file.",
+        path=True,
     )
     user_col: str = option(
         "", "User column of your own file; if empty, it is recognised by its usual names."

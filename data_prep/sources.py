@@ -152,7 +152,7 @@ def find(config: DataConfig) -> Source:
         separator="," if suffix == ".csv" else "\t",
         quoted=suffix != ".inter",
     )
-    path = Path(config.dataset).expanduser()
+    path = without_tilde(config.dataset)
     return Source(
         name=path.name.split(".")[0] or "file",
         file=str(path),
@@ -167,11 +167,22 @@ def find(config: DataConfig) -> Source:
 
 def user_folder(flag: str | os.PathLike, variable: str, name: str) -> Path:
     """Return the folder of the flag, of the environment variable, or one in the user's cache."""
-    chosen = str(flag) or os.environ.get(variable, "")
+    chosen = str(flag) or (os.environ.get(variable, "") if variable else "")
     if chosen:
-        return Path(chosen).expanduser()
+        return without_tilde(chosen)
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "ttt4rec_jax" / name
+    return (Path(cache) if cache else without_tilde("~/.cache")) / "ttt4rec_jax" / name
+
+
+def without_tilde(path: str) -> Path:
+    """Return a path with ~ replaced by the user's home. Raises UserError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: this user has no home; set HOME, or name folders that exist by "
+            "--data_dir, --cache_dir and --program_cache"
+        ) from error
 
 
 def existing_file(source: Source, data_dir: Path) -> tuple[Path, Layout] | None:

@@ -76,6 +76,8 @@ def __getattr__(name: str) -> Any:
     if name in OF_SETTINGS:
         return getattr(importlib.import_module("data_prep.settings"), name)
     if name in NAMES:
+        # Raises UserError: an untried version of a library is one line, not an ImportError inside.
+        importlib.import_module("ttt4rec_jax.config.requirements").check_requirements()
         module, attribute = NAMES[name]
         return getattr(importlib.import_module(f"ttt4rec_jax.{module}"), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,13 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+
+from ttt4rec_jax.config.requirements import is_within
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--dim=16", "--epochs=2", "--batch_size=128", "--learning_rate=0.005"]
 # Compile a program in a quarter of the time: LLVM code for fusions is emitted directly, instead of
 # through MLIR, and by one thread, since each core runs tests of its own.
-QUICK_XLA = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICK_XLA = {"xla_cpu_parallel_codegen_split_count": 1}
+if is_within(metadata.version("jaxlib"), "<0.11"):  # later versions have no such option
+    QUICK_XLA["xla_cpu_use_fusion_emitters"] = False
 # The environment of processes whose speed and bits are not compared with those of others ...
 QUICK_TO_COMPILE = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

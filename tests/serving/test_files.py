@@ -1,11 +1,16 @@
 """files.py: histories in every format, errors of one line, recommendations in parts."""
 
+import csv
+import json
+
+import numpy as np
 import polars as pl
 import pytest
 from helpers import HISTORIES, make_recommender, serving_config, write_histories
 
 from data_prep.settings import UserError
 from ttt4rec_jax.serving import files
+from ttt4rec_jax.serving.load_export import Recommendation
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,27 @@ def test_parts_are_joined_even_if_the_types_of_users_differ(random_dataset, tmp_
     table = pl.read_parquet(tmp_path / "top.parquet")
     assert table["user"].to_list() == ["1", "1", "2", "2", "a", "a", "b", "b"]
     assert table["item"].dtype == pl.Int64 and table["title"].dtype == pl.String
+
+
+def test_formulas_are_kept_unless_they_are_to_be_escaped(tmp_path):
+    texts = ["=1+1", "+1", "-1", "@a", "\tb", "\rc", "plain", "a=b"]
+    scores = np.full(len(texts), -1, np.float32)
+    top = Recommendation(texts, scores, texts, "model")
+    for is_escaped, mark in ((False, ""), (True, "'")):
+        with files.Writer(str(tmp_path / "top.csv"), csv_escape=is_escaped) as writer:
+            writer.write(["=user"], [top])
+        with open(tmp_path / "top.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        expected = [mark * (text not in ("plain", "a=b")) + text for text in texts]
+        assert [row["item"] for row in rows] == [row["title"] for row in rows] == expected
+        assert rows[0]["user"] == f"{mark}=user" and rows[0]["score"] == "-1.0"
+
+
+def test_lone_surrogates_of_json_are_written_as_escapes(tmp_path):
+    path = tmp_path / "top.jsonl"
+    with files.Writer(str(path)) as writer:
+        writer.write(["\ud800"], [Recommendation([1], np.zeros(1, np.float32), None, "model")])
+    assert json.loads(path.read_text())["user"] == "\ud800"
 
 
 BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {

@@ -5,8 +5,8 @@ flags and the help text are made. They are read into a FlagValues of the command
 global FLAGS is never used. Imports no JAX.
 """
 
+import contextlib
 import dataclasses
-import os
 import shlex
 import sys
 import textwrap
@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from absl import flags
 
 from data_prep.settings import UserError, choices_of, nearest, option
+from data_prep.text import shown
+from ttt4rec_jax.cli.surroundings import in_one_line, start_jax
+from ttt4rec_jax.cli.terminal import discard_output, prepare_streams
 from ttt4rec_jax.cli.values import convert
 from ttt4rec_jax.config.execution import DataFolders
 from ttt4rec_jax.training.interrupt import Interrupted
@@ -33,7 +36,7 @@ HELP_FLAGS = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 class FinishedRun(DataFolders):
     """The flags of a command that loads a finished run."""
 
-    run: str = option("", "Folder of the run (required).")
+    run: str = option("", "Folder of the run (required).", path=True)
     model: str = option("", "The run's model as module:Class, if it is one of your own.")
     inner: str = option("", "The run's inner learner as module:name, if it is one of your own.")
 
@@ -49,7 +52,8 @@ class FinishedRun(DataFolders):
     def import_own(self) -> None:
         """Import the model and the inner learner that the flags name. Raises UserError."""
         if self.model or self.inner:
-            from ttt4rec_jax.runs.load import provide  # imports JAX
+            start_jax()
+            from ttt4rec_jax.runs.load import provide
 
             provide(Path(self.run), self.model or None, self.inner or None)
 
@@ -120,7 +124,10 @@ class Command:
     def parse(self, argv: list[str]) -> Parsed:
         """Read the command line. Prints the usage and exits for --help; raises UserError."""
         if HELP_FLAGS & set(argv[1:]):
-            print(self.usage(argv[0]))
+            try:
+                print(self.usage(argv[0]), flush=True)
+            except BrokenPipeError:  # a pipe to `head`: nothing is interrupted
+                discard_output()
             sys.exit(0)
         values = self.define()
         try:
@@ -174,29 +181,43 @@ def _indented(text: str) -> str:
 def exit_code(body: Callable[[], None], how_to_resume: Callable[[], str] | None = None) -> int:
     """Run a command's body and return its exit code; an error is reported in one line on stderr.
 
-    0: success. 2: a mistake of the user, or training that diverged. 130: interrupted.
+    0: success. 2: a mistake of the user, training that diverged, or a machine that lacks what was
+    asked for (memory, a file, a device). 130: interrupted. Any other exception is a bug and passes:
+    Python prints a traceback and exits with 1.
 
     Args:
         how_to_resume: Returns the advice printed after an interruption, for a command that can be
             resumed. If its output pipe is closed, such a command counts as interrupted; any other
             command ends with exit code 0.
     """
+    prepare_streams()
     try:
         body()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except (Interrupted, KeyboardInterrupt) as interrupt:
         return _interrupted(str(interrupt) or "interrupted", how_to_resume)
     except BrokenPipeError:
-        # Buffered output would raise the error again when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return _interrupted("the output was closed", how_to_resume) if how_to_resume else 0
+    except Exception as error:
+        if (line := in_one_line(error)) is None:
+            raise
+        discard_output()  # which may be what cannot be written
+        return _failed(line)
     return 0
+
+
+def _failed(line: str) -> int:
+    """Report an error in one line; stdout may be an unwritable file, stderr a closed pipe."""
+    with contextlib.suppress(OSError):
+        print(f"error: {shown(line)}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _interrupted(what: str, how_to_resume: Callable[[], str] | None) -> int:
     advice = f"; {how_to_resume()}" if how_to_resume else ""
-    print(f"{what}{advice}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"{what}{advice}", file=sys.stderr, flush=True)
     return 130

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep import atomic
 from data_prep.settings import UserError, check, option
+from data_prep.text import shown_lines
 from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.cli.flags import import_named
 from ttt4rec_jax.evaluation.compare import compare
@@ -33,7 +34,7 @@ class CompareFlags:
         "Metrics to compare: among sampled candidates, over the full catalogue, or both.",
         choices=("both", *PROTOCOLS),
     )
-    json: str = option("", "Also write the comparison to this JSON file.")
+    json: str = option("", "Also write the comparison to this JSON file.", path=True)
     model: str = option(
         "", "Models of your own among the runs, as module:Class, separated by commas."
     )
@@ -72,4 +73,4 @@ def _compare(argv: list[str]) -> None:
             raise UserError(
                 f"--json: {flags.json} cannot be written ({error.strerror}); name another file"
             ) from error
-    print(table(comparison))
+    print(shown_lines(table(comparison)))

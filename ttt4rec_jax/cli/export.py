@@ -7,7 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from data_prep.settings import UserError, check, option
+from data_prep.text import shown_lines
 from ttt4rec_jax.cli.command import Command, FinishedRun, Section, exit_code
+from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.serving import export_folder
 
 PURPOSE = """Export a finished run as StableHLO programs, to serve it without this package:
@@ -25,7 +27,9 @@ export loads it; it needs jax, numpy and flatbuffers, but not this package."""
 class ExportFlags(FinishedRun):
     """The flags of export.py."""
 
-    output: str = option("", "Folder to write; new or empty, unless --overwrite (required).")
+    output: str = option(
+        "", "Folder to write; new or empty, unless --overwrite (required).", path=True
+    )
     k: int = option(100, "Maximum number of items that a request can ask for.", low=1)
     overwrite: bool = option(False, "Replace an existing export in --output.")
 
@@ -59,7 +63,8 @@ def _export(argv: list[str]) -> None:
     flags.check_run()
     output = Path(flags.output)
     export_folder.check(output, flags.overwrite)
-    from ttt4rec_jax.serving.export import export_run  # imports JAX
+    start_jax()
+    from ttt4rec_jax.serving.export import export_run
 
     flags.import_own()
     manifest = export_run(
@@ -70,7 +75,7 @@ def _export(argv: list[str]) -> None:
         data_dir=flags.data_dir,
         cache_dir=flags.cache_dir,
     )
-    print(summary(output, manifest))
+    print(shown_lines(summary(output, manifest)))
 
 
 def summary(output: Path, manifest: dict) -> str:

@@ -8,6 +8,7 @@ from absl.flags import FlagValues
 
 from data_prep.settings import UserError
 from ttt4rec_jax.cli.command import Command, Section
+from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.cli.values import convert, expand
 from ttt4rec_jax.config import SECTIONS, SWEPT
 from ttt4rec_jax.config.execution import RunConfig
@@ -90,7 +91,8 @@ def import_named(argv: list[str]) -> list[str]:
                 names += (value if equals else following).split(",")
         names[:] = [name for name in names if ":" in name]
     if any(named.values()):
-        from ttt4rec_jax.models import custom  # imports JAX, as such a module does itself
+        start_jax()  # such a module imports it itself
+        from ttt4rec_jax.models import custom
 
         for name in named["model"]:
             custom.import_model(name)

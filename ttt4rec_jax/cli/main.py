@@ -10,8 +10,10 @@ import signal
 import time
 from pathlib import Path
 
+from data_prep.text import shown
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.cli.command import exit_code, invocation
+from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.pipeline import resume
@@ -68,7 +70,8 @@ def _train(argv: list[str], started: float, progress: _Progress) -> None:
     root = run_folder(first, run_config.run_dir, is_sweep=len(combinations) > 1)
     progress.root = root
     resume.check_folder(root, combinations, run_config.resume)
-    from ttt4rec_jax.cli import run  # imports JAX: a wrong flag is reported before
+    start_jax()  # a wrong flag is reported before
+    from ttt4rec_jax.cli import run
 
     run.run(combinations, run_config, root, progress.lists, started)
 
@@ -78,7 +81,7 @@ def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
     if run_dir:
         return RunFolder(Path(run_dir))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    parts = [config.model.model, Path(config.data.dataset).stem]
+    parts = [config.model.model[:40], Path(config.data.dataset).stem[:40]]
     parts += ["sweep", now] if is_sweep else [now]
     return RunFolder(Path("runs") / "-".join(parts))
 
@@ -98,4 +101,4 @@ def resume_command(program: str, root: RunFolder, lists: dict[str, list], given:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    print(shown(line), flush=True)

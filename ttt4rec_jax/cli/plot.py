@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from data_prep.settings import UserError, check, option
+from data_prep.text import shown
 from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.metrics import AT_CUTOFFS
 from ttt4rec_jax.runs import read
@@ -23,7 +24,7 @@ their inner learners: the inner loss, the weight change and the inner learning r
 class PlotFlags:
     """The flags of plot.py."""
 
-    output: str = option("curves.png", "PNG file to write.")
+    output: str = option("curves.png", "PNG file to write.", path=True)
     metric: str = option("ndcg@10", "Validation metric to plot.", choices=AT_CUTOFFS)
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ def _plot(argv: list[str]) -> None:
         raise UserError(
             f"--output: {flags.output} cannot be written ({error.strerror}); name another file"
         ) from error
-    print(f"plotted {len(histories)} run{'s' * (len(histories) > 1)} in {flags.output}")
+    print(f"plotted {len(histories)} run{'s' * (len(histories) > 1)} in {shown(flags.output)}")
 
 
 def run_folders(paths: list[Path]) -> list[Path]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.settings import UserError
+from data_prep.text import shown
 from ttt4rec_jax.cli.command import exit_code
 from ttt4rec_jax.cli.recommend_flags import COMMAND, RecommendFlags
+from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.serving.files import Reader, Writer
 from ttt4rec_jax.serving.load_export import Recommendation
@@ -31,8 +33,8 @@ def main(argv: list[str]) -> int:
 def run(args: RecommendFlags) -> None:
     """Do what the flags of experiments/recommend.py ask for. Raise UserError."""
     reader = Reader(args.histories) if args.output else None
-    writer = Writer(args.output) if args.output else None
-    # These import JAX: a wrong file name is reported before.
+    writer = Writer(args.output, args.csv_escape) if args.output else None
+    start_jax()  # a wrong file name is reported before
     from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
 
@@ -136,7 +138,7 @@ def show_user(
     """Print a user's last clicks and recommendations. options: those of Recommender.recommend."""
     (recommendation,) = recommender.recommend([history], k, **options)
     last = f", the last {MAX_SHOWN}:" if len(history) > MAX_SHOWN else ""
-    print(f"user {user}: {format_clicks(len(history))}{last}")
+    print(f"user {shown(user)}: {format_clicks(len(history))}{last}")
     for id in history[-MAX_SHOWN:]:
         print(f"      {format_item(recommender.items, id)}")
     print(f"\nrecommended ({format_source(recommendation, len(history))}):")
@@ -192,9 +194,11 @@ def format_table(recommendation: Recommendation, before: list | None = None) -> 
     """Return a line per item: rank, change since the list `before`, score, id, title."""
     lines = []
     for rank, (id, score) in enumerate(zip(recommendation.ids, recommendation.scores, strict=True)):
-        title = (recommendation.titles[rank] or "") if recommendation.titles else ""
+        title = shown(recommendation.titles[rank] or "") if recommendation.titles else ""
         move = "" if before is None else f"{format_move(rank, before, id):>5}"
-        lines.append(f"{rank + 1:>4}{move}  {score:>10.4f}  {id!s:<12}  {title}".rstrip())
+        lines.append(
+            f"{rank + 1:>4}{move}  {score:>10.4f}  {shown(id):<12}  {shown(title)}".rstrip()
+        )
     return "\n".join(lines) or "   no items are left to recommend"
 
 
@@ -220,7 +224,7 @@ def format_clicks(count: int) -> str:
 
 def format_item(items: Catalogue, id: int | str) -> str:
     """Return an id and its title, if any."""
-    return f"{id!s:<12}  {items.title(id)}".rstrip()
+    return f"{shown(id):<12}  {shown(items.title(id))}".rstrip()
 
 
 def format_matches(items: Catalogue, text: str, matches: list) -> str:

@@ -25,9 +25,14 @@ class RecommendFlags(FinishedRun):
     """The flags of recommend.py. Raises UserError if they cannot be combined."""
 
     histories: str = option(
-        "", "Histories to read: a .parquet, .csv or .jsonl file, or - for stdin."
+        "", "Histories to read: a .parquet, .csv or .jsonl file, or - for stdin.", path=True
     )
-    output: str = option("", "File to write: .parquet, .csv or .jsonl, or - for stdout.")
+    output: str = option("", "File to write: .parquet, .csv or .jsonl, or - for stdout.", path=True)
+    csv_escape: bool = option(
+        False,
+        "In a .csv output, write ' before text that begins with =, +, -, @, a tab or a carriage "
+        "return, which a spreadsheet would take for a formula.",
+    )
     user: str = option("", "Id of a user whose history and recommendations are printed.")
     interactive: bool = option(
         False, "Read clicks from the terminal, and print the recommendations after each."
@@ -72,7 +77,9 @@ COMMAND = Command(
     (
         Section("The run:", RecommendFlags, ("run", "model", "inner")),
         Section(
-            "Input and output:", RecommendFlags, ("histories", "output", "user", "interactive")
+            "Input and output:",
+            RecommendFlags,
+            ("histories", "output", "csv_escape", "user", "interactive"),
         ),
         Section(
             "Recommendations:",

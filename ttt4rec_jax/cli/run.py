@@ -9,7 +9,9 @@ from flax import nnx
 from tqdm import tqdm
 
 from data_prep.prepare import prepare
+from data_prep.text import shown, shown_lines
 from ttt4rec_jax import models
+from ttt4rec_jax.cli.terminal import discard_output
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
@@ -54,10 +56,10 @@ def run(
             fit({"": config}, dataset, root, {"": root}, mesh, log=_silent)
         return
     placement = ", data on the host" * on_host
-    print(f"{describe(dataset, prepared)}\nplatform  {platform()}{placement}")
-    print(f"run       {root.path}", flush=True)
+    print(shown_lines(f"{describe(dataset, prepared)}\nplatform  {platform()}{placement}"))
+    print(shown(f"run       {root.path}"), flush=True)
     if run_config.dry_run:
-        print(dry_run(combinations, dataset, root.path))
+        print(shown_lines(dry_run(combinations, dataset, root.path)))
         return
     with root.locked():
         # Check again: another process may have started a run here in the meantime.
@@ -119,9 +121,19 @@ def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def _report(line: str) -> None:
-    """Print a line above the progress bar, and flush it even if stdout is a file or a pipe."""
-    tqdm.write(line)
-    sys.stdout.flush()
+    """Print a line above the progress bar, and flush it even if stdout is a file or a pipe.
+
+    A full disk under stdout is no reason to lose a run.
+    """
+    try:
+        tqdm.write(shown_lines(line))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # the reader has gone: the run is saved and stops
+    except OSError as error:
+        discard_output()
+        note = f"warning: the output cannot be written ({error.strerror}); the run goes on"
+        print(note, file=sys.stderr, flush=True)
 
 
 def _silent(line: str) -> None:

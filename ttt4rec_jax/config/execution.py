@@ -18,11 +18,13 @@ class DataFolders:
         "",
         "Folder of downloaded archives; default: $TTT4REC_DATA_DIR, or a folder in the user's "
         "cache directory.",
+        path=True,
     )
     cache_dir: str = option(
         "",
         "Folder of prepared data; default: $TTT4REC_CACHE_DIR, or a folder in the user's cache "
         "directory.",
+        path=True,
     )
 
 
@@ -37,14 +39,16 @@ class RunConfig(DataFolders):
         "used; or the best known ones for the model and data set.",
         choices=("paper", "fair", "authors", "best"),
     )
-    run_dir: str = option("", "Folder of the run; default: runs/<model>-<dataset>-<time>.")
+    run_dir: str = option(
+        "", "Folder of the run; default: runs/<model>-<dataset>-<time>.", path=True
+    )
     resume: bool = option(
         False, "Resume the run in --run_dir; flags that are not given keep the run's values."
     )
     dry_run: bool = option(
         False, "Print what would be trained, and how many steps that takes; train nothing."
     )
-    program_cache: str = option("", PROGRAM_CACHE)
+    program_cache: str = option("", PROGRAM_CACHE, path=True)
     mesh: str = option(
         "",
         "Devices of a single run: data:4,model:2 splits batches over 4 devices and the item table "

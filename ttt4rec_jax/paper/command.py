@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from data_prep.settings import UserError, check, option
+from data_prep.text import shown, shown_lines
 from ttt4rec_jax.cli.command import Command, DataFolders, Section, exit_code
 from ttt4rec_jax.paper import driver, jobs, ledger
 
@@ -53,6 +54,7 @@ class ReproduceFlags(DataFolders):
         "",
         "Folder of the runs and the report; default: runs/reproduction, or "
         "runs/reproduction-quick.",
+        path=True,
     )
     report_only: bool = option(
         False, "Train nothing; write the report from the runs that are finished."
@@ -123,7 +125,9 @@ def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:
     jobs.save_plan(plan)
     folders = {"data_dir": flags.data_dir, "cache_dir": flags.cache_dir}
     more_flags = [f"--{name}={value}" for name, value in folders.items() if value]
-    driver.run_all(plan, MAIN, more_flags, flags.jobs, log=lambda line: print(line, flush=True))
+    driver.run_all(
+        plan, MAIN, more_flags, flags.jobs, log=lambda line: print(shown_lines(line), flush=True)
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -136,7 +140,7 @@ def _reproduce(argv: list[str]) -> None:
     flags = parsed.settings(ReproduceFlags)
     plan = plan_of(flags, parsed.given)
     if flags.dry_run:
-        print(listing(plan))
+        print(shown_lines(listing(plan)))
         return
     if not flags.report_only:
         train(plan, flags)
@@ -148,4 +152,4 @@ def _reproduce(argv: list[str]) -> None:
     # imports matplotlib and polars: a wrong flag is reported before
     from ttt4rec_jax.paper import report
 
-    print(f"wrote the report: {', '.join(map(str, report.write(plan)))}")
+    print(shown(f"wrote the report: {', '.join(map(str, report.write(plan)))}"))

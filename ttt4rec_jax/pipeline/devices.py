@@ -1,15 +1,18 @@
 """Set up JAX for a command: compilation cache, processes, devices and their mesh."""
 
+import logging
 import os
-from pathlib import Path
 
 import jax
 
 from data_prep.settings import UserError
+from data_prep.sources import user_folder
 from ttt4rec_jax.config.execution import RunConfig, mesh_sizes
 from ttt4rec_jax.parallel import processes
+from ttt4rec_jax.parallel.backend import check_backend
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 
+logger = logging.getLogger(__name__)
 MIN_COMPILE_SECONDS = 0.02  # programs that compile faster are not cached
 
 
@@ -20,8 +23,20 @@ def enable_compilation_cache(folder: str) -> None:
     """
     if folder == "none":
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(folder or cache / "ttt4rec_jax" / "programs").resolve()
+    path = user_folder(folder, "", "programs").resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        is_usable = os.access(path, os.R_OK | os.W_OK)
+        reason = "" if is_usable else "not writable"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason and folder:
+        raise UserError(
+            f"--program_cache: {folder} cannot be used ({reason}); name another folder, or none"
+        )
+    if reason:
+        logger.warning("%s: %s; programs are compiled without this cache", path, reason)
+        return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
@@ -46,6 +61,7 @@ def platform() -> str:
 
 def device_mesh(run_config: RunConfig, num_runs: int) -> DeviceMesh | None:
     """Return the mesh of --mesh; by default, all devices of several processes. Raises UserError."""
+    check_backend()
     if not run_config.mesh and jax.process_count() == 1:
         return None
     # combinations.combine refuses --mesh for a sweep; this refuses a cluster's processes.

@@ -14,10 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from data_prep import atomic
+from data_prep.text import shown_lines
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -52,10 +54,25 @@ def png(figure: Figure) -> bytes:
     """Return the figure as a small PNG of 128 colours. Equal figures give equal bytes."""
     raw = io.BytesIO()
     small = io.BytesIO()
+    without_controls(figure)
     figure.savefig(raw, format="png", metadata={"Software": None})
     image = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+def without_controls(figure: Figure) -> None:
+    """Escape control characters in a figure's text, and draw $ in names as it is, not as maths."""
+    ticks = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in axis.get_ticklabels(which="both")
+    }
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in ticks:  # ticks have powers of ten as maths
+            text.set_parse_math(False)
+            text.set_text(shown_lines(text.get_text()))
 
 
 def save(figure: Figure, path: Path) -> None:

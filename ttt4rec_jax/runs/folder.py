@@ -56,6 +56,8 @@ class RunFolder:
             for name, config in combinations.items():
                 if (path := RunFolder(self.path / name).config).exists():
                     check_resumable(load_config(path), config)
+        elif self.path.is_file():
+            raise UserError(f"--run_dir: {self.path} is a file; name a folder")
         elif not self.is_free():
             raise UserError(
                 f"--run_dir: {self.path} exists and is not empty; name another folder, "

@@ -14,6 +14,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config, ModelConfig
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.models import TrainingClicks, custom
+from ttt4rec_jax.parallel.backend import check_backend
 from ttt4rec_jax.runs import items, read, verified
 from ttt4rec_jax.runs.checkpoint import Checkpoints
 from ttt4rec_jax.runs.folder import RunFolder, load_config
@@ -38,6 +39,7 @@ def load_run(
             f"{folder.path}: no config.json, so it holds no run; name the folder of a run"
         )
     config = load_config(folder.config)
+    check_backend()
     catalogue, training = _items_and_clicks(folder, config, data_dir, cache_dir)
     size = len(catalogue)
     build = functools.partial(

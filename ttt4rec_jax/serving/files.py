@@ -2,17 +2,19 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep import atomic
 from data_prep.settings import UserError, first_line
 from ttt4rec_jax.serving.load_export import Recommendation
+from ttt4rec_jax.serving.rows import as_dict, as_rows, has_return, without_formulas
 
 FORMATS = """\
 Histories are read from a .parquet, .csv or .jsonl file, or as JSON lines from stdin (-). The
@@ -172,8 +174,12 @@ class Reader:
 class Writer:
     """Write recommendations in parts; a context manager that leaves no file after an error."""
 
-    def __init__(self, path: str):
-        """Raise UserError if the file cannot be written there."""
+    def __init__(self, path: str, csv_escape: bool = False):
+        """Raise UserError if the file cannot be written there.
+
+        csv_escape: whether a CSV file has ' before text that a spreadsheet takes for a formula.
+        """
+        self.csv_escape = csv_escape
         self.path = Path(path)
         self.kind = file_format("--output", path)
         self.is_stdout = path == "-"
@@ -186,14 +192,22 @@ class Writer:
     def __enter__(self) -> "Writer":
         if self.is_stdout:
             self._file = sys.stdout
+            # JSON is UTF-8 whatever the terminal is, with the escapes of JSON for lone surrogates
+            if isinstance(self._file, io.TextIOWrapper):
+                self._file.reconfigure(encoding="utf-8", errors="backslashreplace")
             return self
         self._cleanup = contextlib.ExitStack()
-        self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
+        try:
+            self._scratch = self._cleanup.enter_context(atomic.staging(self.path))
+        except OSError as error:
+            raise UserError(
+                f"--output: {self.path} cannot be written ({error.strerror})"
+            ) from error
         self._whole = self._scratch / f"whole{self.kind}"
         self._file = (
             None
             if self.kind == ".parquet"
-            else open(self._whole, "w", encoding="utf-8", newline="")
+            else open(self._whole, "w", encoding="utf-8", errors="backslashreplace", newline="")
         )
         return self
 
@@ -218,11 +232,14 @@ class Writer:
         if self.kind == ".parquet":
             self._write_part(columns)
             return
-        rows = csv.writer(self._file, lineterminator="\n")
+        # Python 3.11 quotes no carriage return that is not part of the lineterminator.
+        quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return(columns) else csv.QUOTE_MINIMAL
+        rows = csv.writer(self._file, lineterminator="\n", quoting=quoting)
         if not self._parts:
             rows.writerow(columns)
         self._parts.append(None)
-        rows.writerows(zip(*columns.values(), strict=True))
+        content = zip(*columns.values(), strict=True)
+        rows.writerows(map(without_formulas, content) if self.csv_escape else content)
 
     def _write_part(self, columns: dict[str, list]) -> None:
         import polars as pl
@@ -262,32 +279,3 @@ class Writer:
         # part and text in another
         parts = [pl.scan_parquet(part) for part in self._parts]
         pl.concat(parts, how="vertical_relaxed").sink_parquet(self._whole)
-
-
-def as_dict(user: Any, recommendation: Recommendation) -> dict[str, Any]:
-    """Return a user's recommendation as the content of a line of JSON."""
-    titles = {} if recommendation.titles is None else {"titles": recommendation.titles}
-    return {
-        "user": user,
-        "items": recommendation.ids,
-        "scores": recommendation.scores.tolist(),
-        **titles,
-        "source": recommendation.source,
-    }
-
-
-def as_rows(users: list, recommendations: list[Recommendation]) -> dict[str, list]:
-    """Return recommendations as columns with one row per recommended item."""
-    columns: dict[str, list] = {
-        name: [] for name in ("user", "rank", "item", "score", "title", "source")
-    }
-    for user, (ids, scores, titles, source) in zip(users, recommendations, strict=True):
-        columns["user"] += [user] * len(ids)
-        columns["rank"] += range(1, len(ids) + 1)
-        columns["item"] += ids
-        columns["score"] += scores.tolist()
-        columns["title"] += titles or ()
-        columns["source"] += [source] * len(ids)
-    if recommendations and recommendations[0].titles is None:
-        del columns["title"]
-    return columns
