@@ -40,7 +40,7 @@ def store(
         data = data.collect()
     layout = Layout(kind="parquet", user=user_col, item=item_col, time=time_col)
     names = [str(name) for name in data.columns]
-    chosen = find_columns(layout, names, "the DataFrame")
+    chosen = find_columns(layout, names, "the DataFrame").names
     if isinstance(data, pl.DataFrame):
         table = data.select(chosen)
     else:

@@ -2,18 +2,26 @@
 
 from typing import Any
 
+import numpy as np
+
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.metrics import METRICS, PROTOCOLS, label, summarise
+from ttt4rec_jax.metrics import METRICS, PROTOCOLS, Ranks, label, summarise
 from ttt4rec_jax.training.progress import Outcome, selected
 
 
 def result(
-    config: Config, manifest: dict, outcome: Outcome, seconds: dict[str, float], platform: str
+    config: Config,
+    manifest: dict,
+    outcome: Outcome,
+    seconds: dict[str, float],
+    platform: str,
+    is_cold: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
     Args:
         manifest: The data set's manifest.
+        is_cold: Whether the item of each test target [T] has no training click; by default none.
         seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
@@ -28,8 +36,30 @@ def result(
         "skipped_steps": sum(line.get("skipped_steps", 0) for line in outcome.history),
         "validation": outcome.validation,
         "test": {name: summarise(ranks) for name, ranks in outcome.test_ranks.items()},
+        **warm_and_cold(outcome.test_ranks, is_cold),
         "seconds": seconds | outcome.seconds,
         **ttt_stats(outcome),
+    }
+
+
+def warm_and_cold(ranks: dict[str, Ranks], is_cold: np.ndarray | None) -> dict[str, Any]:
+    """Return the test metrics of warm and of cold targets apart; {} if none is cold.
+
+    A cold target is an item without a training click.
+    """
+    if is_cold is None or not is_cold.any():
+        return {}
+    parts = {"warm": ~is_cold, "cold": is_cold}
+    return {
+        "test_by_item": {
+            name: {"targets": int(chosen.sum())}
+            | {
+                protocol: summarise(Ranks(*(counts[chosen] for counts in of_protocol)))
+                for protocol, of_protocol in ranks.items()
+                if chosen.any()
+            }
+            for name, chosen in parts.items()
+        }
     }
 
 
@@ -51,8 +81,9 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         if train.targets == "last"
         else "one pass trains every position"
     )
+    order = manifest.get("time_unit", "")
     return {
-        "split": data.split,
+        "split": data.split + f", time {order}" * order.startswith("none"),
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
@@ -66,7 +97,14 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
 def table(result: dict[str, Any]) -> str:
     """Return the final table: data, protocol, test metrics with 95% intervals, times."""
     return "\n".join(
-        [*_header_lines(result), "", *_metric_lines(result["test"]), "", _times(result)]
+        [
+            *_header_lines(result),
+            "",
+            *_metric_lines(result["test"]),
+            *_item_lines(result),
+            "",
+            _times(result),
+        ]
     )
 
 
@@ -96,6 +134,20 @@ def _metric_lines(test: dict[str, dict[str, float]]) -> list[str]:
         lines.append(f"{label(name):<10} {sampled:>18} {full:>20}")
     sampled_ties, full_ties = (test[p]["tie_rate"] for p in PROTOCOLS)
     lines.append(f"{'tie rate':<10} {sampled_ties:>18.4f} {full_ties:>20.4f}")
+    return lines
+
+
+def _item_lines(result: dict[str, Any]) -> list[str]:
+    """Return the main metric of warm and of cold targets, if there are cold ones."""
+    lines = []
+    for name, part in result.get("test_by_item", {}).items():
+        if part["targets"]:
+            sampled, full = (f"{part[p]['ndcg@10']:.4f}" for p in PROTOCOLS)
+            what = "with" if name == "warm" else "without"
+            lines.append(
+                f"{'':<10} {sampled:>18} {full:>20}   NDCG@10 of the {part['targets']:,} {name} "
+                f"targets (items {what} a training click)"
+            )
     return lines
 
 
