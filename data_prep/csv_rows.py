@@ -14,7 +14,7 @@ from data_prep.times import is_clock, is_time
 
 MOST_LINES = 100  # maximum of a row; titles and even reviews have fewer
 OPEN = "a quote that opens a field of this row"
-CLOSED = "expected one at the field's end too"
+CLOSED = "expected one at the field's end too, or --noquoted if quotes are characters"
 
 
 def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:

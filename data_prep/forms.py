@@ -167,9 +167,11 @@ def _names(
                 )
         return list(layout.names), False
     if not sniff.is_header(fields):
+        if separator == " " and len(fields) > 2:
+            what = f"{what} may be sequences of a user's items (--layout=sequences)"
         guess = ",".join(["user", "item", "_", "time"][: len(fields)] + ["_"] * (len(fields) - 4))
         raise UserError(
-            f"{what}: has no header, since its first line holds numbers or times; name its "
+            f"{what}: no header, since its first line holds numbers or times; name its "
             f"{len(fields)} columns with --columns, such as --columns={guess}"
         )
     return fields, True

@@ -107,7 +107,7 @@ def integer_time(text: str) -> int | None:
         number = _finite(text)
         if number is None:
             return None
-        if not number.is_integer():
+        if not _is_whole(text, number):
             raise NotWhole
         value = int(number)
     return value if -(2**63) <= value < 2**63 else None
@@ -159,6 +159,11 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _is_whole(text: str, number: float) -> bool:
+    """Return whether a text's number has no fraction; a large one loses it as a float."""
+    return number.is_integer() and not re.fullmatch(r"[^eE]*\.[0-9]*[1-9][0-9]*", text)
+
+
 def is_number(text: str) -> bool:
     """Return whether a text is a number."""
     return _finite(text) is not None
@@ -187,7 +192,8 @@ def form_of(sample: Sequence[str], given: str = "", may_be_whole: bool = True) -
     """
     if given:
         return TimeForm("date", format=given, is_given=True)
-    numbers = [number for text in sample if (number := _finite(text)) is not None]
+    parsed = {text: number for text in sample if (number := _finite(text)) is not None}
+    numbers = [parsed[text] for text in sample if text in parsed]
     dates = sum(date_time(text) is not None for text in sample) if len(numbers) < len(sample) else 0
     if dates > len(numbers):
         texts = pl.DataFrame({"t": list(sample)}, schema={"t": pl.String})
@@ -196,7 +202,7 @@ def form_of(sample: Sequence[str], given: str = "", may_be_whole: bool = True) -
             key=lambda form: texts.select(_date_expression(pl.col("t"), form).count()).item(),
         )
         return TimeForm("date", format=best)
-    is_whole = may_be_whole and all(number.is_integer() for number in numbers)
+    is_whole = may_be_whole and all(_is_whole(*pair) for pair in parsed.items())
     return TimeForm("integer") if is_whole else TimeForm("number", unit_of(numbers))
 
 

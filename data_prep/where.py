@@ -42,7 +42,7 @@ def parse(text: str) -> pl.Expr:
     if found := re.search(r"(?i)\b(select|exists|over|with|values|table)\b|;|--|/\*", words):
         raise _error(text, f"{found[0]!r} cannot occur in it")
     try:
-        expression = pl.sql_expr(text)
+        expression = pl.sql_expr(_with_user_quoted(text))
         tree = json.loads(expression.meta.serialize(format="json"))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         raise _error(text, first_line(error)) from error
@@ -51,6 +51,15 @@ def parse(text: str) -> pl.Expr:
     if not expression.meta.root_names():
         raise _error(text, "it names no column")
     return expression
+
+
+def _with_user_quoted(text: str) -> str:
+    """Return a condition in which the column `user` is one; in SQL the bare word is a function."""
+
+    def quoted(match: re.Match[str]) -> str:
+        return match[0] if match[0][0] in "'\"" else f'"{match[0]}"'
+
+    return re.sub(rf"{QUOTED}|\buser\b(?!\s*\()", quoted, text)
 
 
 def columns_of(text: str) -> tuple[str, ...]:
