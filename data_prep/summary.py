@@ -74,17 +74,17 @@ def ties_and_duplicates(
     duplicates = 0
     for low, high in blocks(offsets):
         part = slice(offsets[low], offsets[high])
-        users = np.repeat(np.arange(high - low), np.diff(offsets[low : high + 1]))
-        same = (np.diff(times[part]) == 0) & (np.diff(users) == 0)
-        tied = np.zeros(len(users), bool)
+        same = np.diff(times[part]) == 0  # each click and the next one
+        same[offsets[low + 1 : high] - offsets[low] - 1] = False  # the next one is another user's
+        if not same.any():
+            continue
+        tied = np.zeros(len(same) + 1, bool)
         tied[1:] |= same
         tied[:-1] |= same
         ties += int(tied.sum())
-        of_tied = np.flatnonzero(tied)
-        group = np.cumsum(np.concatenate([[0], ~same]))[of_tied] if len(of_tied) else of_tied
-        pairs = np.stack([group, items[part][of_tied]])
-        pairs = pairs[:, np.lexsort(pairs[::-1])]
-        duplicates += int((np.diff(pairs, axis=1) == 0).all(0).sum())
+        moments = np.concatenate([[0], np.cumsum(~same)])[tied]
+        keys = np.sort(moments * (int(items[part].max(initial=0)) + 1) + items[part][tied])
+        duplicates += int((np.diff(keys) == 0).sum())
     return ties, duplicates
 
 

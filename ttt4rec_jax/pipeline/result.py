@@ -8,6 +8,9 @@ from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import METRICS, PROTOCOLS, Ranks, label, summarise
 from ttt4rec_jax.training.progress import Outcome, selected
 
+# counts of the manifest's summary that are in result.json where they are not 0
+IN_RESULT = ("users_without_training", "test_cold_targets", "test_without_negatives")
+
 
 def result(
     config: Config,
@@ -25,10 +28,16 @@ def result(
         seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
+    figures = manifest.get("summary", {})
     return {
         "model": config.model.model,
         "config": config.to_dict(),
-        "dataset": {"name": manifest["name"], **manifest["counts"], "sha256": manifest["sha256"]},
+        "dataset": {
+            "name": manifest["name"],
+            **manifest["counts"],
+            **{name: figures[name] for name in IN_RESULT if figures.get(name)},
+            "sha256": manifest["sha256"],
+        },
         "protocol": protocol(config, manifest),
         "platform": platform,
         "parameters": outcome.num_parameters,
@@ -82,12 +91,14 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         else "one pass trains every position"
     )
     order = manifest.get("time_unit", "")
+    without = manifest.get("summary", {}).get("test_without_negatives", 0)
+    left_out = f"; without {without:,} users who leave fewer" if without else ""
     return {
         "split": data.split + f", time {order}" * order.startswith("none"),
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
-        f"seed {data.data_seed}",
+        f"seed {data.data_seed}{left_out}",
         "full": f"all {manifest['counts']['items']} items less those in the user's history "
         "before the target",
         "ties": "at their expectation",
