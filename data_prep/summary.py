@@ -1,6 +1,5 @@
 """What a careful person checks first about prepared data: counts, repeats, ties, and notices."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,10 +159,10 @@ def lines(manifest: dict[str, Any]) -> list[str]:
     ]
     if "time_span" in figures:
         text[-1] += f", equal times {figures['tied_share']:.1%}; {figures['time_span_text']}"
-    return [*text, *(f"notice: {notice}" for notice in _counted(manifest))]
+    return [*text, *(f"notice: {notice}" for notice in notices_of(manifest))]
 
 
-def _counted(manifest: dict[str, Any]) -> Sequence[str]:
+def notices_of(manifest: dict[str, Any]) -> list[str]:
     """Return the notices of a manifest, with those that follow from its figures."""
     figures = manifest["summary"]
     found = list(manifest["notices"])
