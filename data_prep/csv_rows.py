@@ -22,7 +22,7 @@ def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, 
 
     Bytes that are not UTF-8 are kept, escaped.
     """
-    lines = (
+    lines: Iterator[str] = (
         line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
         for n, line in enumerate(stream)
     )

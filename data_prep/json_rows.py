@@ -64,7 +64,8 @@ def _read(text: str, style: str) -> Any:
 
 def _elements(stream: io.BufferedIOBase) -> Iterator[tuple[int, Any]]:
     """Yield the number and content of each element of an array, a part of the file at a time."""
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+    binary: Any = stream
+    text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape")
     decoder = json.JSONDecoder()
     buffer = text.read(CHUNK).lstrip(SPACE)[1:]
     for number in itertools.count(1):

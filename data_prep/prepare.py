@@ -90,6 +90,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
         arrays, tables = prepared(sequences, titles, config)
         whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
         lookup = index.click_index(*whole)
+        on_items = index.clicks_per_item(arrays["items"], len(tables["items"]))
+        counts = {"user": np.diff(arrays["offsets"]), "item": on_items}
         unit = source.time_unit or parsed.time_unit
         columns = parsed.facts.get("columns", {})
         manifest = {
@@ -104,8 +106,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
             },
             **parsed.facts,
             "rows": dropped | {"cores": dropped["left"] - len(arrays["items"])},
-            "summary": summary.summarise(arrays, lookup["is_first"], unit),
-            "notices": [*parsed.notices, *summary.notices(columns, tables, arrays)],
+            "summary": summary.summarise(arrays, lookup["is_first"], on_items, unit),
+            "notices": [*parsed.notices, *summary.notices(columns, tables, counts)],
             **settings,
             "skipped_rows": dataclasses.asdict(parsed.bad),
             "time_unit": unit,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_prep.index import blocks, is_training
+from data_prep.index import blocks, clicks_per_item, is_training
 from data_prep.times import AS_IN_FILE, NO_TIME, PER_SECOND, unit_of
 
 # what files write where a value is missing
@@ -29,10 +29,13 @@ MANY_IDS = 20  # fewer ids may well have such shares
 TIMES_MEDIAN = 20
 
 
-def summarise(arrays: dict[str, np.ndarray], is_first: np.ndarray, unit: str) -> dict[str, Any]:
+def summarise(
+    arrays: dict[str, np.ndarray], is_first: np.ndarray, counts: np.ndarray, unit: str
+) -> dict[str, Any]:
     """Return the figures of prepared data, for the manifest.
 
-    arrays: those of the prepared folder; is_first: see index.py. unit: of the times.
+    arrays: those of the prepared folder; is_first: see index.py. counts: the clicks on each item
+    [V]. unit: of the times.
     """
     items = arrays["items"]
     offsets = arrays["offsets"]
@@ -44,18 +47,21 @@ def summarise(arrays: dict[str, np.ndarray], is_first: np.ndarray, unit: str) ->
     }
     if unit != NO_TIME:
         ties, duplicates = ties_and_duplicates(items, times, offsets)
-        low, high = int(times.min()), int(times.max())
+        low = int(times.min())
+        high = int(times.max())
         figures |= {
             "tied_share": round(ties / clicks, 4),
             "duplicates": duplicates,
             "time_span": [low, high],
             "time_span_text": span_text(low, high, unit),
         }
-    trained = is_training(offsets, arrays["train_ends"])
-    is_known = np.bincount(items[trained], minlength=int(items.max()) + 1) > 0
+    held_out = np.flatnonzero(~is_training(offsets, arrays["train_ends"]))
+    is_known = counts > clicks_per_item(items[held_out], len(counts))
     figures["users_without_training"] = int((arrays["train_ends"] == offsets[:-1]).sum())
     for part in ("validation", "test"):
-        figures[f"{part}_cold_targets"] = int((~is_known[items[arrays[f"{part}_targets"]]]).sum())
+        figures[f"{part}_cold_targets"] = int(
+            (~is_known[items[arrays[f"{part}_targets"]] - 1]).sum()
+        )
         negatives = arrays[f"{part}_negatives"]
         figures[f"{part}_without_negatives"] = int((negatives[:, 0] == 0).sum())
     return figures
@@ -100,18 +106,14 @@ def span_text(low: int, high: int, unit: str) -> str:
 def notices(
     columns: dict[str, Any],
     tables: dict[str, pl.DataFrame],
-    arrays: dict[str, np.ndarray],
+    counts: dict[str, np.ndarray],
 ) -> list[str]:
     """Return what a user should look at: ids that stand for a missing value, or for many users.
 
-    columns: the names of those that were read.
+    columns: the names of those that were read. counts: the clicks of each user and on each item.
     """
     found = []
-    clicks = len(arrays["items"])
-    counts = {
-        "user": np.diff(arrays["offsets"]),
-        "item": np.bincount(arrays["items"], minlength=len(tables["items"]) + 1)[1:],
-    }
+    clicks = int(counts["item"].sum())
     for role, of_role in counts.items():
         ids = tables[f"{role}s"]["id"]
         column = columns.get(role, role)
@@ -124,10 +126,10 @@ def notices(
             asked.add(largest)
         for row in sorted(asked):
             share = f"{of_role[row]:,} of {clicks:,} clicks ({of_role[row] / clicks:.0%})"
-            value = str(ids[row]).replace("'", "''")
+            value = str(ids[row]) if ids.dtype.is_integer() else _text(str(ids[row]))
             found.append(
-                f"the {role} {value!r} has {share}; is it a missing value or a robot? "
-                f"--where=\"{_quoted(column)} <> '{value}'\" leaves it out"
+                f"the {role} {value} has {share}; is it a missing value or a robot? "
+                f'--where="{_quoted(column)} <> {value}" leaves it out'
             )
     return found
 
@@ -186,6 +188,12 @@ def notices_of(manifest: dict[str, Any]) -> list[str]:
                 f"{cold:,} of {targets:,} {part} targets are items without training clicks"
             )
     return found
+
+
+def _text(value: str) -> str:
+    """Return a text as it is written in SQL."""
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'"
 
 
 def _quoted(column: str) -> str:

@@ -143,7 +143,7 @@ def _given_date(text: str, form: str) -> int | None:
 def check_format(form: str) -> None:
     """Raise UserError if --time_format is not a format of dates."""
     try:
-        pl.select(_date_expression(pl.Series(["2020"], dtype=pl.String), form))
+        pl.DataFrame({"t": ["2020"]}).select(_date_expression(pl.col("t"), form))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(
             f"--time_format: {form!r} is not a format of dates ({first_line(error)}); expected "
