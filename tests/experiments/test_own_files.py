@@ -31,7 +31,8 @@ def test_what_a_run_says_about_a_file(environment, tmp_path):
     done = run_main(environment, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for said in (
-        f"{36 + 8 * 4 + 31 * 9 + 8 + 40} rows read, 40 not met by --where; columns user=user, item=item, time=time",
+        f"{36 + 8 * 4 + 31 * 9 + 8 + 40} rows read, 40 not met by --where; columns user=user, "
+        "item=item, time=time",
         "repeated clicks 0.0%",
         "test users leave fewer unclicked items than --eval_negatives=20",
         "test targets are items without training clicks",
