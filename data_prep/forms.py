@@ -10,6 +10,7 @@ from data_prep.columns import Columns, find_columns
 from data_prep.inputs import Part
 from data_prep.settings import UserError
 from data_prep.sources import Layout
+from data_prep.times import is_time
 
 
 class CsvForm(NamedTuple):
@@ -166,7 +167,8 @@ def _names(
                     "and name columns with --user_col, --item_col and --time_col"
                 )
         return list(layout.names), False
-    if not sniff.is_header(fields):
+    named = {layout.user, layout.item, layout.time} & set(fields)
+    if not sniff.is_header(fields) and all(map(is_time, named)):
         if separator == " " and len(fields) > 2:
             what = f"{what} may be sequences of a user's items (--layout=sequences)"
         guess = ",".join(["user", "item", "_", "time"][: len(fields)] + ["_"] * (len(fields) - 4))

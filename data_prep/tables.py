@@ -15,6 +15,7 @@ from data_prep.settings import UserError, first_line
 from data_prep.times import EXPECTED, TimeForm
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+EXACT = 2**53  # the largest whole number below which floats hold all
 FORMATS = {"parquet": "Parquet", "ipc": "Arrow IPC"}
 
 
@@ -77,6 +78,7 @@ def read_tables(parts: list[Part], on_bad_rows: str, folder: Path) -> Clicks:
             excluded = total - frame.select(pl.len()).collect(engine="streaming").item()
         time, form = _time(frame, columns, schema, layout.time_format, label)
         user, item = (_id(name, schema[name]) for name in (columns.user, columns.item))
+        lost = _lost_digits(frame, columns, schema)
         clicks = frame.select(user.alias("user"), item.alias("item"), time.alias("time"))
         table = encode(clicks)
         bad = BadRows()
@@ -92,7 +94,7 @@ def read_tables(parts: list[Part], on_bad_rows: str, folder: Path) -> Clicks:
         "files": len(parts),
         "columns": {"user": columns.user, "item": columns.item, "time": list(columns.times)},
     }
-    return Clicks(table, form.stored_unit, bad, excluded, facts, columns.notices)
+    return Clicks(table, form.stored_unit, bad, excluded, facts, (*columns.notices, *lost))
 
 
 _GOOD = pl.all_horizontal(pl.col("user", "item").fill_null("") != "", pl.col("time").is_not_null())
@@ -120,8 +122,24 @@ def _that_meet(frame: pl.LazyFrame, condition: str) -> pl.LazyFrame:
 def _id(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if dtype.is_float():
-        column = column.fill_nan(None)
+        whole = column.cast(pl.Int64, strict=False)
+        text = column.fill_nan(None).cast(pl.String)
+        return pl.when(whole == column).then(whole.cast(pl.String)).otherwise(text)
     return column.cast(pl.String)
+
+
+def _lost_digits(frame: pl.LazyFrame, columns: Columns, schema: pl.Schema) -> list[str]:
+    """Return notices about ids that have lost digits, since they were stored as floats."""
+    names = [name for name in (columns.user, columns.item) if schema[name].is_float()]
+    if not names:
+        return []
+    largest = frame.select(pl.col(names).abs().max()).collect(engine="streaming").row(0)
+    return [
+        f"the ids in column {name} are floating-point numbers of more than 15 digits, so that "
+        "different ids may have become one; write them as whole numbers or text"
+        for name, value in zip(names, largest, strict=True)
+        if value is not None and value > EXACT
+    ]
 
 
 def _bad_rows(

@@ -54,6 +54,11 @@ def objects(**more):
         ("x.json.gz", gzip.compress(json.dumps(objects()).encode(), mtime=0), {}),
         ("x.json", "\n".join(map(str, objects(verified=True, title='a "b"'))), {}),
         ("x.csv", CSV.replace("timestamp", "date,time_ms").replace(",16", ",2020-01-01,16"), {}),
+        (
+            "x.csv",
+            CSV.replace("user,item,timestamp", "who,2020,when"),
+            {"user_col": "who", "item_col": "2020", "time_col": "when"},
+        ),
         ("x.csv", CSV + '9,"song,1\n', {"on_bad_rows": "skip"}),
     ],
 )
@@ -118,6 +123,15 @@ def test_whole_floats_decimals_and_texts_are_whole_numbers(own):
         clicks = own("x.parquet", as_parquet(frame.with_columns(timestamp=times)))
         assert clicks.table["time"].to_list() == whole
         assert clicks.time_unit == "as in the file"
+
+
+def test_ids_as_floats(own):
+    frame = pl.DataFrame({"user": [7.0, None, 2.5], "item": [1e18, 1.0, 2.0], "time": [1, 2, 3]})
+    clicks = own("x.parquet", as_parquet(frame), "skip")
+    assert rows_of(clicks) == [("7", "10" + "0" * 17, 1), ("2.5", "2", 3)]
+    assert clicks.bad.count == 1
+    (notice,) = clicks.notices
+    assert notice.startswith("the ids in column item are floating-point numbers of more than 15")
 
 
 def test_an_error_about_a_time_shows_the_value(own):

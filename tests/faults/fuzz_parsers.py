@@ -24,7 +24,8 @@ from ttt4rec_jax.runs import folder as run_folder
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.serving import files
 
-SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet", ".txt", ".json")
+SUFFIXES += (".arrow", ".csv.bz2", ".csv.xz", ".csv.zst", ".zip")
 ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
 
 
