@@ -144,6 +144,12 @@ def _note(
         )
 
 
+def may_be_times(layout: Layout, names: Sequence[str]) -> list[str]:
+    """Return the columns whose values tell which is the time; [] if none are needed."""
+    candidates = [] if layout.time else _known("time", names)
+    return candidates if len(candidates) > 1 else []
+
+
 def _known(role: str, names: Sequence[str]) -> list[str]:
     """Return the columns with usual names of a role, in the order in which they are tried."""
     found = [name for known in KNOWN[role].split() for name in _named(known, names)]

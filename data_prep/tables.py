@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from data_prep import times, where
-from data_prep.columns import Columns, find_columns
+from data_prep.columns import Columns, find_columns, may_be_times
 from data_prep.inputs import Part
 from data_prep.rows import SHOWN, BadRows
 from data_prep.settings import UserError, first_line
@@ -63,7 +63,9 @@ def read_tables(parts: list[Part], on_bad_rows: str, folder: Path) -> Clicks:
     try:
         frame = scan(paths, glob=False, hive_partitioning=hive)
         schema = frame.collect_schema()
-        columns = find_columns(layout, schema.names(), label, _samples(frame, schema))
+        flat = [name for name, kind in schema.items() if not kind.is_nested()]
+        samples = _samples(frame, may_be_times(layout, flat))
+        columns = find_columns(layout, schema.names(), label, samples)
         for name in (columns.user, columns.item):
             if schema[name].is_nested() or schema[name] in (pl.Binary, pl.Object):
                 raise UserError(
@@ -100,13 +102,12 @@ def read_tables(parts: list[Part], on_bad_rows: str, folder: Path) -> Clicks:
 _GOOD = pl.all_horizontal(pl.col("user", "item").fill_null("") != "", pl.col("time").is_not_null())
 
 
-def _samples(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, list[str]]:
-    """Return the first values of each column as text."""
-    flat = [name for name, kind in schema.items() if not kind.is_nested()]
-    flat = [name for name in flat if schema[name] not in (pl.Binary, pl.Object)]
-    head = frame.select(pl.col(flat).cast(pl.String, strict=False)).head(1000)
-    table = head.collect(engine="streaming")
-    return {name: table[name].drop_nulls().to_list() for name in flat}
+def _samples(frame: pl.LazyFrame, names: list[str]) -> dict[str, list[str]]:
+    """Return the first values of columns as text."""
+    if not names:
+        return {}
+    head = frame.select(pl.col(names).cast(pl.String, strict=False)).head(1000)
+    return {name: s.drop_nulls().to_list() for name, s in head.collect().to_dict().items()}
 
 
 def _that_meet(frame: pl.LazyFrame, condition: str) -> pl.LazyFrame:
