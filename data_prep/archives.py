@@ -1,18 +1,20 @@
-"""Gzip files and members of zip files, read in place.
+"""Compressed files: gzip is read in place, other forms and members of zip files are unpacked.
 
 Nothing is unpacked to a path that an archive names.
 """
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.settings import UserError, nearest
+from data_prep.settings import UserError, first_line, nearest
 
 MAX_RATIO = 200  # of unpacked to packed bytes; files of clicks have 3 to 10
 MAX_BYTES = 64 << 30
@@ -35,6 +37,7 @@ def readable(path: Path) -> Iterator[None]:
     except (
         EOFError,
         zlib.error,
+        lzma.LZMAError,
         gzip.BadGzipFile,
         zipfile.BadZipFile,
         NotImplementedError,
@@ -54,8 +57,8 @@ def open_text(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")
 
 
-def count_lines(path: Path) -> int:
-    """Return the number of lines of a text file.
+def count_lines(path: Path, blank: bool = True) -> int:
+    """Return the number of lines of a text file. blank: whether to count blank ones.
 
     Raise UserError if a gzip file unpacks to an absurd size, which its header does not state
     reliably.
@@ -64,6 +67,9 @@ def count_lines(path: Path) -> int:
     size = 0
     count = 0
     end = b"\n"
+    if not blank:
+        with readable(path), open_text(path) as stream:
+            return sum(not line.isspace() for line in stream)
     with readable(path), open_text(path) as stream:
         is_packed = isinstance(stream, gzip.GzipFile)
         while part := stream.read(1 << 20):
@@ -89,12 +95,58 @@ def check_gzip(path: Path) -> int:
     return count_lines(path)
 
 
-def spool(path: Path, member: str, folder: Path) -> Path:
-    """Copy a member of a zip archive to a new file in `folder`, whose name is not the archive's.
+def unpack(path: Path, compression: str, target: Path) -> Path:
+    """Unpack a .bz2, .xz or .zst file of text to a new file, and return it.
+
+    Raise UserError if it is damaged, or unpacks to an absurd size.
+    """
+    packed = path.stat().st_size
+    size = 0
+    if compression == ".zst":
+        return _unpack_zst(path, target)
+    opener = bz2.open if compression == ".bz2" else lzma.open
+    with readable(path), opener(path, "rb") as stream, open(target, "wb") as file:
+        while part := stream.read(1 << 20):
+            size += len(part)
+            if _is_absurd(size, packed):
+                raise UserError(
+                    f"{path}: unpacks to more than {size} bytes from {packed}, {_EXPECTED_SIZE}; "
+                    "unpack it yourself if you trust it"
+                )
+            file.write(part)
+    return target
+
+
+def _unpack_zst(path: Path, target: Path) -> Path:
+    import polars as pl  # the standard library of Python 3.11 cannot read this form
+
+    try:
+        pl.scan_lines(path, glob=False).sink_csv(target, include_header=False, quote_style="never")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise UserError(
+            f"{path}: damaged or truncated, or not UTF-8 text ({first_line(error)}); copy it again"
+        ) from error
+    return target
+
+
+def only_member(path: Path) -> str:
+    """Return the name of the only file in a zip archive. Raise UserError if it has several."""
+    with readable(path), zipfile.ZipFile(path) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    names = [name for name in names if not name.startswith("__MACOSX/")]
+    if len(names) != 1:
+        listed = ", ".join(names[:20]) or "none"
+        raise UserError(
+            f"{path}: holds {len(names)} files ({listed}); name the one to read with --member"
+        )
+    return names[0]
+
+
+def spool(path: Path, member: str, target: Path) -> Path:
+    """Copy a member of a zip archive to a new file, whose name is not the archive's.
 
     Raise UserError if the archive is damaged or the member missing, locked or absurdly large.
     """
-    target = folder / "member"
     with readable(path), zipfile.ZipFile(path) as archive:
         info = _checked(archive, path, member)
         with archive.open(info) as source, open(target, "wb") as file:

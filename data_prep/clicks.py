@@ -36,17 +36,36 @@ def k_core(clicks: pl.LazyFrame, user_core: int, item_core: int) -> pl.LazyFrame
 def id_table(clicks: pl.LazyFrame, column: str) -> pl.DataFrame:
     """Return the distinct values of a Categorical column in order, with their `id` as a column.
 
-    If all ids are integers without leading zeros, `id` is Int64 and in numerical order; otherwise
-    it is text in the order of its UTF-8 bytes.
+    If all ids are 64-bit integers without leading zeros, `id` is Int64 and in numerical order;
+    otherwise it is text in the order of its UTF-8 bytes. Ids that all are whole floating-point
+    numbers ("7.0") are integers.
     """
     ids = (
         clicks.select(pl.col(column).unique())
         .with_columns(id=pl.col(column).cast(pl.String))
         .collect(engine="streaming")
     )
-    if ids["id"].str.contains(r"^(0|-?[1-9][0-9]{0,17})$").all():
-        ids = ids.with_columns(pl.col("id").cast(pl.Int64))
+    if len(ids) and ids["id"].str.contains(r"^(0|-?[1-9][0-9]*)\.0$").all():
+        ids = ids.with_columns(pl.col("id").str.strip_suffix(".0"))
+    if ids["id"].str.contains(r"^(0|-?[1-9][0-9]{0,18})$").all():
+        whole = ids["id"].cast(pl.Int64, strict=False)
+        ids = ids if whole.null_count() else ids.with_columns(whole)
     return ids.sort("id")
+
+
+def without_repeats(clicks: pl.LazyFrame, kind: str) -> pl.LazyFrame:
+    """Drop repeated clicks of a user on an item, in the order of time.
+
+    kind: consecutive (those that follow a click on the same item) or all (all but the first). The
+    result is in order of users and times.
+    """
+    code = pl.col("user").to_physical()
+    ordered = clicks.with_columns(code=code).sort("code", "time", maintain_order=True)
+    if kind == "all":
+        return ordered.unique(("code", "item"), keep="first", maintain_order=True).drop("code")
+    item = pl.col("item").to_physical()
+    is_new = (item != item.shift(1)) | (pl.col("code") != pl.col("code").shift(1))
+    return ordered.filter(is_new.fill_null(True)).drop("code")
 
 
 def numbered(clicks: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.LazyFrame:

@@ -4,16 +4,17 @@ import collections
 import contextlib
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.archives import open_text, readable
-from data_prep.columns import is_time
 from data_prep.forms import CsvForm
+from data_prep.times import is_clock, is_time
 
 MOST_LINES = 100  # maximum of a row; titles and even reviews have fewer
 OPEN = "a quote that opens a field of this row"
-CLOSED = "expected one at the field's end too"
+CLOSED = "expected one at the field's end too, or --noquoted if quotes are characters"
 
 
 def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, list[str] | str]]:
@@ -21,14 +22,17 @@ def split_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[tuple[int, 
 
     Bytes that are not UTF-8 are kept, escaped.
     """
-    lines = (
+    lines: Iterator[str] = (
         line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
         for n, line in enumerate(stream)
     )
-    if form.quoted:
+    lines = itertools.islice(lines, form.skipped, None)
+    if form.comment:  # as blank lines, to keep the count
+        lines = ("\n" if line.startswith(form.comment) else line for line in lines)
+    if form.quoted and len(form.separator) == 1:
         yield from _quoted_fields(lines, form)
         return
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(lines, 1 + form.skipped):
         text = text.rstrip("\r\n")
         yield number, text.split(form.separator) if text else []
 
@@ -53,7 +57,7 @@ def _quoted_fields(lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, l
         return text
 
     reader = csv.reader(iter(take, None), delimiter=form.separator)
-    number = 1
+    number = 1 + form.skipped
     while True:
         fields: list[str] | str
         try:
@@ -75,13 +79,17 @@ def _quoted_fields(lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, l
 def count_rows(path: Path, form: CsvForm) -> int:
     """Return the number of rows of a CSV file, including its header; -1 if a quote may be stray.
 
+    Comments are not counted.
+
     Only rows of several lines are split into fields: those from one line with an odd number of
     quotes to the next such line.
     """
     count = 0
     taken: list[str] = []
     with readable(path), open_text(path) as stream:
-        for line in stream:
+        for line in itertools.islice(stream, form.skipped, None):
+            if form.comment and not taken and line.startswith(form.comment.encode()):
+                continue
             is_odd = line.count(b'"') % 2 == 1
             if taken or is_odd:
                 taken.append(line.decode("utf-8", "surrogateescape"))
@@ -109,8 +117,7 @@ def _is_stray(lines: list[str], form: CsvForm) -> bool:
         fields = next(reader)
     except csv.Error:
         return True
-    least = 1 + max(form.user, form.item, form.time)
-    if reader.line_num < len(lines) or not least <= len(fields) <= form.width:
+    if reader.line_num < len(lines) or not form.least <= len(fields) <= form.width:
         return True
     alone = [_is_click(line, form) for line in lines]
     return any(alone[1:-1]) or (alone[0] and alone[-1])
@@ -121,8 +128,11 @@ def _is_click(line: str, form: CsvForm) -> bool:
     splits = [line.rstrip("\r\n").split(form.separator)]
     with contextlib.suppress(csv.Error):
         splits += csv.reader([line], delimiter=form.separator)
+    ids = [position for position in (form.user, form.item) if position < form.width]
     for fields in splits:
-        has_ids = len(fields) == form.width and "" not in (fields[form.user], fields[form.item])
-        if has_ids and is_time(fields[form.time]):
+        if len(fields) != form.width or any(not fields[position] for position in ids):
+            continue
+        times = [fields[position] for position in form.times if position < form.width]
+        if all(is_time(time) or is_clock([time]) for time in times):
             return True
     return False

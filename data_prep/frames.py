@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import polars as pl
 
 from data_prep import atomic
-from data_prep.columns import find_columns
+from data_prep.columns import FEW, find_columns
 from data_prep.settings import UserError
 from data_prep.sources import Layout, user_folder
+from data_prep.where import check_columns, columns_of
+
+logger = logging.getLogger(__name__)
 
 AS_ARRAYS = "iufbM"  # kinds of NumPy types whose columns are converted without Python objects
 
@@ -29,8 +33,11 @@ def store(
     user_col: str = "",
     item_col: str = "",
     time_col: str = "",
+    where: str = "",
 ) -> Path:
-    """Write the user, item and time columns of a DataFrame as Parquet, and return the file.
+    """Write the columns of a DataFrame that are read as Parquet, and return the file.
+
+    These are user, item and time, and those of the condition `where`.
 
     The file is named by its content, so that the same clicks are prepared once. data: a polars
     DataFrame or LazyFrame, or a pandas DataFrame, whose index is ignored. cache_dir: as in
@@ -40,8 +47,18 @@ def store(
         data = data.collect()
     layout = Layout(kind="parquet", user=user_col, item=item_col, time=time_col)
     names = [str(name) for name in data.columns]
-    chosen = find_columns(layout, names, "the DataFrame")
-    if isinstance(data, pl.DataFrame):
+    is_polars = isinstance(data, pl.DataFrame)
+    head = data.head(FEW)
+    samples = {
+        name: [str(v) for v in (head[name] if is_polars else head.iloc[:, n].tolist())]
+        for n, name in enumerate(names)
+    }
+    columns = find_columns(layout, names, "the DataFrame", samples)
+    check_columns(where, names, "the DataFrame")
+    for notice in columns.notices:
+        logger.warning("the DataFrame: %s", notice)
+    chosen = tuple(dict.fromkeys((*columns.names, *columns_of(where))))
+    if is_polars:
         table = data.select(chosen)
     else:
         table = pl.DataFrame([_series(name, data.iloc[:, names.index(name)]) for name in chosen])

@@ -46,37 +46,45 @@ def draw(
     """Return [T, count] int32: for each of users [T] (ascending) `count` distinct unclicked items.
 
     They are drawn one after another, with probabilities proportional to their frequency in `pool`:
-    1..V for uniform sampling, the training clicks for sampling by popularity. Raise UserError if a
-    user has clicked so many items that too few are left.
+    1..V for uniform sampling, the training clicks for sampling by popularity. The rows of users who
+    have clicked so many items that fewer are left are 0, which is no item. Raise UserError if these
+    are all users.
     """
     weights = np.bincount(pool, minlength=history.base)
-    _check_enough(users, history, weights, count)
     bits = np.random.PCG64(np.random.SeedSequence(seed))
-    drawn = np.empty((len(users), count), np.int32)
+    drawn = np.zeros((len(users), count), np.int32)
+    eligible = _have_enough(users, history, weights, count)
     rows = max(BLOCK // count, 1)
-    for start in range(0, len(users), rows):
-        block = users[start : start + rows]
-        drawn[start : start + rows] = _draw_block(block, history, pool, weights, count, bits)
+    for start in range(0, len(eligible), rows):
+        block = eligible[start : start + rows]
+        drawn[block] = _draw_block(users[block], history, pool, weights, count, bits)
     return drawn
 
 
-def _check_enough(users: np.ndarray, history: Clicked, weights: np.ndarray, count: int) -> None:
-    """Raise UserError if a user has fewer than `count` unclicked items in the pool."""
+def _have_enough(
+    users: np.ndarray, history: Clicked, weights: np.ndarray, count: int
+) -> np.ndarray:
+    """Return the rows of users with at least `count` unclicked items in the pool.
+
+    Raise UserError if there are none.
+    """
     first = np.searchsorted(history.keys, users * history.base)
     stop = np.searchsorted(history.keys, (users + 1) * history.base)
     most = np.count_nonzero(weights)
     # counted exactly only if necessary: the pool may lack items that a user clicked
     doubtful = np.flatnonzero(most - (stop - first) < count)
-    lost = [
-        np.count_nonzero(weights[history.keys[first[row] : stop[row]] % history.base])
-        for row in doubtful
-    ]
-    if lost and (fewest := most - max(lost)) < count:
-        remedy = f"set it to at most {fewest}, or use more data" if fewest else "use more data"
+    left = np.full(len(users), most)
+    for row in doubtful:
+        clicked_items = history.keys[first[row] : stop[row]] % history.base
+        left[row] -= np.count_nonzero(weights[clicked_items])
+    eligible = np.flatnonzero(left >= count)
+    if len(users) and not len(eligible):
+        remedy = f"set it to at most {left.max()}" if left.max() else "use more data"
         raise UserError(
             f"--eval_negatives={count}: the catalogue is too small; of {most} items that may be "
-            f"sampled, only {fewest} are left for one user; {remedy} or a lower --item_core"
+            f"sampled, no user leaves more than {left.max()}; {remedy} or a lower --item_core"
         )
+    return eligible
 
 
 def _draw_block(

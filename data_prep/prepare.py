@@ -28,7 +28,6 @@ import numpy as np
 import polars as pl
 
 from data_prep import (
-    archives,
     clicks,
     download,
     index,
@@ -38,14 +37,14 @@ from data_prep import (
     sources,
     split,
     store,
+    summary,
     synthetic,
 )
-from data_prep.files import file_digest, read_json
+from data_prep.origin import origin
 from data_prep.settings import DataConfig, UserError
+from data_prep.tables import Clicks, encode
 
 logger = logging.getLogger(__name__)
-HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is cached
-RACY_NS = 2_000_000_000
 # Clicks are sorted in parts of whole users, since a sort takes several times their memory: about
 # SORTED_AT_ONCE clicks each, but more if that would make more than MOST_PARTS parts.
 SORTED_AT_ONCE = 2**22
@@ -64,11 +63,11 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
     cache = sources.user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
     source = sources.find(config)
     path, layout = _file(source, sources.user_folder(data_dir, "TTT4REC_DATA_DIR", "data"))
-    origin = _origin(path, cache)
+    found = origin(path, cache)
     settings = _settings(config, source)
     layout_settings = dataclasses.asdict(layout) if path else {}
     key = json.dumps(
-        [store.FORMAT_VERSION, origin["sha256"], layout_settings, settings], sort_keys=True
+        [store.FORMAT_VERSION, found["sha256"], layout_settings, settings], sort_keys=True
     )
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name)[:40]
     folder = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -78,20 +77,26 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
         filters = settings["filters"]
         titles = None
         if path:
-            download.check_local(source, path)
+            if path.is_file():
+                download.check_local(source, path)
             parsed = readers.read(path, layout, config.on_bad_rows, scratch)
             if source.titles:
                 titles = readers.read_titles(path, source.titles)
         else:
             parsed = _from_memory(synthetic.generate(config.data_seed))
-        kept = clicks.k_core(parsed.table.lazy(), filters["user_core"], filters["item_core"])
-        parsed = parsed._replace(table=parsed.table.clear())  # frees the memory for what follows
+        parsed, kept, dropped = _filtered(parsed, config.dedup, filters)
         sequences = in_sequence(kept, filters)
         del kept
         arrays, tables = prepared(sequences, titles, config)
+        whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
+        lookup = index.click_index(*whole)
+        on_items = index.clicks_per_item(arrays["items"], len(tables["items"]))
+        counts = {"user": np.diff(arrays["offsets"]), "item": on_items}
+        unit = source.time_unit or parsed.time_unit
+        columns = parsed.facts.get("columns", {})
         manifest = {
             "name": source.name,
-            "source": origin,
+            "source": found,
             "counts": {
                 "users": len(tables["users"]),
                 "items": len(tables["items"]),
@@ -99,19 +104,45 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
                 "validation": len(arrays["validation_targets"]),
                 "test": len(arrays["test_targets"]),
             },
+            **parsed.facts,
+            "rows": dropped | {"cores": dropped["left"] - len(arrays["items"])},
+            "summary": summary.summarise(arrays, lookup["is_first"], on_items, unit),
+            "notices": [*parsed.notices, *summary.notices(columns, tables, counts)],
             **settings,
             "skipped_rows": dataclasses.asdict(parsed.bad),
-            "time_unit": source.time_unit or parsed.time_unit,
+            "time_unit": unit,
             "licence": source.licence,
             "citation": source.citation,
         }
-        whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
-        store.write(new, arrays, index.click_index(*whole), tables, manifest)
+        store.write(new, arrays, lookup, tables, manifest)
         logger.info(
             "prepared %s: %s in %.1f s", folder, manifest["counts"], time.perf_counter() - begin
         )
 
     return store.reuse_or_make(folder, make)
+
+
+def _filtered(
+    parsed: Clicks, dedup: str, filters: dict[str, int]
+) -> tuple[Clicks, pl.LazyFrame, dict[str, int]]:
+    """Return the clicks without their table, those that the filters keep, and counts of rows.
+
+    The table is given up to free the memory for what follows.
+    """
+    kept = parsed.table.lazy()
+    left = len(parsed.table)
+    counts = {
+        "read": left + parsed.bad.count + parsed.excluded,
+        "skipped": parsed.bad.count,
+        "where": parsed.excluded,
+        "dedup": 0,
+    }
+    if dedup != "none":
+        kept = clicks.without_repeats(kept, dedup).collect(engine="streaming").lazy()
+        counts["dedup"] = left - kept.select(pl.len()).collect().item()
+    counts["left"] = left - counts["dedup"]
+    kept = clicks.k_core(kept, filters["user_core"], filters["item_core"])
+    return parsed._replace(table=parsed.table.clear()), kept, counts
 
 
 def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.Layout]:
@@ -120,18 +151,6 @@ def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.
         return None, source.layout
     existing = sources.existing_file(source, data_dir)
     return existing or (download.fetch(source, data_dir), source.layout)
-
-
-def _origin(path: Path | None, cache: Path) -> dict:
-    """Return the manifest's entries about the raw file: name, size and digest."""
-    if path is None:
-        return {"file": "", "bytes": 0, "sha256": f"generated, version {synthetic.VERSION}"}
-    with archives.readable(path):
-        return {
-            "file": path.name,
-            "bytes": path.stat().st_size,
-            "sha256": source_digest(path, cache),
-        }
 
 
 def _settings(config: DataConfig, source: sources.Source) -> dict:
@@ -146,6 +165,8 @@ def _settings(config: DataConfig, source: sources.Source) -> dict:
         },
         "split": parts,
         "negatives": {"kind": config.negatives, "number": config.eval_negatives},
+        "where": config.where,
+        "dedup": config.dedup,
         "data_seed": config.data_seed,
         "on_bad_rows": config.on_bad_rows,
     }
@@ -240,35 +261,6 @@ def _pool(
     return items[index.is_training(offsets, train_ends)]
 
 
-def _from_memory(table: pl.DataFrame) -> readers.Clicks:
+def _from_memory(table: pl.DataFrame) -> Clicks:
     texts = table.lazy().with_columns(pl.col("user", "item").cast(pl.String))
-    return readers.Clicks(readers.encode(texts), "seconds", rows.BadRows())
-
-
-def source_digest(path: Path, cache_dir: Path) -> str:
-    """Return a file's sha256.
-
-    That of a large file is cached in cache_dir until its size or modification time changes. If the
-    file was modified within two seconds before hashing, the digest is not cached, since another
-    modification may have the same time.
-    """
-    stat = path.stat()
-    if stat.st_size < HASHED_AT_ONCE:
-        return file_digest(path)
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    memo = (
-        cache_dir
-        / ".digests"
-        / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
-    )
-    try:
-        known = read_json(memo)
-        if known["stamp"] == stamp:
-            return known["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    digest = file_digest(path)
-    if time.time_ns() - stat.st_mtime_ns > RACY_NS:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        store.replace_text(memo, json.dumps({"stamp": stamp, "sha256": digest}))
-    return digest
+    return Clicks(encode(texts), "seconds", rows.BadRows())

@@ -1,57 +1,40 @@
-"""Read any file into one table of clicks.
+"""Read any files into one table of clicks.
 
 Files are read fast by polars' streaming engine; a file with an error is read row by row (rows.py).
 """
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import polars as pl
 
-from data_prep import archives, columns, csv_rows, rows
-from data_prep.forms import JsonForm, TextForm, text_form
+from data_prep import archives, csv_rows, inputs, rows, times, where
+from data_prep.forms import CsvForm, Found, JsonForm, SequenceForm, TextForm, text_form
+from data_prep.inputs import Part
 from data_prep.settings import UserError
 from data_prep.sources import Layout, Titles
+from data_prep.tables import POLARS_ERRORS, Clicks, encode, is_good, read_tables
+from data_prep.times import NotWhole, TimeForm
 
 logger = logging.getLogger(__name__)
-POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-
-
-class Clicks(NamedTuple):
-    """A table of clicks in input order, their unit of time, and the rows that were skipped.
-
-    The table's columns are user and item (Categorical) and time (Int64).
-    """
-
-    table: pl.DataFrame
-    time_unit: str
-    bad: rows.BadRows
+RAW = "\0"  # begins the names of columns as they are in the file
 
 
 def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
-    """Return the clicks of a file.
+    """Return the clicks of a file, or of the files of a folder or pattern.
 
     folder: an empty folder for intermediate files, which grow with the file while memory does not.
-    An id is a text of at least one character. Integer times are kept as they are; ISO date-times
-    are converted to microseconds, as are fractional numbers, which are taken as seconds. Raise
+    An id is a text of at least one character. Integer times are kept as they are; dates are
+    converted to microseconds, as are fractional numbers, whose unit follows from their size. Raise
     UserError for any problem with the file.
     """
-    label = f"{path}: {layout.member}" if layout.member else str(path)
-    with archives.readable(path):
-        empty = path.stat().st_size == 0
-        with open(path, "rb"):
-            pass
-    if empty:
-        raise UserError(f"{path}: is empty; expected clicks")
-    lines = archives.check_gzip(path)
-    source = (
-        archives.spool(path, layout.member, folder) if layout.member else _plain_path(path, folder)
-    )
-    if layout.kind == "parquet":
-        clicks = _read_parquet(source, layout, label, on_bad_rows)
-    else:
-        clicks = _read_text(source, layout, label, on_bad_rows, folder, lines)
+    if layout.time_format:
+        times.check_format(layout.time_format)
+    parts = inputs.parts(path, layout, folder)
+    is_table = parts[0].layout.kind in ("parquet", "ipc")
+    clicks = (read_tables if is_table else _read_texts)(parts, on_bad_rows, folder)
+    label = parts[0].label if len(parts) == 1 else str(path)
     if clicks.bad.count:
         logger.warning(
             "%s: skipped %d bad rows: %s", label, clicks.bad.count, "; ".join(clicks.bad.first)
@@ -62,168 +45,172 @@ def read(path: Path, layout: Layout, on_bad_rows: str, folder: Path) -> Clicks:
             if clicks.bad.count
             else ""
         )
+        if clicks.excluded:
+            skipped += f"; {clicks.excluded} rows do not meet --where={layout.where!r}"
         raise UserError(f"{label}: holds no clicks{skipped}; expected rows of user, item and time")
     return clicks
 
 
-def _plain_path(path: Path, folder: Path) -> Path:
-    """Return the path, or a link to it if polars would interpret the path as a pattern."""
-    if not any(letter in str(path) for letter in "*?[]{}"):
-        return path
-    link = folder / "source"
-    link.symlink_to(path.absolute())
-    return link
+def _read_texts(parts: list[Part], on_bad_rows: str, folder: Path) -> Clicks:
+    """Return the clicks of CSV or JSON files, all with times of the form of the first."""
+    found = [text_form(part) for part in parts]
+    first = rows.sample(parts[0].path, found[0].form)
+    time = times.FILE_ORDER
+    texts = [values[2] or "" for values in first]
+    if found[0].columns.times:
+        time = times.form_of(texts, parts[0].layout.time_format)
+    names = where.columns_of(parts[0].layout.where)
+    samples = {name: [values[3 + n] for values in first] for n, name in enumerate(names)}
+    if len({one.columns[:3] for one in found}) > 1:
+        other = next(n for n, one in enumerate(found) if one.columns[:3] != found[0].columns[:3])
+        raise UserError(
+            f"{parts[other].label}: its columns are {', '.join(found[other].columns.names)}, but "
+            f"those of {parts[0].label} are {', '.join(found[0].columns.names)}; expected the same"
+        )
+    try:
+        return _read_as(parts, found, time, texts, samples, on_bad_rows, folder)
+    except NotWhole:
+        time = times.form_of(texts, may_be_whole=False)
+        return _read_as(parts, found, time, texts, samples, on_bad_rows, folder)
 
 
-def encode(clicks: pl.LazyFrame) -> pl.DataFrame:
-    """Collect clicks with Categorical ids, made while the file is streamed: 16 bytes per click."""
-    return clicks.with_columns(pl.col("user", "item").cast(pl.Categorical)).collect(
-        engine="streaming"
-    )
-
-
-def is_good(clicks: pl.DataFrame) -> bool:
-    """Return whether no id is null or empty and no time is null."""
-    if any(series.null_count() for series in clicks):
-        return False
-    is_empty = (pl.col("user", "item").unique().cast(pl.String) == "").any()
-    return not any(clicks.lazy().select(is_empty).collect(engine="streaming").row(0))
+def _read_as(
+    parts: list[Part],
+    found: list[Found],
+    time: TimeForm,
+    texts: list[str],
+    samples: dict[str, list[str | None]],
+    on_bad_rows: str,
+    folder: Path,
+) -> Clicks:
+    """Return the clicks of text files with times of a form. Raise NotWhole if they differ."""
+    bad = rows.BadRows()
+    condition = rows.Condition(parts[0].layout.where, samples)
+    tables = []
+    for number, (part, (form, _, _)) in enumerate(zip(parts, found, strict=True)):
+        scratch = folder / f"rows-{number}"
+        table, wrong = _read_text(part, form, time, condition, on_bad_rows, scratch)
+        bad.count += wrong.count
+        places = wrong.first if len(parts) == 1 else [f"{part.path.name}, {w}" for w in wrong.first]
+        bad.first = [*bad.first, *places][: rows.SHOWN]
+        tables.append(table)
+    columns = found[0].columns
+    facts: dict[str, Any] = {
+        "files": len(parts),
+        "columns": {"user": columns.user, "item": columns.item, "time": list(columns.times)},
+        **found[0].facts,
+    }
+    if time.kind == "date":
+        facts["time_format"] = time.format
+    table = tables[0] if len(tables) == 1 else pl.concat(tables)
+    return Clicks(table, time.stored_unit, bad, condition.excluded, facts, columns.notices)
 
 
 def _read_text(
-    path: Path,
-    layout: Layout,
-    label: str,
+    part: Part,
+    form: TextForm,
+    time: TimeForm,
+    condition: rows.Condition,
     on_bad_rows: str,
     folder: Path,
-    lines: int,
-) -> Clicks:
-    """Return the clicks of a CSV or JSON file. lines: its number of lines, 0 if unknown."""
-    form = text_form(path, layout, label)
-    sample = rows.sample_times(path, form)
-    kind = columns.time_kind(sample)
+) -> tuple[pl.DataFrame, rows.BadRows]:
+    """Return the clicks of a CSV or JSON file, and its bad rows."""
+    is_slow = isinstance(form, SequenceForm) or (
+        isinstance(form, JsonForm) and form.style != "lines"
+    )
     try:
-        table = encode(scan_text(path, form, kind, sample))
-        if len(table) and is_good(table) and _is_complete(path, form, len(table), lines):
-            return Clicks(table, columns.UNITS[kind], rows.BadRows())
+        if not is_slow:
+            table = encode(scan_text(part.path, form, time, condition))
+            count = len(table)
+            if condition.text:
+                table = table.filter(pl.col("keep")).drop("keep")
+            if count and is_good(table) and _is_complete(part, form, count):
+                condition.excluded += count - len(table)
+                return table, rows.BadRows()
     except POLARS_ERRORS as error:
-        logger.debug("%s: %s", label, error)
-    logger.info("%s: has bad rows or unusual ones, reading it row by row", label)
-    try:
-        clicks, bad = rows.parse_rows(rows.text_rows(path, form), kind, label, on_bad_rows, folder)
-    except columns.NotWhole:
-        kind = "number"
-        clicks, bad = rows.parse_rows(rows.text_rows(path, form), kind, label, on_bad_rows, folder)
-    return Clicks(encode(clicks), columns.UNITS[kind], bad)
+        logger.debug("%s: %s", part.label, error)
+    if not is_slow:
+        logger.info("%s: has bad rows or unusual ones, reading it row by row", part.label)
+    unit = "element" if isinstance(form, JsonForm) and form.style == "array" else "line"
+    lines = rows.text_rows(part.path, form)
+    clicks, bad = rows.parse_rows(lines, time, condition, part.label, on_bad_rows, folder, unit)
+    return encode(clicks), bad
 
 
-def _is_complete(path: Path, form: TextForm, count: int, lines: int) -> bool:
-    """Return whether a file holds `count` rows, so that no open quote has swallowed any.
+def _is_complete(part: Part, form: TextForm, count: int) -> bool:
+    """Return whether a file holds `count` rows, so that none is lost, as by an open quote.
 
     If it has one row per line, counting lines is enough; if fields span lines, rows are counted.
     """
-    if isinstance(form, JsonForm) or not form.quoted:
-        return True
+    lines = part.lines or archives.count_lines(part.path)
+    if not isinstance(form, CsvForm):
+        return count == lines or count == archives.count_lines(part.path, blank=False)
     expected = count + form.header
-    lines = lines or archives.count_lines(path)
-    return expected == lines or expected == csv_rows.count_rows(path, form)
+    if expected + form.skipped == lines:
+        return True
+    if form.quoted or form.comment:
+        return expected == csv_rows.count_rows(part.path, form)
+    return False
 
 
-def scan_text(path: Path, form: TextForm, kind: str, sample: list[str]) -> pl.LazyFrame:
+def scan_text(
+    path: Path, form: TextForm, time: TimeForm, condition: rows.Condition
+) -> pl.LazyFrame:
     """Return a scan with columns user, item and time, null in a bad row.
 
-    kind, sample: the kind and a sample of the times, see columns.py. Collecting the scan raises a
+    With a condition there is also `keep`, whether a row meets it. Collecting the scan raises a
     polars error if the file cannot be read.
     """
+    intact = pl.lit(True)
     if isinstance(form, JsonForm):
-        user, item, time = map(pl.col, form)
-        clicks = pl.scan_ndjson(path, schema=dict.fromkeys(form, pl.String))
-        intact = pl.lit(True)
-    else:
+        fixed = dict(form.constants)
+        keys = dict.fromkeys((form.user, form.item, *form.times, *form.where))
+        schema = {key: pl.String for key in keys if key not in fixed}
+        frame = pl.scan_ndjson(path, schema=schema).select(
+            *(pl.col(key).alias(RAW + key) for key in schema),
+            *(pl.lit(value).alias(RAW + key) for key, value in fixed.items()),
+        )
+        user, item, *moments = (pl.col(RAW + key) for key in (form.user, form.item, *form.times))
+        conditions = [pl.col(RAW + key).alias(key) for key in form.where]
+    elif isinstance(form, CsvForm):
         # polars accepts separators of one character: '::' is two ':' with an empty column between
         step = len(form.separator)
-        names = [f"c{position}" for position in range(step * (form.width - 1) + 1)]
-        clicks = pl.scan_csv(
+        names = [f"{RAW}{position}" for position in range(step * (form.width - 1) + 1)]
+        frame = pl.scan_csv(
             path,
             has_header=form.header,
+            skip_lines=form.skipped,
+            comment_prefix=form.comment or None,
             separator=form.separator[0],
-            quote_char='"' if form.quoted else None,
+            quote_char='"' if form.quoted and step == 1 else None,
             infer_schema=False,
             new_columns=names,
             glob=False,
         )
-        user, item, time = (pl.col(names[step * n]) for n in (form.user, form.item, form.time))
+
+        def column(position: int) -> pl.Expr:
+            if position < form.width:
+                return pl.col(names[step * position])
+            return pl.lit(form.constants[position - form.width])
+
+        user, item, *moments = map(column, (form.user, form.item, *form.times))
+        conditions = [column(position).alias(form.names[position]) for position in form.where]
         # every column has to be used: polars counts the fields of a row only if it needs all
         intact = pl.any_horizontal(pl.col(name).is_not_null() for name in names)
         for position, name in enumerate(names):
             if position % step:
                 intact &= pl.col(name).is_null()
-    checked = pl.when(intact).then(columns.time_expression(time, kind, sample))
-    return clicks.select(user.alias("user"), item.alias("item"), checked.alias("time"))
-
-
-def _read_parquet(path: Path, layout: Layout, label: str, on_bad_rows: str) -> Clicks:
-    """Return the clicks of a Parquet file. Raise UserError."""
-    try:
-        frame = pl.scan_parquet(path, glob=False)
-        schema = frame.collect_schema()
-        names = columns.find_columns(layout, schema.names(), label)
-        for name in names[:2]:
-            if schema[name].is_nested() or schema[name] in (pl.Binary, pl.Object):
-                raise UserError(
-                    f"{label}: column {name!r} is of type {schema[name]}; expected text or numbers "
-                    "as ids"
-                )
-        time, kind = _parquet_time(frame, names[2], schema[names[2]], label)
-        user, item = (pl.col(name).cast(pl.String) for name in names[:2])
-        clicks = frame.select(user.alias("user"), item.alias("item"), time.alias("time"))
-        table = encode(clicks)
-        bad = rows.BadRows()
-        if not is_good(table):
-            good = pl.all_horizontal(
-                pl.col("user", "item").fill_null("") != "", pl.col("time").is_not_null()
-            )
-            wrong = clicks.with_row_index("row").filter(~good)
-            first = wrong.head(rows.SHOWN).collect(engine="streaming").rows(named=True)
-            bad.first = [
-                f"row {r['row'] + 1}: user {r['user']!r}, item {r['item']!r}, time {r['time']!r}"
-                for r in first
-            ]
-            if on_bad_rows == "error":
-                raise UserError(
-                    f"{label}, {bad.first[0]}; expected no empty ids and {rows.EXPECTED_TIME}; "
-                    "correct the file or skip such rows with --on_bad_rows=skip"
-                )
-            bad.count = wrong.select(pl.len()).collect(engine="streaming").item()
-            table = encode(clicks.filter(good))
-    except POLARS_ERRORS as error:
-        raise UserError(
-            f"{label}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
-        ) from error
-    return Clicks(table, columns.UNITS[kind], bad)
-
-
-def _parquet_time(
-    frame: pl.LazyFrame, name: str, dtype: pl.DataType, label: str
-) -> tuple[pl.Expr, str]:
-    """Return a column's times as Int64, and their kind (see columns.py). Raise UserError."""
-    column = pl.col(name)
-    if dtype.is_integer():
-        return column.cast(pl.Int64, strict=False), "integer"
-    if dtype.is_float() or dtype.is_decimal():
-        return columns.time_expression(column, "number", ()), "number"
-    if dtype in (pl.Datetime, pl.Date):
-        return column.cast(pl.Datetime("us")).dt.epoch("us"), "iso"
-    if dtype == pl.String:
-        sample = (
-            frame.select(column.drop_nulls().head(1000))
-            .collect(engine="streaming")
-            .to_series()
-            .to_list()
-        )
-        kind = columns.time_kind(sample)
-        return columns.time_expression(column, kind, sample), kind
-    raise UserError(f"{label}: column {name!r} is of type {dtype}, expected {rows.EXPECTED_TIME}")
+    else:
+        raise AssertionError("sequences are read row by row")
+    moment = pl.lit(0, pl.Int64)
+    if moments:
+        texts = moments[0] if len(moments) == 1 else pl.concat_str(moments, separator=" ")
+        moment = time.expression(texts)
+    clicks = [user.alias("user"), item.alias("item"), pl.when(intact).then(moment).alias("time")]
+    if not condition.text:
+        return frame.select(clicks)
+    frame = frame.with_columns(conditions).with_columns(where.typed(condition.samples))
+    return frame.select(*clicks, condition.expression().alias("keep"))
 
 
 def read_titles(path: Path, titles: Titles) -> pl.DataFrame | None:

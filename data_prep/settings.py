@@ -7,38 +7,24 @@ command line's flags are made from the same fields. Nothing here imports JAX or 
 """
 
 import dataclasses
-import difflib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_prep.text import shown
+from data_prep.errors import UserError as UserError
+from data_prep.errors import first_line as first_line
+from data_prep.errors import nearest as nearest
+from data_prep.suffixes import DATASETS as DATASETS
+from data_prep.suffixes import file_suffix as file_suffix
 
-DATASETS = ("ml1m", "ml100k", "beauty", "electronics", "synthetic")
-# Each of these may also be compressed, with .gz appended; a .json file holds JSON lines.
-TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".json")
-FILE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 # The largest magnitude of each numeric type. Numbers are compared with it, because math.isfinite
 # raises OverflowError for a whole number that no float can hold.
 LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
 MAX_NAME_BYTES = 255  # of each part of a path, on nearly all file systems
 MAX_PATH_BYTES = 4095 - 100  # PATH_MAX of Linux, less room for the names of files in a folder
 Choices = tuple | Callable[[], tuple]
-
-
-class UserError(ValueError):
-    """An error that the user can correct, in one line: what was found and expected, what to do."""
-
-    def __init__(self, text: str):
-        # quoted text may hold line breaks, and characters that act on a terminal
-        super().__init__(shown(" ".join(text.splitlines())))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type's name if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def option(
@@ -72,13 +58,6 @@ def choices_of(field: dataclasses.Field) -> tuple:
     """Return the allowed values of an option; empty if all are allowed."""
     choices: Choices = field.metadata.get("choices", ())
     return choices() if callable(choices) else choices
-
-
-def nearest(name: str, known: Iterable) -> str:
-    """Return " (did you mean 'x'?)" for the known name closest to a misspelt one, or ""."""
-    lower = {str(k).lower(): str(k) for k in known}
-    matches = difflib.get_close_matches(str(name).lower(), lower, n=1)
-    return f" (did you mean {lower[matches[0]]!r}?)" if matches else ""
 
 
 def check(settings: Any) -> None:
@@ -157,27 +136,6 @@ def _range(metadata: Mapping[str, Any]) -> str:
     return " and ".join(parts) or "a finite number"
 
 
-def file_suffix(dataset: str) -> str:
-    """Return the suffix that determines a file's format, such as '.csv' for 'clicks.CSV.gz'.
-
-    Returns '' for the name of a built-in data set. Raises UserError if `dataset` is neither such a
-    name nor the path of a file in a known format.
-    """
-    if dataset in DATASETS:
-        return ""
-    name = dataset.replace("\\", "/").rsplit("/", 1)[-1].lower()
-    for suffix in FILE_SUFFIXES:
-        if name.endswith(suffix) or (suffix in TEXT_SUFFIXES and name.endswith(f"{suffix}.gz")):
-            return suffix
-    suffixes = ", ".join(FILE_SUFFIXES)
-    known = f"{', '.join(DATASETS)}, or a file that ends in {suffixes} (text files also .gz)"
-    is_path = "." in name or name != dataset.lower()
-    kind = "a file in an unknown format" if is_path else "an unknown data set"
-    raise UserError(
-        f"--dataset: {dataset!r} is {kind}{nearest(dataset, DATASETS)}; expected {known}"
-    )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which interactions are read, how they are filtered and split, and the evaluation sets."""
@@ -185,7 +143,7 @@ class DataConfig:
     dataset: str = option(
         "ml1m",
         "The name of a built-in data set (ml1m, ml100k, beauty, electronics, synthetic), "
-        "or the path of your own .csv, .tsv, .parquet, .jsonl or .inter file.",
+        "or the path of your own file, folder or pattern (docs/data.md lists the formats).",
         path=True,
     )
     user_col: str = option(
@@ -195,7 +153,48 @@ class DataConfig:
         "", "Item column of your own file; if empty, it is recognised by its usual names."
     )
     time_col: str = option(
-        "", "Timestamp column of your own file; if empty, it is recognised by its usual names."
+        "",
+        "Timestamp column of your own file; if empty, it is recognised by its usual names. Two "
+        "columns that hold date and time are joined (date,time); none: the order of the rows.",
+    )
+    columns: str = option(
+        "",
+        "Names of the columns of a file without a header, separated by commas, as in "
+        "user,item,_,time; _ is a column that is not read.",
+    )
+    layout: str = option(
+        "",
+        "How the rows of a text file hold clicks. rows: a click each (the default). sequences: a "
+        "user and all of the user's items in order, separated by spaces.",
+        choices=("", "rows", "sequences"),
+    )
+    separator: str = option(
+        "",
+        "What separates the columns of a text file (tab and space by these words); if empty, it is "
+        "found among , ; tab | :: space.",
+    )
+    quoted: bool = option(
+        True, "Whether double quotes in a text file enclose a field; otherwise they are characters."
+    )
+    comment_prefix: str = option(
+        "",
+        "Skip lines of a text file that begin with this. Lines before the header that begin with # "
+        "are always skipped.",
+    )
+    member: str = option("", "Which file to read in a .zip archive that holds several.")
+    time_format: str = option(
+        "", "How dates are written, as in %m/%d/%Y; if empty, ISO 8601 and some others are found."
+    )
+    where: str = option(
+        "",
+        "Read only the rows that meet this condition over the file's columns, in SQL, as in "
+        "\"event = 'purchase' AND rating >= 4\".",
+    )
+    dedup: str = option(
+        "none",
+        "Which repeated clicks of a user on an item are dropped before the filters. consecutive: "
+        "those that follow a click on the same item. all: all but the first.",
+        choices=("none", "consecutive", "all"),
     )
     user_core: int = option(
         -1,
@@ -250,15 +249,49 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        is_file = bool(file_suffix(self.dataset))
-        for name in ("user_col", "item_col", "time_col"):
-            if getattr(self, name) and not is_file:
-                raise UserError(
-                    f"--{name}: only for a file of your own; the columns of {self.dataset!r} are "
-                    "known; leave it out"
-                )
+        _check_own_file(self)
         if self.split == "temporal" and not self.validation_time < self.test_time:
             raise UserError(
                 f"--validation_time: found {self.validation_time}, expected less than "
                 f"--test_time={self.test_time}"
             )
+
+
+OF_OWN_FILES = (
+    "user_col",
+    "item_col",
+    "time_col",
+    "columns",
+    "layout",
+    "separator",
+    "member",
+    "comment_prefix",
+    "time_format",
+    "where",
+)
+
+
+def _check_own_file(config: DataConfig) -> None:
+    """Raise UserError for options about a file that do not fit it or one another."""
+    if not file_suffix(config.dataset):
+        for name in OF_OWN_FILES:
+            if getattr(config, name):
+                raise UserError(
+                    f"--{name}: only for a file of your own; the columns of {config.dataset!r} are "
+                    "known; leave it out"
+                )
+    if config.layout == "sequences":
+        for name in ("columns", "time_col", "time_format", "where", "user_col", "item_col"):
+            if getattr(config, name):
+                raise UserError(
+                    f"--{name}: not for --layout=sequences, whose rows hold a user and items alone"
+                )
+    without_time = config.time_col == "none" or config.layout == "sequences"
+    if without_time and config.split == "temporal":
+        raise UserError("--split=temporal: needs times, and none are read; use leave_one_out")
+    if config.where:
+        from data_prep.where import (
+            check_condition,  # imports polars, which others need not wait for
+        )
+
+        check_condition(config.where)

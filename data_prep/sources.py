@@ -4,7 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from data_prep.settings import DATASETS, DataConfig, UserError, file_suffix
+from data_prep.settings import DataConfig, UserError
+from data_prep.suffixes import DATASETS, SEPARATORS, file_suffix
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -14,22 +15,45 @@ AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 class Layout:
     """How a file holds clicks.
 
-    kind: csv, json (one object per line) or parquet; "" if there is no file.
-    user, item, time: column names, or positions if there is no header.
-    columns: the number of columns of a file without header. member: the file in a zip archive.
+    kind: csv, json, parquet, ipc or sequences; "" if there is no file, or if its name decides.
+    user, item, time: column names, "" if they are to be found. separator: "" if it is to be found.
+    names: those of the columns of a file without header. header: None if it is to be found.
+    comment: how lines begin that are no rows. member: the file in a zip archive. time_format: of
+    dates, "" if it is to be found. where: a condition in SQL, see where.py.
     """
 
     kind: str
-    user: str | int = ""
-    item: str | int = ""
-    time: str | int = ""
-    separator: str = ","
-    header: bool = True
+    user: str = ""
+    item: str = ""
+    time: str = ""
+    separator: str = ""
+    names: tuple[str, ...] = ()
+    header: bool | None = None
     quoted: bool = True
-    columns: int = 0
+    comment: str = ""
     member: str = ""
+    time_format: str = ""
+    where: str = ""
+
+    def of_file(self, name: str) -> "Layout":
+        """Return this layout with what a file's name says about it."""
+        suffix = file_suffix(name)
+        kind = KINDS.get(suffix, "csv")
+        if self.kind == "sequences" and kind != "csv":
+            raise UserError(f"--layout=sequences: {name} is {kind}; expected a text file")
+        return dataclasses.replace(
+            self,
+            kind=self.kind or kind,
+            separator=self.separator or ("\t" if suffix == ".inter" else ""),
+            quoted=self.quoted and suffix != ".inter",
+        )
 
 
+KINDS = {
+    ".parquet": "parquet",
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".arrow", ".ipc", ".feather"), "ipc"),
+}
 NO_FILE = Layout(kind="")  # for generated data
 
 
@@ -67,7 +91,9 @@ class Source:
 
 
 # user, item, rating, time
-_RATINGS = Layout(kind="csv", user=0, item=1, time=3, header=False, quoted=False, columns=4)
+_RATINGS = Layout(
+    kind="csv", names=("user", "item", "_", "time"), header=False, quoted=False, separator=","
+)
 
 
 def _movielens(
@@ -143,18 +169,22 @@ def find(config: DataConfig) -> Source:
     suffix = file_suffix(config.dataset)
     if not suffix:
         return CATALOGUE[config.dataset]
-    kind = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(suffix, "csv")
     layout = Layout(
-        kind=kind,
+        kind="sequences" if config.layout == "sequences" else "",
         user=config.user_col,
         item=config.item_col,
         time=config.time_col,
-        separator="," if suffix == ".csv" else "\t",
-        quoted=suffix != ".inter",
+        separator=SEPARATORS.get(config.separator, config.separator),
+        names=tuple(name.strip() for name in config.columns.split(",")) if config.columns else (),
+        quoted=config.quoted,
+        comment=config.comment_prefix,
+        member=config.member,
+        time_format=config.time_format,
+        where=config.where,
     )
     path = without_tilde(config.dataset)
     return Source(
-        name=path.name.split(".")[0] or "file",
+        name=path.name.split(".")[0].strip("*") or path.parent.name or "file",
         file=str(path),
         layout=layout,
         user_core=5,
@@ -186,21 +216,9 @@ def without_tilde(path: str) -> Path:
 
 
 def existing_file(source: Source, data_dir: Path) -> tuple[Path, Layout] | None:
-    """Return a source's file and its layout, None if it has to be downloaded.
-
-    Raise UserError if a user's own file does not exist.
-    """
+    """Return a source's file and its layout, None if it has to be downloaded."""
     if not source.url:
-        path = Path(source.file)
-        if not path.exists():
-            known = ", ".join(DATASETS)
-            raise UserError(
-                f"--dataset: no file {path.absolute()}; name a file with your own clicks, or one "
-                f"of {known}"
-            )
-        if not path.is_file():
-            raise UserError(f"--dataset: {path} is not a file; name a file with your own clicks")
-        return path, source.layout
+        return Path(source.file), source.layout
     if (data_dir / source.file).exists():
         return data_dir / source.file, source.layout
     if source.other_file and (data_dir / source.other_file).exists():

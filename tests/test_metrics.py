@@ -76,3 +76,13 @@ def test_every_named_metric_exists():
     values = metrics.per_target(ranks_of((0, 0, 99)))
     named = (metrics.METRICS, metrics.COMPARED_METRICS, metrics.HEADLINE_METRICS)
     assert set(itertools.chain(*named, metrics.PAPER_METRICS)) <= set(values)
+
+
+def test_targets_without_other_candidates_take_no_part():
+    ranks = Ranks(np.array([0, 0, 3]), np.array([0, 0, 0]), np.array([5, 0, 5]))
+    values = metrics.per_target(ranks)
+    assert values["hit@5"].tolist() == [1, 1]
+    assert values["mrr"].tolist() == pytest.approx([1, 0.25])
+    assert metrics.summarise(ranks)["mrr"] == pytest.approx(0.625)
+    alone = Ranks(*(np.zeros(2, int) for _ in range(3)))
+    assert metrics.per_target(alone)["hit@5"].tolist() == [1, 1]

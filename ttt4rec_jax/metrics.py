@@ -81,7 +81,14 @@ def auc(ranks: Ranks) -> np.ndarray:
 
 
 def per_target(ranks: Ranks) -> dict[str, np.ndarray]:
-    """Return every metric per target, {metric: values [T]}."""
+    """Return every metric per target, {metric: values}.
+
+    Targets without other candidates, whose users leave too few negatives, take no part; if all are
+    such targets, they all do.
+    """
+    takes_part = ranks.others > 0
+    if takes_part.any() and not takes_part.all():
+        ranks = Ranks(*(counts[takes_part] for counts in ranks))
     at_k = {
         f"{name}@{k}": metric(ranks, k)
         for k in CUTOFFS

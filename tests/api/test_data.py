@@ -64,3 +64,21 @@ def test_a_mistake_is_one_line(dataset, options, message):
     with pytest.raises(t4r.UserError) as raised:
         t4r.prepare(dataset, **options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_options_of_files_hold_for_frames_and_what_looks_odd_is_said(tmp_path, caplog):
+    rows = [(u, (u + k) % 12, "2020-01-01", 100 * k + u, k) for u in range(20) for k in range(6)]
+    rows += [("NA", k % 12, "2020-01-01", k, 9) for k in range(120)]
+    frame = pl.DataFrame(
+        [(str(u), *rest) for u, *rest in rows], ("user", "item", "date", "ts", "n"), orient="row"
+    )
+    options = {"user_core": 1, "item_core": 1, "eval_negatives": 3, "cache_dir": tmp_path}
+    data = t4r.prepare(frame, where="n < 5 OR user = 'NA'", **options)
+    assert data.summary["rows"]["where"] == 20
+    assert data.summary["time_span"] == [0, 419]
+    assert "the time is read from ts, not from date" in caplog.text
+    about_na = data.notices[0]
+    assert "the user 'NA' has 120 of 220 clicks (55%)" in about_na
+    assert "220" in data.describe().replace(",", "")
+    with pytest.raises(t4r.UserError, match="has no column 'm'"):
+        t4r.prepare(frame, where="m = 1", **options)

@@ -1,5 +1,8 @@
 """What several tests of data preparation need: a scratch folder, and a user's own file read."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from helpers import random_clicks, write_csv
 
@@ -14,17 +17,31 @@ def folder(tmp_path):
     return scratch
 
 
+class Own:
+    """own(name, content, on_bad_rows, **options): the clicks of a user's own file.
+
+    own.read(path, **options): those of a path that is there.
+    """
+
+    def __init__(self, tmp_path, folder):
+        self.tmp_path = tmp_path
+        self.folder = folder
+
+    def __call__(self, name, content, on_bad_rows="error", **options):
+        path = self.tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return self.read(path, on_bad_rows, **options)
+
+    def read(self, path, on_bad_rows="error", **options):
+        config = DataConfig(dataset=str(path), **options)
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            layout = sources.find(config).layout
+            return readers.read(Path(config.dataset), layout, on_bad_rows, Path(scratch))
+
+
 @pytest.fixture
 def own(tmp_path, folder):
-    """own(name, content, on_bad_rows, **columns): the clicks of a user's own file."""
-
-    def read(name, content, on_bad_rows="error", **columns):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        source = sources.find(DataConfig(dataset=str(path), **columns))
-        return readers.read(path, source.layout, on_bad_rows, folder)
-
-    return read
+    return Own(tmp_path, folder)
 
 
 @pytest.fixture

@@ -103,7 +103,9 @@ def test_zip_bombs_are_refused_and_nothing_leaves_the_folder(tmp_path, folder, m
     path = archive(tmp_path / "ml-1m.zip", "1::1::1::1\n" * 100_000)
     assert "zip bomb" in error_of(readers.read, path, MOVIES.layout, "error", folder)
     assert not list(folder.iterdir())
-    target = archives.spool(archive(tmp_path / "x.zip", "x", "../../evil"), "../../evil", folder)
+    target = archives.spool(
+        archive(tmp_path / "x.zip", "x", "../../evil"), "../../evil", folder / "x"
+    )
     assert target.parent == folder
 
 

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from helpers import contents, random_clicks, write_csv
 
+from data_prep import origin, sources, store
 from data_prep import prepare as module
-from data_prep import sources, store
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig, UserError
 from ttt4rec_jax.data.dataset import load_dataset
@@ -139,20 +139,20 @@ def test_sorting_in_parts_gives_the_same_bytes(config, tmp_path, clicks, most_pa
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "HASHED_AT_ONCE", 0)
+    monkeypatch.setattr(origin, "HASHED_AT_ONCE", 0)
     path = write_csv(tmp_path / "x.csv", random_clicks())
     cache = tmp_path / "cache"
-    old = time.time_ns() - 10 * module.RACY_NS
+    old = time.time_ns() - 10 * origin.RACY_NS
     os.utime(path, ns=(old, old))
-    digest = module.source_digest(path, cache)
+    digest = origin.source_digest(path, cache)
     hashed = []
-    monkeypatch.setattr(module, "file_digest", lambda *args: hashed.append(1) or "new")
-    assert module.source_digest(path, cache) == digest
+    monkeypatch.setattr(origin, "file_digest", lambda *args: hashed.append(1) or "new")
+    assert origin.source_digest(path, cache) == digest
     assert not hashed
     os.utime(path, ns=(old + 1, old + 1))
-    assert module.source_digest(path, cache) == "new"
+    assert origin.source_digest(path, cache) == "new"
     os.utime(path)  # just changed: another change may share its time, so it is not remembered
-    assert module.source_digest(path, cache) == module.source_digest(path, cache) == "new"
+    assert origin.source_digest(path, cache) == origin.source_digest(path, cache) == "new"
     assert len(hashed) == 3
 
 

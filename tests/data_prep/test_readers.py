@@ -129,7 +129,7 @@ def test_columns_are_named_or_found(own):
     )
     assert "looks like the time" in error_of(own, "x.jsonl", as_json(keys=("user", "item", "when")))
     same = error_of(own, "x.csv", content, user_col="who", item_col="who", time_col="when")
-    assert "are the columns who, who, when; expected three different ones" in same
+    assert "are the columns who, who, when; expected different ones" in same
     assert "looks like the item" in error_of(
         own, "x.parquet", as_parquet(pl.DataFrame({"user": [1], "time": [1]}))
     )
@@ -151,7 +151,7 @@ def test_bad_parquet_rows(own):
     )
     assert "x.parquet, row 2: user None" in error_of(own, "x.parquet", as_parquet(frame))
     clicks = own("x.parquet", as_parquet(frame), "skip")
-    assert rows_of(clicks) == [("a", "1", 1_000_000)]
+    assert rows_of(clicks) == [("a", "1", 1)]
     assert clicks.bad.count == 3
     assert clicks.bad.first[1].startswith("row 3: user 'b', item None")
 
@@ -205,9 +205,7 @@ def test_files_that_cannot_be_used(own, name, content, problem, on_bad_rows):
 
 def test_an_unreadable_file_is_reported(tmp_path, folder):
     missing = sources.Layout(kind="csv")
-    assert "cannot be read (No such file" in error_of(
-        readers.read, tmp_path / "none.csv", missing, "error", folder
-    )
+    assert "no file" in error_of(readers.read, tmp_path / "none.csv", missing, "error", folder)
 
 
 def test_times_are_utc_where_no_zone_is_named(own):

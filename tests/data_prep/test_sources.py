@@ -24,7 +24,16 @@ from data_prep.settings import DataConfig, UserError
             {"dataset": "clicks.xlsx"},
             "'clicks.xlsx' is a file in an unknown format; expected ml1m, ",
         ),
-        ({"dataset": "some/folder"}, "'some/folder' is a file in an unknown format"),
+        ({"dataset": "some/folder.x"}, "'some/folder.x' is a file in an unknown format"),
+        ({"dataset": "ml1m", "where": "a = 1"}, "--where: only for a file of your own"),
+        (
+            {"dataset": "x.txt", "layout": "sequences", "columns": "user,item"},
+            "--columns: not for --layout=sequences",
+        ),
+        (
+            {"dataset": "x.csv", "time_col": "none", "split": "temporal"},
+            "--split=temporal: needs times, and none are read",
+        ),
         ({"dataset": "x.parquet.gz"}, "'x.parquet.gz' is a file in an unknown format"),
         (
             {"dataset": "ml1m", "user_col": "u"},
@@ -64,11 +73,12 @@ def test_settings_and_catalogue_import_neither_jax_nor_polars():
 def test_a_file_that_is_not_there(tmp_path, suffix):
     config = DataConfig(dataset=str(tmp_path / f"clicks{suffix}"))
     with pytest.raises(
-        UserError, match=r"--dataset: no file .*clicks\S*; name a file with your own clicks"
+        UserError,
+        match=r"--dataset: no file .*clicks\S*; name a file or a folder with",
     ):
         prepare(config, cache_dir=tmp_path / "cache")
     (tmp_path / f"clicks{suffix}").mkdir()
-    with pytest.raises(UserError, match="is not a file"):
+    with pytest.raises(UserError, match="has no file of clicks"):
         prepare(config, cache_dir=tmp_path / "cache")
 
 
@@ -84,7 +94,7 @@ def test_default_filters():
         "synthetic": (1, 1),
     }
     own = sources.find(DataConfig(dataset="a/b/my.clicks.tsv.gz"))
-    assert (own.name, own.user_core, own.item_core, own.layout.separator) == ("my", 5, 5, "\t")
+    assert (own.name, own.user_core, own.item_core) == ("my", 5, 5)
 
 
 def test_every_downloaded_entry_has_a_source_and_a_licence():

@@ -28,7 +28,8 @@ from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs import read, verified
 from ttt4rec_jax.serving import files, load_export, session
 
-SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet", ".txt", ".json")
+SUFFIXES += (".arrow", ".csv.bz2", ".csv.xz", ".csv.zst", ".zip")
 ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
 
 

@@ -26,6 +26,7 @@ from fuzz_parsers import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_prep.settings import DataConfig
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.serving import files
@@ -125,8 +126,20 @@ def test_delimited_files_that_are_almost_right(content, suffix, mode):
 @example(b'{"user": 1, "item": 2, "time": 1e400}', "skip")
 @example(b'{"user": 1, "item": 2, "time": ' + b"9" * 5000 + b"}", "skip")
 @example(b"[" * 100_000, "skip")
+@example(b"{'user': 1, 'item': 2, 'time': {3}}", "skip")
+@example(b"{'user': " + b"(" * 3000, "skip")
 def test_json_lines_that_are_almost_right(content, mode):
     clicks(content, ".jsonl", mode)
+    clicks(b"[" + content.replace(b"\n", b",") + b"]", ".json", mode)
+    clicks(str(content.decode("utf-8", "replace")).replace('"', "'").encode(), ".json", mode)
+
+
+@few
+@given(st.text("ab0 ='()<>;,*%selctfromid\"", max_size=40))
+@example("user IN (SELECT 1)")
+@example("(" * 500 + "user" + ")" * 500 + " = 1")
+def test_conditions_of_any_text(text):
+    told(lambda: DataConfig(dataset="x.csv", where=text))
 
 
 def zipped(content: bytes) -> bytes:

@@ -43,3 +43,16 @@ def test_what_is_saved_is_what_is_read(random_dataset, tmp_path):
     np.testing.assert_array_equal(np.bincount(clicks, minlength=len(counts)), counts)
     lengths = random_dataset.train_ends - random_dataset.offsets[:-1]
     np.testing.assert_array_equal(np.diff(offsets), lengths)
+
+
+def test_ids_are_found_as_numbers_as_text_and_as_whole_floats():
+    long = 1_234_567_890_123_456_789
+    numbers = items.Catalogue([7, long], None, np.ones(2, int))
+    for history in ([7, long], ["7", str(long)], [7.0], ["7.0"], [np.int64(7), np.int64(long)]):
+        (found,) = numbers.encode([history])
+        assert found.tolist() == [1, 2][: len(history)]
+    texts = items.Catalogue(["7", str(2**64 - 1)], None, np.ones(2, int))
+    (found,) = texts.encode([[7, 2**64 - 1, 7.0]])
+    assert found.tolist() == [1, 2, 1]
+    with pytest.raises(ValueError, match="1 ids are not in the run's data: None"):
+        items.Catalogue(["None"], None, np.ones(1, int)).encode([[None]])

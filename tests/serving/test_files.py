@@ -30,6 +30,21 @@ def test_every_format_gives_the_same_histories(folder, form, shape):
     assert lists == expected and reader.done == reader.total
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("as_date", [False, True])
+def test_a_column_of_times_orders_the_clicks_of_a_user(tmp_path, form, as_date):
+    rows = [(1, 7, 31), (1, 5, 9), (1, 6, 9), (2, 9, 9), (2, 8, 100)]
+    table = pl.DataFrame(rows, ("user", "item", "time"), orient="row")
+    if as_date:
+        table = table.with_columns(time=pl.format("1970-01-0{} 00:00:00", pl.col("time") % 8 + 1))
+        table = table.rename({"time": "timestamp"})
+    path = tmp_path / f"x.{form}"
+    write = {"csv": table.write_csv, "jsonl": table.write_ndjson, "parquet": table.write_parquet}
+    write[form](path)
+    read = {int(user): [int(item) for item in items] for user, items in files.Reader(str(path))}
+    assert read == {1: [5, 6, 7], 2: [9, 8]}
+
+
 def test_parts_are_joined_even_if_the_types_of_users_differ(random_dataset, tmp_path):
     titles = [f"title {i}" for i in range(1, 31)]
     recommender = make_recommender(serving_config("popularity"), random_dataset, titles)
@@ -82,6 +97,7 @@ BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {
         ("user,items\n1\n", "line 2 does not have 2 fields"),
         ('user,items\n1,"2\n', "unexpected end of data"),
         ('user,"items\n', "unexpected end of data"),
+        ("user,item,time\n1,2,3\n1,3,soon\n", "has a time that is no time"),
         ("", "has the columns none"),
     ],
     "x.parquet": [("not one", "cannot be read")],

@@ -3,18 +3,21 @@
 import dataclasses
 import functools
 import html
+import logging
 import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import polars as pl
 
-from data_prep import frames
+from data_prep import frames, summary
 from data_prep.prepare import prepare as prepare_folder
 from data_prep.settings import DataConfig, UserError, nearest
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.runs import items as catalogue
 
+logger = logging.getLogger(__name__)
+OF_FRAMES = ("user_col", "item_col", "time_col", "where")  # options that choose columns
 Source: TypeAlias = Any  # a name, a path, or a DataFrame of polars or pandas
 
 
@@ -60,6 +63,21 @@ class Data:
             {"item": numbers, "id": of_folder.ids, **titles, "clicks": of_folder.clicks}
         )
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What to check first: the rows that were read and dropped, repeats, ties, the times."""
+        manifest = self.dataset.manifest
+        return {"rows": manifest["rows"], **manifest["summary"]}
+
+    @property
+    def notices(self) -> list[str]:
+        """What looks odd in these data, each in a sentence; [] if nothing does."""
+        return summary.notices_of(self.dataset.manifest)
+
+    def describe(self) -> str:
+        """Return what the command line prints about the data."""
+        return "\n".join(summary.lines(self.dataset.manifest))
+
     def __repr__(self) -> str:
         """Return the data set's name and size in one line."""
         manifest = self.dataset.manifest
@@ -80,14 +98,14 @@ def prepare(
 
     Args:
         dataset: The name of a built-in data set ("ml1m", "ml100k", "beauty", "electronics",
-            "synthetic"), the path of a file, or a DataFrame of polars or pandas with a row for each
-            click and columns of user, item and time.
+            "synthetic"), the path of a file, a folder or a pattern, or a DataFrame of polars or
+            pandas with a row for each click and columns of user, item and time.
         data_dir: Where the archives of built-in data sets are, or are downloaded to; by default
             $TTT4REC_DATA_DIR or a folder in the user's cache.
         cache_dir: Where prepared data are kept; by default $TTT4REC_CACHE_DIR or a folder in the
             user's cache.
         options: The flags of the command line's section on data, such as user_core, split,
-            eval_negatives, user_col.
+            eval_negatives, user_col, where.
 
     Raises UserError if the data or an option is wrong.
     """
@@ -97,7 +115,7 @@ def prepare(
         if name not in known:
             raise UserError(f"{name}: prepare has no such option{nearest(name, known)}")
     if frames.is_frame(dataset):
-        columns = {name: options.get(name, "") for name in ("user_col", "item_col", "time_col")}
+        columns = {name: options.get(name, "") for name in OF_FRAMES}
         dataset = frames.store(dataset, cache_dir, **columns)
     elif not isinstance(dataset, str | Path):
         raise UserError(
@@ -105,7 +123,10 @@ def prepare(
         )
     config = DataConfig(dataset=str(dataset), **options)
     folder = prepare_folder(config, data_dir, cache_dir)
-    return Data(config, folder, time.perf_counter() - started)
+    data = Data(config, folder, time.perf_counter() - started)
+    for notice in data.notices:
+        logger.warning("%s", notice)
+    return data
 
 
 def as_data(data: Data | Source) -> Data:

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from tqdm import tqdm
 
+from data_prep import summary
 from data_prep.prepare import prepare
 from data_prep.text import shown, shown_lines
 from ttt4rec_jax import models
@@ -83,11 +84,9 @@ def run(
 def describe(dataset: Dataset, prepared: Path) -> str:
     """Return lines that describe the data."""
     manifest = dataset.manifest
-    counts = manifest["counts"]
     lines = [
         f"data      {manifest['name']}, sha256 {manifest['sha256'][:16]}, in {prepared}",
-        f"          {counts['users']:,} users, {counts['items']:,} items, "
-        f"{counts['interactions']:,} interactions",
+        *(f"          {line}" for line in summary.lines(manifest)),
     ]
     if without := dataset.users_without_negatives:
         lines.append(

@@ -254,7 +254,7 @@ def rank_targets(
             greater, ties, nan = rank_sampled(
                 lambda items: scorer.candidates(users, as_scored(items)), target_B, negatives_BxC
             )
-            ranks["sampled"] = greater, ties, jnp.full_like(greater, negatives_BxC.shape[1])
+            ranks["sampled"] = greater, ties, (negatives_BxC > 0).sum(1)
             nans += nan.sum()
         if "full" in protocols:
             count = functools.partial(rank_full, scorer, num_items)

@@ -40,7 +40,7 @@ def rank_by_scorer(
         score_BxC = checked(score(history_BxL, candidates_BxC), candidates_BxC.shape)
         counted = negatives_BxN > 0
         above, equal = compare(score_BxC[:, 1:], score_BxC[:, :1], counted)
-        counts["sampled"].append((above, equal, np.full_like(above, counted.shape[1])))
+        counts["sampled"].append((above, equal, counted.sum(1)))
         catalogue_BxV = np.repeat(items_V[None], len(positions_B), 0)
         score_BxV = checked(score(history_BxL, catalogue_BxV), catalogue_BxV.shape)
         counted = np.ones(score_BxV.shape, bool)

@@ -109,7 +109,10 @@ def write_result(name: str, outcome: Outcome | UserError, experiment: Experiment
     }
     dataset = experiment.dataset
     config = experiment.combinations[name]
-    content = result.result(config, dataset.manifest, outcome, seconds, experiment.platform)
+    is_cold = experiment.items.clicks[dataset.items[dataset.test.positions] - 1] == 0
+    content = result.result(
+        config, dataset.manifest, outcome, seconds, experiment.platform, is_cold
+    )
     folder.write_result(content, outcome.test_ranks, dataset.test.users)
     if not experiment.is_sweep:
         experiment.log(f"\n{result.table(content)}")

@@ -3,27 +3,43 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.metrics import METRICS, PROTOCOLS, label, summarise
+from ttt4rec_jax.metrics import METRICS, PROTOCOLS, Ranks, label, summarise
 from ttt4rec_jax.training.progress import Outcome, selected
 
 METRIC_COLUMNS = {"sampled": f"{'sampled':>18}", "full": f"{'full catalogue':>20}"}
+# counts of the manifest's summary that are in result.json where they are not 0
+IN_RESULT = ("users_without_training", "test_cold_targets", "test_without_negatives")
 
 
 def result(
-    config: Config, manifest: dict, outcome: Outcome, seconds: dict[str, float], platform: str
+    config: Config,
+    manifest: dict,
+    outcome: Outcome,
+    seconds: dict[str, float],
+    platform: str,
+    is_cold: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
     Args:
         manifest: The data set's manifest.
+        is_cold: Whether the item of each test target [T] has no training click; by default none.
         seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
+    figures = manifest.get("summary", {})
     return {
         "model": config.model.model,
         "config": config.to_dict(),
-        "dataset": {"name": manifest["name"], **manifest["counts"], "sha256": manifest["sha256"]},
+        "dataset": {
+            "name": manifest["name"],
+            **manifest["counts"],
+            **{name: figures[name] for name in IN_RESULT if figures.get(name)},
+            "sha256": manifest["sha256"],
+        },
         "protocol": protocol(config, manifest),
         "platform": platform,
         "parameters": outcome.num_parameters,
@@ -31,8 +47,30 @@ def result(
         "skipped_steps": sum(line.get("skipped_steps", 0) for line in outcome.history),
         "validation": outcome.validation,
         "test": {name: summarise(ranks) for name, ranks in outcome.test_ranks.items()},
+        **warm_and_cold(outcome.test_ranks, is_cold),
         "seconds": seconds | outcome.seconds,
         **ttt_stats(outcome),
+    }
+
+
+def warm_and_cold(ranks: dict[str, Ranks], is_cold: np.ndarray | None) -> dict[str, Any]:
+    """Return the test metrics of warm and of cold targets apart; {} if none is cold.
+
+    A cold target is an item without a training click.
+    """
+    if is_cold is None or not is_cold.any():
+        return {}
+    parts = {"warm": ~is_cold, "cold": is_cold}
+    return {
+        "test_by_item": {
+            name: {"targets": int(chosen.sum())}
+            | {
+                protocol: summarise(Ranks(*(counts[chosen] for counts in of_protocol)))
+                for protocol, of_protocol in ranks.items()
+                if chosen.any()
+            }
+            for name, chosen in parts.items()
+        }
     }
 
 
@@ -54,12 +92,15 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         if train.targets == "last"
         else "one pass trains every position"
     )
+    order = manifest.get("time_unit", "")
+    without = manifest.get("summary", {}).get("test_without_negatives", 0)
+    left_out = f"; without {without:,} users who leave fewer" if without else ""
     return {
-        "split": data.split,
+        "split": data.split + f", time {order}" * order.startswith("none"),
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
-        f"seed {data.data_seed}",
+        f"seed {data.data_seed}{left_out}",
         "full": f"all {manifest['counts']['items']} items less those in the user's history "
         "before the target"
         if config.eval.full_catalogue
@@ -71,7 +112,14 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
 def table(result: dict[str, Any]) -> str:
     """Return the final table: data, protocol, test metrics with 95% intervals, times."""
     return "\n".join(
-        [*_header_lines(result), "", *_metric_lines(result["test"]), "", _times(result)]
+        [
+            *_header_lines(result),
+            "",
+            *_metric_lines(result["test"]),
+            *_item_lines(result),
+            "",
+            _times(result),
+        ]
     )
 
 
@@ -107,6 +155,21 @@ def _row(name: str, values: Iterable[str], protocols: list[str]) -> str:
         f" {text:>{len(METRIC_COLUMNS[p])}}" for text, p in zip(values, protocols, strict=True)
     )
     return f"{name:<10}" + "".join(cells)
+
+
+def _item_lines(result: dict[str, Any]) -> list[str]:
+    """Return the main metric of warm and of cold targets, if there are cold ones."""
+    lines = []
+    for name, part in result.get("test_by_item", {}).items():
+        if part["targets"]:
+            protocols = [p for p in PROTOCOLS if p in part]
+            row = _row("", (f"{part[p]['ndcg@10']:.4f}" for p in protocols), protocols)
+            what = "with" if name == "warm" else "without"
+            lines.append(
+                f"{row}   NDCG@10 of the {part['targets']:,} {name} targets "
+                f"(items {what} a training click)"
+            )
+    return lines
 
 
 def _times(result: dict[str, Any]) -> str:

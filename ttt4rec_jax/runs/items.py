@@ -96,7 +96,7 @@ class Catalogue:
                 )
             ids = list(history)
             try:
-                items = [item_of(id, 0) for id in ids]
+                items = [item_of(id, 0) or item_of(_as_stored(id), 0) for id in ids]
             except TypeError as error:
                 raise UserError(f"{what}: an id is a number or a text ({error})") from error
             if 0 in items:
@@ -113,6 +113,15 @@ class Catalogue:
                 f"expected ids such as {self.ids[0]!r}, or unknown=skip"
             )
         return encoded
+
+
+def _as_stored(id: Any) -> Any:
+    """Return an id that is not found in the form in which it may be: 7.0 and "7.0" as 7."""
+    if isinstance(id, str):
+        return id.removesuffix(".0")
+    if isinstance(id, float) and id.is_integer():
+        return str(int(id))
+    return None if id is None else str(id)
 
 
 def read(path: Path) -> Catalogue:
