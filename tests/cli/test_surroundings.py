@@ -22,6 +22,7 @@ from ttt4rec_jax.config import requirements
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.parallel.backend import check_backend
 from ttt4rec_jax.pipeline.devices import enable_compilation_cache
+from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.serving.load_export import Recommendation
 
@@ -57,7 +58,7 @@ def test_ids_and_titles_from_data_are_escaped_wherever_they_are_printed(tmp_path
         recommend.format_item(catalogue, "b\nc"),
         recommend.format_matches(catalogue, "\x1b", catalogue.ids),
     ]
-    run._report("data \x1b[2J\nnext")
+    run.reporter({})("data \x1b[2J\nnext")
     terminal.prepare_streams()
     logging.getLogger("ttt4rec_jax").warning("%s: bad", "\x1b[2J")
     texts += [capsys.readouterr().out, caplog.text]
@@ -98,8 +99,24 @@ def test_a_disk_that_fills_under_the_output_does_not_end_a_run(monkeypatch, caps
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
-    run._report("epoch 1")
+    run.reporter({})("epoch 1")
     assert "No space left on device); the run goes on" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_interrupts_a_run_but_not_one_whose_result_is_on_disk(monkeypatch, tmp_path):
+    class Closed(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    report = run.reporter({"": RunFolder(tmp_path)})
+    with pytest.raises(BrokenPipeError):
+        report("epoch 1")
+    (tmp_path / "result.json").touch()
+    report("the closing table")
 
 
 def test_commands_with_closed_or_full_streams_and_with_a_pipe_that_closes(tmp_path):

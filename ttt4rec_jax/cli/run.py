@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -76,7 +77,7 @@ def run(
                 platform=platform(),
                 started=started,
                 prepare_seconds=prepare_seconds,
-                log=_report,
+                log=reporter({name: RunFolder(root.path / name) for name in combinations}),
             )
         )
 
@@ -119,20 +120,28 @@ def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
     return len(examples.ends), sum(map(steps_of, buckets)), parameters
 
 
-def _report(line: str) -> None:
-    """Print a line above the progress bar, and flush it even if stdout is a file or a pipe.
+def reporter(folders: dict[str, RunFolder]) -> Callable[[str], None]:
+    """Return a function that prints a line above the progress bar, and flushes it.
 
-    A full disk under stdout is no reason to lose a run.
+    A full disk under stdout is no reason to lose a run. A closed pipe interrupts a run, unless
+    every folder has its result or its error: what is on disk is not reported as a failure.
     """
-    try:
-        tqdm.write(shown_lines(line))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise  # the reader has gone: the run is saved and stops
-    except OSError as error:
-        discard_output()
-        note = f"warning: the output cannot be written ({error.strerror}); the run goes on"
-        print(note, file=sys.stderr, flush=True)
+
+    def report(line: str) -> None:
+        try:
+            tqdm.write(shown_lines(line))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            ended = (run.result.exists() or run.error.exists() for run in folders.values())
+            if not all(ended):
+                raise
+            discard_output()
+        except OSError as error:
+            discard_output()
+            note = f"warning: the output cannot be written ({error.strerror}); the run goes on"
+            print(note, file=sys.stderr, flush=True)
+
+    return report
 
 
 def _silent(line: str) -> None:

@@ -132,7 +132,9 @@ def train(plan: jobs.Plan, flags: ReproduceFlags) -> None:
 
 def main(argv: list[str]) -> int:
     """Train and report. Returns the exit code; see command.exit_code."""
-    return exit_code(lambda: _reproduce(argv), lambda: "run the same command to resume")
+    prints_only = "--dry_run" in argv
+    advice = None if prints_only else lambda: "run the same command to resume"
+    return exit_code(lambda: _reproduce(argv), advice)
 
 
 def _reproduce(argv: list[str]) -> None:
