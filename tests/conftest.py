@@ -3,6 +3,7 @@
 import functools
 import os
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from helpers import (
 from jax._src import compiler
 
 from ttt4rec_jax.data.dataset import Dataset
+
+# machines are shared, so that the time of one example says nothing
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # variants that a change rarely breaks alone: .ci/run leaves them out, `pytest -m slow` runs them
 SLOW = (

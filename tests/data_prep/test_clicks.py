@@ -34,7 +34,7 @@ def brute_k_core(rows, user_core, item_core):
 
 
 @given(CLICKS, st.integers(0, 4), st.integers(0, 4))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_k_core_is_the_brute_force_one_in_input_order(rows, user_core, item_core):
     kept = clicks.k_core(table(rows), user_core, item_core)
     assert text(kept) == text(table(brute_k_core(rows, user_core, item_core)))
@@ -84,7 +84,7 @@ def in_order(rows):
 
 
 @given(CLICKS.filter(bool))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_clicks_are_sorted_by_user_time_and_input_order(rows):
     assert in_order(rows) == sorted(rows, key=lambda row: (row[0], row[2]))
 

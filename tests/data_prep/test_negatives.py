@@ -29,7 +29,7 @@ def problems(draw):
 
 
 @given(problems(), st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_negatives_are_distinct_items_that_the_user_never_clicks(problem, data):
     num_items, sequences, most = problem
     count = data.draw(st.integers(1, most))

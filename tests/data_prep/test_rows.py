@@ -164,9 +164,7 @@ GOOD = st.lists(st.tuples(IDS, IDS, st.integers(-(2**63), 2**63 - 1)), min_size=
 
 
 @given(GOOD, st.sampled_from(["csv", "json"]))
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_fast_reader_equals_its_slow_twin(tmp_path, good, kind):
     path = tmp_path / f"x.{kind}"
     if kind == "csv":

@@ -31,8 +31,8 @@ from ttt4rec_jax.cli import flags
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.serving import files
 
-few = settings(max_examples=40, deadline=None, database=None)
-many = settings(max_examples=150, deadline=None, database=None)
+few = settings(max_examples=40, database=None)
+many = settings(max_examples=150, database=None)
 
 numbers = st.one_of(
     st.integers(-3, 10**12).map(str),

@@ -128,7 +128,7 @@ def test_equals_definition_in_float32(shape, valid, filled):
     assert_equals_definition(shape, valid, filled, 1, 1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_equals_definition_anywhere(data):
     length, size, _, carries = shape = data.draw(st.sampled_from(SHAPES), "shape")

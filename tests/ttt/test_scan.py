@@ -139,7 +139,7 @@ def objective(name, inner, aligned):
 
 
 @pytest.mark.parametrize("inner, shape", [*(("linear", s) for s in SHAPES), ("mlp", SHAPES[1])])
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.integers(0, 9), st.integers(0, 2**16))
 def test_dual_equals_scan_in_values_states_and_gradients(inner, shape, valid, seed):
     length, mini_batch_size = shape
@@ -187,7 +187,7 @@ PIECES = [  # mini_batch_size and the lengths of pieces of a sequence
 
 @pytest.mark.parametrize("name", ["scan", "dual"])
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.sampled_from(PIECES), st.integers(0, 2**16))
 def test_pieces_give_what_the_whole_gives(name, inner, case, seed):
     mini_batch_size, pieces = case
