@@ -154,7 +154,7 @@ EXPECTED_HELP = {
     "plot.py": ("RUN [RUN ...]", "--output=", "--metric=", "[hit@5, "),
     "export.py": ("--run=", "--output=", "--k=", "--overwrite="),
     "recommend.py": ("--run=", "--histories=", "--interactive=", "one row per click"),
-    "reproduce.py": ("--table1=", "--seeds=3", "--quick=", "--jobs="),
+    "reproduce.py": ("--table1=", "--seeds=0", "--presets=fair,authors", "--quick=", "--jobs="),
 }
 
 

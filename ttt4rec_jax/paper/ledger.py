@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 from data_prep import atomic
 from data_prep.settings import UserError
-from ttt4rec_jax import plots
 from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS
 from ttt4rec_jax.paper.jobs import Job
 from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.runs.read import failure, history, read
 
 FILE = "results.jsonl"
 METRIC = "ndcg@5"  # the metric, among sampled candidates, by which claims are decided
@@ -50,6 +48,8 @@ class Trained(NamedTuple):
 
 def line_of(job: Job, output: Path, seconds: float, environment: dict) -> dict[str, Any]:
     """Return the line of a finished job. Raise UserError if one of its folders is damaged."""
+    from ttt4rec_jax.runs.read import failure, read  # imports polars
+
     runs: list[dict] = []
     shared: dict[str, Any] = {"dataset": {}, "protocol": {}, "platform": ""}
     for name, folder in job.folders(output).items():
@@ -78,6 +78,9 @@ def line_of(job: Job, output: Path, seconds: float, environment: dict) -> dict[s
 
 
 def _run(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    from ttt4rec_jax import plots  # imports matplotlib
+    from ttt4rec_jax.runs.read import history
+
     epochs = history(folder.path)
     times = [line["seconds"] for line in epochs]
     run = {
