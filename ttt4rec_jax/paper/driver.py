@@ -218,7 +218,7 @@ def environment() -> dict:
     """Return the machine, and the versions that results depend on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "hardware": f"{_processor()}, {cores} cores, {platform.system()} {platform.release()}",
+        "hardware": f"{_processor()}, {cores} cores, {platform.system()}",
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
     }
 

@@ -113,8 +113,11 @@ def blocks(plan: Plan, results: Results) -> list[Block]:
     for preset in plan.presets:
         section.append(Heading(f"Preset {preset}", 3))
         for dataset, by_model in table1_runs(plan, results, preset).items():
+            section.append(Heading(TITLE_OF_DATASET.get(dataset, dataset), 4))
+            if not any(by_model.values()):
+                section.append(Text("Missing: no finished run."))
+                continue
             section += [
-                Heading(TITLE_OF_DATASET.get(dataset, dataset), 4),
                 table(
                     by_model, len(plan.seeds_on(dataset)), results.missing, f"{preset}/{dataset}"
                 ),
@@ -127,7 +130,7 @@ def _power(by_model: ByModel) -> Text:
     """Return what a difference of single runs must exceed, as a sentence."""
     least = single_runs([scores(by_model[model]) for model in PAPER])
     if least != least:
-        return Text("With one seed of each model, nothing is known of the seeds' effect.")
+        return Text("No model has two seeds, so that nothing is known of the seeds' effect.")
     return Text(
         f"Two single runs of NDCG@5 1:99 differ by chance by up to {least:.4f} in 95% of pairs: "
         "1.96 √2 times the standard deviation over seeds within the paper's models."
