@@ -59,7 +59,10 @@ def main(argv: list[str]) -> int:
         again = resume_command(argv[0], progress.root, progress.lists, progress.given)
         return f"resume with: {again}"
 
-    return exit_code(lambda: _train(argv, started, progress), how_to_resume)
+    prints_only = "--dry_run" in argv
+    return exit_code(
+        lambda: _train(argv, started, progress), None if prints_only else how_to_resume
+    )
 
 
 def _train(argv: list[str], started: float, progress: _Progress) -> None:
