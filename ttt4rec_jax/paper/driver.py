@@ -120,7 +120,7 @@ def collect(finished: list[Job], output: Path) -> None:
             continue
         own = [entry for entry in entries if entry["run"] == job.folder]
         machine = own[-1]["environment"] if own else {}
-        seconds = ledger.total_seconds(own, job.folder)
+        seconds = sum(entry["seconds"] for entry in own)
         try:
             line = ledger.line_of(job, output, seconds, machine)
         except UserError:

@@ -6,15 +6,13 @@ protocol, platform, machine, time), and its runs.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS
 from ttt4rec_jax.paper.jobs import Job
-from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.runs.folder import RunFolder, write_text
 
 FILE = "results.jsonl"
 METRIC = "ndcg@5"  # the metric, among sampled candidates, by which claims are decided
@@ -106,16 +104,14 @@ def _rounded(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
 
 
 def append(output: Path, line: dict[str, Any]) -> None:
-    """Append a job's line to results.jsonl."""
-    with open(output / FILE, "a", encoding="utf-8", opener=atomic.no_follow) as file:
-        file.write(json.dumps(line) + "\n")
+    """Append a job's line to results.jsonl, which is replaced whole. Raise UserError."""
+    path = output / FILE
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_text(path, f"{before}{json.dumps(line)}\n")
 
 
 def lines(output: Path) -> list[dict[str, Any]]:
-    """Return the lines of results.jsonl; the last one is ignored if it was cut off.
-
-    Raise UserError for any other line that cannot be read.
-    """
+    """Return the lines of results.jsonl. Raise UserError for one that cannot be read."""
     path = output / FILE
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
@@ -131,8 +127,6 @@ def lines(output: Path) -> list[dict[str, Any]]:
                 raise ValueError("a field is missing")
             trained(line)
         except (ValueError, TypeError, KeyError) as error:
-            if number == len(texts):
-                break
             raise UserError(
                 f"{path}, line {number}: not the result of a job ({error}); delete the line, and "
                 "its job is collected or trained again"
@@ -149,8 +143,3 @@ def trained(line: dict[str, Any]) -> list[Trained]:
 def failed(line: dict[str, Any]) -> list[str]:
     """Return why runs of a line have no result."""
     return [f"seed {run['seed']}: {run['failed']}" for run in line["runs"] if "failed" in run]
-
-
-def total_seconds(entries: Sequence[dict], folder: str) -> float:
-    """Return the time of all processes of a job, from the entries of the journal."""
-    return sum(entry["seconds"] for entry in entries if entry["run"] == folder)

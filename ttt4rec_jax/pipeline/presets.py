@@ -149,7 +149,7 @@ AUTHORS_TTT = {"input_layer": "none", "user_tower": "none"} | {
 # What makes the paper's settings fair: every model that can have TTT4Rec's target tower has it, and
 # every model trains until 5 epochs bring no improvement on validation, so that none is cut off
 # while it still rises. No value is tuned for a model. BERT4Rec trains every position of a window at
-# once; one of its epochs has a fifth of the steps of the others on Beauty, a tenth on MovieLens-1M.
+# once; one of its epochs has a fifth of the steps of the others on Beauty.
 FAIR = {"target_tower": "mlp", "epochs": 200, "patience": 5}
 FAIR_BERT4REC = {"epochs": 1000, "patience": 25}
 
