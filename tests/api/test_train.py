@@ -133,6 +133,12 @@ def test_an_interrupted_run_and_one_whose_callback_raises_resume_to_the_same_bit
         signal.signal(signal.SIGINT, handler)
         resumed = t4r.train(data, "sasrec", run_dir=folder, resume=True, **TINY)
         assert resumed.test == run.test
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    lines = []
+    again = t4r.train(data, "sasrec", run_dir=folder, resume=True, log=lines.append, **TINY)
+    assert again.test == run.test and "HR@10" in "\n".join(lines)
+    del written[folder / ".lock"]  # which names the process
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     with pytest.raises(t4r.UserError, match="exists and is not empty"):
         t4r.train(data, "sasrec", run_dir=folder, **TINY)
 
@@ -179,6 +185,12 @@ def test_a_sweep_is_a_table_of_runs_as_they_are_alone(data, run, tmp_path):
     assert t4r.load(tmp_path / "sweep" / "model=sasrec").test == run.test
     with pytest.raises(t4r.UserError, match="sweep: a sweep; name the folder of one of its"):
         t4r.load(tmp_path / "sweep")
+    more = {"run_dir": tmp_path / "sweep", "resume": True, **TINY, "epochs": 3}
+    t4r.sweep(data, model=["sasrec", "popularity"], **more)
+    longer = t4r.load(tmp_path / "sweep" / "model=sasrec").history_table
+    shorter = run.history_table
+    assert len(longer) == 3
+    assert longer["full/ndcg@10"][:2].to_list() == shorter["full/ndcg@10"].to_list()
     seeds = t4r.sweep(data, "popularity", seed=range(2), progress=False)
     assert seeds["seed"].to_list() == [0, 1]
 

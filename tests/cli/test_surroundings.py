@@ -18,7 +18,7 @@ from ttt4rec_jax.cli import recommend, run, surroundings, terminal
 from ttt4rec_jax.cli.command import exit_code
 from ttt4rec_jax.cli.compare import main as compare
 from ttt4rec_jax.cli.main import main as train
-from ttt4rec_jax.config import requirements
+from ttt4rec_jax.config import memory, requirements
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.parallel.backend import check_backend
 from ttt4rec_jax.pipeline.devices import enable_compilation_cache
@@ -276,7 +276,17 @@ def test_an_untried_version_is_one_line_that_says_what_to_install(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-# --- memory, and codes
+# --- limits, memory, and codes
+
+
+@pytest.mark.parametrize(("limit", "least"), [("-v 1000000", "2500000"), ("-n 12", "32")])
+def test_limits_under_which_native_code_would_abort_are_refused(tmp_path, limit, least):
+    command = f"ulimit {limit}; {sys.executable} -m ttt4rec_jax train --dataset=synthetic"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    flag, found = limit.split()
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    expected = f"error: ulimit {flag}: found {found}, expected at least {least}"
+    assert done.stderr.startswith(expected) and not list(tmp_path.iterdir())
 
 
 class JaxRuntimeError(RuntimeError):
@@ -297,6 +307,8 @@ def test_what_the_machine_lacks_is_one_line(capsys, error, code, message):
     text = capsys.readouterr().err
     assert message in text and text.count("\n") == 1
     assert ("--batch_size" in text) == ("out of memory" in text)
+    with pytest.raises(UserError if "--batch_size" in text else type(error)), memory.in_one_line():
+        raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), JaxRuntimeError("INTERNAL: a bug")])

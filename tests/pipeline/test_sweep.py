@@ -1,5 +1,6 @@
 """A sweep's flags, programs, plan and picture."""
 
+import json
 import math
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_dry_run_trains_and_writes_nothing_and_knows_what_is_finished(tmp_path
     for name in list(configs)[:2]:
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
-        folder.result.write_text('{"model": "ttt4rec"}')
+        content = {"model": "ttt4rec", "config": configs[name].to_dict()}
+        folder.result.write_text(json.dumps(content))
     before = sorted(tmp_path.rglob("*"))
     text = run.dry_run(configs, random_dataset, tmp_path)
     assert "4 to train" in text and "2 already finished" in text

@@ -13,7 +13,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax.api.data import Data, Source, as_data
 from ttt4rec_jax.api.options import option_lists
 from ttt4rec_jax.api.run import Run
-from ttt4rec_jax.config import Config
+from ttt4rec_jax.config import Config, memory
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.pipeline import presets, resume
 from ttt4rec_jax.pipeline import sweep as sweeps
@@ -157,7 +157,7 @@ def _experiment(
 
 def _train(experiment: Experiment) -> dict[str, dict]:
     """Train with the folder locked. Raises UserError, and Interrupted."""
-    with experiment.root.locked():
+    with memory.in_one_line(), experiment.root.locked():
         is_resuming = experiment.flags["resume"][0]
         resume.check_folder(experiment.root, experiment.combinations, is_resuming)
         return train_all(experiment)

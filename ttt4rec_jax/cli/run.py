@@ -100,7 +100,7 @@ def describe(dataset: Dataset, prepared: Path) -> str:
 def dry_run(combinations: dict[str, Config], dataset: Dataset, root: Path) -> str:
     """Return lines that say what `run` would train in this folder; compile and write nothing."""
     folders = {name: RunFolder(root / name) for name in combinations}
-    finished = saved_results(folders)
+    finished = saved_results(folders, combinations)
     waiting = {name: config for name, config in combinations.items() if name not in finished}
     programs = sweep.groups(waiting)
     sizes = [size(next(iter(group.values())), dataset) for group in programs]

@@ -6,7 +6,13 @@ Imports no JAX at the top: `start_jax` does, after the flags have been checked.
 import os
 import sys
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from data_prep.settings import UserError, first_line
+from ttt4rec_jax.config.memory import out_of_memory
 
 # Settings of JAX that would stop training or change its numbers without a word, and their values
 # here. Precision, platforms, NaN checks and logging stay as the environment has them.
@@ -20,10 +26,21 @@ OURS = {
     "jax_numpy_dtype_promotion": "standard",
     "jax_transfer_guard": "allow",
 }
-LOWER = (
-    "lower --batch_size, --max_len or --dim, leave out rare items (--item_core), or keep the data "
-    "off the device by --data_placement=host"
-)
+# What a small run needs of a process's limits: name, least value, unit of `ulimit`, its flag.
+# Below these, native code of XLA, polars or orbax aborts or hangs, which Python cannot report.
+LIMITS = (("RLIMIT_AS", 2_560_000_000, 1024, "-v"), ("RLIMIT_NOFILE", 32, 1, "-n"))
+
+
+def check_limits() -> None:
+    """Raise UserError if the shell limits memory or open files below what a small run needs."""
+    for name, least, unit, flag in LIMITS if resource else ():
+        limit = getattr(resource, name, None)
+        found = resource.getrlimit(limit)[0] if limit is not None else resource.RLIM_INFINITY
+        if found != resource.RLIM_INFINITY and found < least:
+            raise UserError(
+                f"ulimit {flag}: found {found // unit}, expected at least {least // unit} "
+                f"(or unlimited); raise it with `ulimit {flag} {least // unit}`"
+            )
 
 
 def start_jax() -> None:
@@ -31,6 +48,7 @@ def start_jax() -> None:
 
     Settings in the environment that would change a model's numbers are replaced, with a note.
     """
+    check_limits()
     from ttt4rec_jax.config.requirements import check_requirements  # not for --help
 
     check_requirements()
@@ -53,13 +71,8 @@ def start_jax() -> None:
 
 def in_one_line(error: Exception) -> str | None:
     """Return what an error that the machine caused means and what to do; None for any other."""
-    text = str(error)
-    kind = type(error).__name__
-    is_xla = kind in ("XlaRuntimeError", "JaxRuntimeError")
-    if isinstance(error, MemoryError) or (
-        is_xla and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text or "bad_alloc" in text)
-    ):
-        return f"out of memory ({first_line(error)[:300]}); {LOWER}"
+    if line := out_of_memory(error):
+        return line
     if isinstance(error, OSError):
         name = f"{str(error.filename)[:200]}: " if error.filename else ""
         reason = error.strerror or first_line(error)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from tqdm import tqdm
 
 from data_prep.settings import UserError
@@ -66,13 +67,17 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
     or {"error": text}}. Raises UserError if no combination has a result, or if a run was started
     on other data, and Interrupted after everything has been saved.
     """
-    results: dict[str, dict] = {}
     manifest = experiment.dataset.manifest
     resume.check_data(experiment.root, experiment.combinations, manifest["sha256"])
     if experiment.is_sweep:
         # Written first, so that --resume recognises the sweep wherever it was stopped.
         sweep.write(experiment.root.path, experiment.flags, [], _select_by(experiment))
-        results = saved_results(experiment.folders)
+    results = saved_results(experiment.folders, experiment.combinations)
+    if not experiment.is_sweep:
+        if "model" in results.get("", {}) and jax.process_count() == 1:  # others cannot know
+            experiment.log(f"\n{result.table(results[''])}\nresults    {experiment.root.path}")
+            return results
+        results = {}  # a run that failed is tried again
     for name, folder in experiment.folders.items():
         if name in results:
             continue  # nothing of a finished run is written again
@@ -212,12 +217,19 @@ def fit(
     return dict(zip(names, outcomes, strict=True))
 
 
-def saved_results(folders: dict[str, RunFolder]) -> dict[str, dict]:
-    """Return the results of finished combinations, and the errors of failed ones, from disk."""
+def saved_results(
+    folders: dict[str, RunFolder], combinations: dict[str, Config]
+) -> dict[str, dict]:
+    """Return the results of finished combinations, and the errors of failed ones, from disk.
+
+    A result of other settings than these (epochs, patience, records) is left out: its run goes on.
+    """
     results = {}
     for name, folder in folders.items():
         if folder.result.exists():
-            results[name] = read.result(folder.path)
+            content = read.result(folder.path)
+            if read.settings(folder, content).to_dict() == combinations[name].to_dict():
+                results[name] = content
         elif error := read.failure(folder.path):
             results[name] = {"error": error}
     return results

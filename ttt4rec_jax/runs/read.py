@@ -63,8 +63,8 @@ def read(path: Path) -> Run:
     """
     folder = RunFolder(path)
     content = result(path)
+    config = settings(folder, content)
     try:
-        config = Config.from_dict(content["config"])
         metrics = _check_content(content)
     except UserError as error:
         raise UserError(f"{folder.result}: {error}") from error
@@ -102,6 +102,16 @@ def result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise _other_version(folder.result, error) from error
     return content
+
+
+def settings(folder: RunFolder, content: dict[str, Any]) -> Config:
+    """Return the settings in the content of a run's result.json. Raises UserError."""
+    try:
+        return Config.from_dict(content["config"])
+    except UserError as error:
+        raise UserError(f"{folder.result}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _other_version(folder.result, error) from error
 
 
 def data_digest(path: Path) -> str:
