@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from data_prep import archives, inputs, store, synthetic
+from data_prep.errors import UserError
 from data_prep.files import file_digest, read_json
 
 HASHED_AT_ONCE = 64 << 20  # bytes; the digest of a larger file is cached
@@ -31,6 +32,25 @@ def origin(path: Path | None, cache: Path) -> dict:
             "bytes": sum(file.stat().st_size for file in files),
             "sha256": digests[0],
         }
+
+
+def stamps(path: Path | None) -> list[tuple[str, int, int]]:
+    """Return (name, size, modification time in ns) of the files of a path, [] for no path."""
+    if path is None:
+        return []
+    with archives.readable(path):
+        files = inputs.files_of(path)
+        return [(file.name, (s := file.stat()).st_size, s.st_mtime_ns) for file in files]
+
+
+def check_unchanged(path: Path | None, before: list[tuple[str, int, int]]) -> None:
+    """Raise UserError if a file has changed since `before`: its digest is that of other content."""
+    changed = sorted({name for name, *_ in set(stamps(path)) ^ set(before)})
+    if changed:
+        raise UserError(
+            f"{path}: {changed[0]} was changed while it was read; wait until it is complete, or "
+            "name a copy of it"
+        )
 
 
 def source_digest(path: Path, cache_dir: Path) -> str:

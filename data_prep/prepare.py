@@ -32,6 +32,7 @@ from data_prep import (
     download,
     index,
     negatives,
+    origin,
     readers,
     rows,
     sources,
@@ -40,7 +41,6 @@ from data_prep import (
     summary,
     synthetic,
 )
-from data_prep.origin import origin
 from data_prep.settings import DataConfig, UserError
 from data_prep.tables import Clicks, encode
 
@@ -63,7 +63,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
     cache = sources.user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
     source = sources.find(config)
     path, layout = _file(source, sources.user_folder(data_dir, "TTT4REC_DATA_DIR", "data"))
-    found = origin(path, cache)
+    before = origin.stamps(path)
+    found = origin.origin(path, cache)
     settings = _settings(config, source)
     layout_settings = dataclasses.asdict(layout) if path else {}
     key = json.dumps(
@@ -82,6 +83,7 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
             parsed = readers.read(path, layout, config.on_bad_rows, scratch)
             if source.titles:
                 titles = readers.read_titles(path, source.titles)
+            origin.check_unchanged(path, before)
         else:
             parsed = _from_memory(synthetic.generate(config.data_seed))
         parsed, kept, dropped = _filtered(parsed, config.dedup, filters)

@@ -156,6 +156,23 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, mon
     assert len(hashed) == 3
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Its clicks would be kept under the digest of the shorter file, and used for that one."""
+    path = write_csv(tmp_path / "x.csv", random_clicks())
+    cache = tmp_path / "cache"
+    read = module.readers.read
+
+    def grow(*args):
+        with open(path, "a") as file:
+            file.write("1,2,3\n")
+        return read(*args)
+
+    monkeypatch.setattr(module.readers, "read", grow)
+    with pytest.raises(UserError, match=r"x\.csv was changed while it was read; wait until"):
+        prepare(DataConfig(dataset=str(path)), cache_dir=cache)
+    assert not list(cache.glob("x-*"))
+
+
 def test_titles_stand_beside_the_items(tmp_path):
     rows = random_clicks()
     with ZipFile(tmp_path / "ml-1m.zip", "w") as file:

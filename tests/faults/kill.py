@@ -68,7 +68,7 @@ class Bench:
 
     def start(self, workload: str, run: str) -> tuple[subprocess.Popen, Path]:
         """(the process, its log: all that it prints)."""
-        log = self.folder / f"{run}.log"
+        log = self.folder / f"{run.replace('/', '-')}.log"
         command = [
             sys.executable,
             str(ROOT / "experiments" / "main.py"),
