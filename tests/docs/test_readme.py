@@ -11,7 +11,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_readme_is_short():
     lines = README.splitlines()
     assert len(lines) <= 150
-    assert [number for number, line in enumerate(lines, 1) if len(line) > 120] == []
+    text = {number: line for number, line in enumerate(lines, 1) if not line.startswith("|")}
+    assert [number for number, line in text.items() if len(line) > 120] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)

@@ -69,7 +69,7 @@ def test_the_report_draws_and_describes_the_statistics_over_the_range(recorded, 
     monkeypatch.setattr(
         plots, "lines_by_range", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
     )
-    text, page = (path.read_text() for path in report.write(recorded))
+    text, page = (path.read_text() for path in report.write(recorded, []))
     assert (recorded.output / "figure3-inner-fair.png").stat().st_size < 100_000
     assert page.count("data:image/png;base64,") == 2
     reduction, change, rate = drawn[0].axes
@@ -110,7 +110,7 @@ def test_a_grid_without_records_says_so(tmp_path):
     plan = Plan(tmp_path, seeds=1, **PLAN)
     for job in jobs.grid(plan, "fair"):
         ledger.append(tmp_path, simulated_line(job, {}))
-    text = report.write(plan)[0].read_text()
+    text = report.write(plan, [])[0].read_text()
     assert "Not recorded" in text
     assert "figure3-fair.png" in text
     assert not (tmp_path / "figure3-inner-fair.png").exists()

@@ -6,11 +6,20 @@ import re
 
 import numpy as np
 import pytest
-from helpers import make_finished_run, simulated_line
+from helpers import ROOT, make_finished_run, simulated_line
 
 from data_prep.settings import UserError
-from ttt4rec_jax.paper import claims, document, driver, ledger, report, seeds, table1
-from ttt4rec_jax.paper.jobs import BASELINES, EXTRAS, PAPER, TITLES, Plan, jobs, remaining
+from ttt4rec_jax.paper import claims, document, driver, ledger, pages, report, seeds, table1
+from ttt4rec_jax.paper.jobs import (
+    BASELINES,
+    EXTRAS,
+    PAPER,
+    TITLES,
+    Plan,
+    jobs,
+    remaining,
+    saved_plan,
+)
 from ttt4rec_jax.paper.results import collect, scores, table1_runs
 
 TRUE = {"comirec_sa": 0.38, "comirec_dr": 0.36, "popularity": 0.1, "itemknn": 0.2}
@@ -160,7 +169,7 @@ def test_several_verdicts_are_combined():
 
 
 def test_the_report_is_self_contained_and_names_its_conditions(whole):
-    text, page = (path.read_text() for path in report.write(whole))
+    text, page = (path.read_text() for path in report.write(whole, []))
     for expected in (
         "ab" * 32,
         "TTT4Rec",
@@ -185,6 +194,22 @@ def test_the_report_is_self_contained_and_names_its_conditions(whole):
     assert "without all results" not in text
 
 
+def test_committed_pages_have_the_tables_of_the_committed_results():
+    """Mended by: ttt4rec reproduce --output=experiments/results --report_only --pages=PAGES."""
+    output = ROOT / "experiments" / "results"
+    plan = Plan(output, **saved_plan(output))
+    tables = report.tables(plan, collect(plan))
+    for page in ("README.md", "docs/paper.md"):
+        text = (ROOT / page).read_text()
+        assert pages.PLACE.search(text) and pages.fill(text, tables, page) == text, page
+        emptied = pages.PLACE.sub(r"\1\3", text)
+        assert pages.fill(emptied, tables, page) == text != emptied
+    with pytest.raises(UserError, match="no table 'ndgc'; expected one of ndcg, "):
+        pages.fill(text.replace(": ndcg ", ": ndgc "), tables, page)
+    with pytest.raises(UserError, match=r"CHANGELOG\.md has no place for a table"):
+        pages.update([ROOT / "CHANGELOG.md"], tables)
+
+
 def test_a_quick_report_says_so_on_every_page_and_names_what_is_missing(tmp_path):
     plan = Plan(tmp_path, datasets=("beauty",), seeds=1, quick=True)
     by_name = {job.name: job for job in jobs(plan)}
@@ -193,7 +218,7 @@ def test_a_quick_report_says_so_on_every_page_and_names_what_is_missing(tmp_path
     log = driver.log_path(by_name["fair/beauty/sasrec"], tmp_path)
     log.parent.mkdir()
     log.write_text("epoch 1\nerror: the loss is not finite\n")
-    text, page = (path.read_text() for path in report.write(plan))
+    text, page = (path.read_text() for path in report.write(plan, []))
     assert text.count("Quick run: 1 seed and") >= text.count("\n## ")
     assert 'class="note"' in page
     assert "failed: the loss is not finite" in text

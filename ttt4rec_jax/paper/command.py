@@ -59,6 +59,11 @@ class ReproduceFlags(DataFolders):
     report_only: bool = option(
         False, "Train nothing; write the report from the runs that are finished."
     )
+    pages: str = option(
+        "",
+        "Markdown pages, separated by commas, whose tables are written again: those between "
+        "<!-- reproduction: ndcg --> (or claims) and <!-- end -->.",
+    )
     dry_run: bool = option(False, "List the runs; train and write nothing.")
 
     def __post_init__(self) -> None:
@@ -73,7 +78,7 @@ COMMAND = Command(
         Section(
             "Where to run:",
             ReproduceFlags,
-            ("jobs", "output", "report_only", "dry_run", "data_dir", "cache_dir"),
+            ("jobs", "output", "report_only", "pages", "dry_run", "data_dir", "cache_dir"),
         ),
     ),
 )
@@ -154,4 +159,5 @@ def _reproduce(argv: list[str]) -> None:
     # imports matplotlib and polars: a wrong flag is reported before
     from ttt4rec_jax.paper import report
 
-    print(shown(f"wrote the report: {', '.join(map(str, report.write(plan)))}"))
+    pages = [Path(page) for page in flags.pages.split(",") if page]
+    print(shown(f"wrote the report: {', '.join(map(str, report.write(plan, pages)))}"))

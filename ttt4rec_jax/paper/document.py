@@ -93,7 +93,7 @@ def markdown(title: str, note: str, blocks: Sequence[Block]) -> str:
             case Picture(name, caption, _):
                 paragraphs += [f"![{caption}]({name})", f"*{caption}*"]
             case Table():
-                paragraphs.append(_markdown_table(block))
+                paragraphs.append(markdown_table(block))
     return "\n\n".join(paragraphs) + "\n"
 
 
@@ -101,7 +101,8 @@ def _escape_markdown(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown."""
     width = len(table.header)
     lines = [_markdown_row(table.header), "|---" + "|---:" * (width - 1) + "|"]
     for row in table.rows:

@@ -5,7 +5,7 @@ Every number in it comes from results.jsonl.
 
 from pathlib import Path
 
-from ttt4rec_jax.paper import claims, conditions, figures, grid_claims, table1
+from ttt4rec_jax.paper import claims, conditions, figures, grid_claims, pages, table1
 from ttt4rec_jax.paper.claims import Claim, Verdict
 from ttt4rec_jax.paper.document import (
     Block,
@@ -20,7 +20,7 @@ from ttt4rec_jax.paper.document import (
     markdown,
     plural,
 )
-from ttt4rec_jax.paper.jobs import Plan
+from ttt4rec_jax.paper.jobs import PAPER, Plan
 from ttt4rec_jax.paper.results import (
     Results,
     collect,
@@ -54,18 +54,20 @@ def decide_claims(plan: Plan, results: Results, preset: str) -> list[Verdict]:
     ]
 
 
-def claims_blocks(decided: dict[str, list[Verdict]]) -> list[Block]:
-    """Return the section on the claims: a table of verdicts, then the evidence for each.
-
-    decided: {preset: the verdicts, in the order of CLAIMS}.
-    """
+def claims_table(verdicts: dict[str, list[Verdict]]) -> Table:
+    """Return the claims and their verdicts, as `decided` returns them."""
     overview: list[Row] = [
-        [claim.text, *(Cell(verdicts[i].verdict, "b") for verdicts in decided.values())]
+        [claim.text, *(Cell(of_preset[i].verdict, "b") for of_preset in verdicts.values())]
         for i, claim in enumerate(CLAIMS)
     ]
+    return Table(["claim", *(f"preset {preset}" for preset in verdicts)], overview)
+
+
+def claims_blocks(verdicts: dict[str, list[Verdict]]) -> list[Block]:
+    """Return the section on the claims: a table of verdicts, then the evidence for each."""
     section: list[Block] = [
         Heading("Which of the paper's claims held"),
-        Table(["claim", *(f"preset {preset}" for preset in decided)], overview),
+        claims_table(verdicts),
         Text(
             "Differences are tested by Welch's t test over seeds, on the same test users, so that "
             "they say whether other trainings would show them on these users."
@@ -73,9 +75,9 @@ def claims_blocks(decided: dict[str, list[Verdict]]) -> list[Block]:
     ]
     for i, claim in enumerate(CLAIMS):
         section += [Heading(f"Claim {i + 1}", 3), Text(claim.text), Text(_rule(claim))]
-        for preset, verdicts in decided.items():
-            section.append(Text(f"Preset {preset}: **{verdicts[i].verdict}**."))
-            section.append(Bullets(verdicts[i].evidence))
+        for preset, of_preset in verdicts.items():
+            section.append(Text(f"Preset {preset}: **{of_preset[i].verdict}**."))
+            section.append(Bullets(of_preset[i].evidence))
     return section
 
 
@@ -93,6 +95,20 @@ def note_of(plan: Plan) -> str:
     )
 
 
+def decided(plan: Plan, results: Results) -> dict[str, list[Verdict]]:
+    """Return {preset: the verdicts, in the order of CLAIMS}."""
+    return {preset: decide_claims(plan, results, preset) for preset in plan.presets}
+
+
+def tables(plan: Plan, results: Results) -> dict[str, Table]:
+    """Return the tables that a page can hold, by name."""
+    return {
+        "ndcg": pages.ndcg_table(plan, results),
+        "ndcg-paper": pages.ndcg_table(plan, results, PAPER),
+        "claims": claims_table(decided(plan, results)),
+    }
+
+
 def blocks_of(plan: Plan, results: Results) -> list[Block]:
     """Return the blocks of the whole report."""
     finished = sum(map(len, results.runs.values()))
@@ -100,8 +116,7 @@ def blocks_of(plan: Plan, results: Results) -> list[Block]:
     summary = f"{plural(finished, 'run')} with a result. Data and seeds: {counts}."
     if results.missing:
         summary += f" {plural(len(results.missing), 'job')} without all results: see the end."
-    decided = {preset: decide_claims(plan, results, preset) for preset in plan.presets}
-    blocks = [Text(summary), *conditions.settings(plan), *claims_blocks(decided)]
+    blocks = [Text(summary), *conditions.settings(plan), *claims_blocks(decided(plan, results))]
     if "table1" in plan.parts:
         blocks += table1.blocks(plan, results)
     if "figure2" in plan.parts:
@@ -111,9 +126,13 @@ def blocks_of(plan: Plan, results: Results) -> list[Block]:
     return blocks + conditions.blocks(results)
 
 
-def write(plan: Plan) -> list[Path]:
-    """Write report.md with its pictures, and report.html; return both paths. Raise UserError."""
-    blocks = blocks_of(plan, collect(plan))
+def write(plan: Plan, pages_to_update: list[Path]) -> list[Path]:
+    """Write report.md with its pictures, report.html, and the tables of pages; return the paths.
+
+    Raise UserError.
+    """
+    results = collect(plan)
+    blocks = blocks_of(plan, results)
     note = note_of(plan)
     for block in blocks:
         if isinstance(block, Picture):
@@ -124,4 +143,5 @@ def write(plan: Plan) -> list[Path]:
     }
     for name, text in texts.items():
         write_text(plan.output / name, text)
-    return [plan.output / name for name in texts]
+    pages.update(pages_to_update, tables(plan, results))
+    return [*(plan.output / name for name in texts), *pages_to_update]

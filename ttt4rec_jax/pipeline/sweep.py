@@ -255,7 +255,7 @@ def saved_flags(root: Path) -> dict[str, list] | None:
         return None
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{root / 'sweep.json'}: not the flags of a sweep ({first_line(error)}); "
             "copy its folder again"
