@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ttt4rec_jax.api.data import Data, prepare
     from ttt4rec_jax.api.evaluate import evaluate
     from ttt4rec_jax.api.run import Run, load
+    from ttt4rec_jax.api.search import SearchResult, search
     from ttt4rec_jax.api.train import sweep, train
     from ttt4rec_jax.config import Capabilities, Config, ModelConfig
     from ttt4rec_jax.models.custom import register, register_inner
@@ -32,6 +33,7 @@ NAMES = {
     "Recommendation": ("serving.recommender", "Recommendation"),
     "Recommender": ("serving.recommender", "Recommender"),
     "Run": ("api.run", "Run"),
+    "SearchResult": ("api.search", "SearchResult"),
     "Session": ("serving.recommender", "Session"),
     "compare": ("api.compare", "compare"),
     "enable_program_cache": ("pipeline.devices", "enable_compilation_cache"),
@@ -40,6 +42,7 @@ NAMES = {
     "prepare": ("api.data", "prepare"),
     "register": ("models.custom", "register"),
     "register_inner": ("models.custom", "register_inner"),
+    "search": ("api.search", "search"),
     "sweep": ("api.train", "sweep"),
     "train": ("api.train", "train"),
 }
@@ -56,6 +59,7 @@ __all__ = [
     "Recommendation",
     "Recommender",
     "Run",
+    "SearchResult",
     "Session",
     "UserError",
     "compare",
@@ -66,6 +70,7 @@ __all__ = [
     "prepare",
     "register",
     "register_inner",
+    "search",
     "sweep",
     "train",
 ]

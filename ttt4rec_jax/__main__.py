@@ -18,6 +18,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "train": Entry("cli.main", "Train and evaluate a model, or a sweep of several settings."),
     "sweep": Entry("cli.main", "The same as train; flags with several values define a sweep."),
+    "search": Entry("cli.search", "Search for the best options of a model, by validation."),
     "compare": Entry("cli.compare", "Compare finished runs by a paired test."),
     "recommend": Entry("cli.recommend", "Recommend items with a finished run."),
     "export": Entry("cli.export", "Export a finished run to serve it without this package."),

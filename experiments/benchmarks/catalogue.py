@@ -18,8 +18,8 @@ from generated import generated
 from timing import interleaved, machine, show
 
 from data_prep.settings import option
-from ttt4rec_jax.cli.values import expand
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
+from ttt4rec_jax.config.values import expand
 from ttt4rec_jax.training.compile import Executables, compile_runs
 from ttt4rec_jax.training.step import EpochSums
 

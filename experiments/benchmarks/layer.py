@@ -20,7 +20,7 @@ from flax import nnx
 from timing import interleaved, machine
 
 from data_prep.settings import option
-from ttt4rec_jax.cli.values import expand
+from ttt4rec_jax.config.values import expand
 from ttt4rec_jax.ttt.inner import Norm, layer_norm
 from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
 

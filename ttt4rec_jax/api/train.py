@@ -14,6 +14,7 @@ from ttt4rec_jax.api.data import Data, Source, as_data
 from ttt4rec_jax.api.options import option_lists
 from ttt4rec_jax.api.run import Run
 from ttt4rec_jax.config import Config, memory
+from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.pipeline import presets, resume
 from ttt4rec_jax.pipeline import sweep as sweeps
@@ -111,48 +112,65 @@ def _experiment(
     options: dict[str, Any],
 ) -> tuple[Experiment, tempfile.TemporaryDirectory | None]:
     """Return what is to be trained, and the temporary folder it is in, if any. Raises UserError."""
-    started = time.perf_counter()
-    log = log or _silent
-    for name, function in (("on_epoch", on_epoch), ("log", log)):
-        if function is not None and not callable(function):
-            raise UserError(f"{name}: {function!r} is not a function")
+    if on_epoch is not None and not callable(on_epoch):
+        raise UserError(f"on_epoch: {on_epoch!r} is not a function")
     data = as_data(data)
+    log = log or _silent
     if run_dir is not None:
         options = options | {"run_dir": str(run_dir)}
     lists, given = option_lists(data.config, model, options)
     presets.check_swept(lists, given)
     lists = resume.complete(lists, given, log)
     combinations, run_config = combine(lists)
-    temporary = None
-    if run_dir is None:
-        temporary = tempfile.TemporaryDirectory(prefix="ttt4rec-", ignore_cleanup_errors=True)
-        run_dir = Path(temporary.name) / "run"
-    root = RunFolder(Path(run_dir))
+    root, temporary = folder(run_dir)
     resume.check_folder(root, combinations, run_config.resume)
     if any(config.record.tensorboard for config in combinations.values()):
         tensorboard.check_installed()
-    on_host = host_data.stays_on_host(run_config.data_placement, data.folder)
-    dataset = load_dataset(data.folder, on_host) if on_host else data.dataset
 
     def after_epoch(name: str, line: dict[str, Any], params: Any) -> str | None:
         assert on_epoch is not None
         return on_epoch(line | {"combination": name} if name else line, params)
 
-    experiment = Experiment(
+    base = base_experiment(data, root, run_config, len(combinations), progress, log)
+    return base._replace(
         combinations=combinations,
         flags=lists,
+        on_epoch=after_epoch if on_epoch else None,
+    ), temporary
+
+
+def folder(
+    run_dir: str | Path | None,
+) -> tuple[RunFolder, tempfile.TemporaryDirectory | None]:
+    """Return a run's folder, in a temporary folder if none is named."""
+    if run_dir is not None:
+        return RunFolder(Path(run_dir)), None
+    temporary = tempfile.TemporaryDirectory(prefix="ttt4rec-", ignore_cleanup_errors=True)
+    return RunFolder(Path(temporary.name) / "run"), temporary
+
+
+def base_experiment(
+    data: Data, root: RunFolder, run_config: RunConfig, num_runs: int, progress: bool, log: Log
+) -> Experiment:
+    """Return an experiment without combinations. Raises UserError."""
+    started = time.perf_counter()
+    if not callable(log):
+        raise UserError(f"log: {log!r} is not a function")
+    on_host = host_data.stays_on_host(run_config.data_placement, data.folder)
+    dataset = load_dataset(data.folder, on_host) if on_host else data.dataset
+    return Experiment(
+        combinations={},
+        flags={},
         root=root,
         dataset=dataset,
         items=catalogue.from_prepared(data.folder, dataset),
-        mesh=device_mesh(run_config, len(combinations)),
+        mesh=device_mesh(run_config, num_runs),
         platform=platform(),
         started=started,
         prepare_seconds=data.seconds,
         log=log,
-        on_epoch=after_epoch if on_epoch else None,
         bar=tqdm.auto.tqdm if progress else None,
     )
-    return experiment, temporary
 
 
 def _train(experiment: Experiment) -> dict[str, dict]:

@@ -20,8 +20,8 @@ from data_prep.settings import UserError, choices_of, nearest, option
 from data_prep.text import shown
 from ttt4rec_jax.cli.surroundings import in_one_line, start_jax
 from ttt4rec_jax.cli.terminal import discard_output, prepare_streams
-from ttt4rec_jax.cli.values import convert
 from ttt4rec_jax.config.execution import DataFolders
+from ttt4rec_jax.config.values import convert
 from ttt4rec_jax.training.interrupt import Interrupted
 
 if TYPE_CHECKING:

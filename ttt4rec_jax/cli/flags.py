@@ -9,10 +9,10 @@ from absl.flags import FlagValues
 from data_prep.settings import UserError
 from ttt4rec_jax.cli.command import Command, Section
 from ttt4rec_jax.cli.surroundings import start_jax
-from ttt4rec_jax.cli.values import convert, expand
 from ttt4rec_jax.config import SECTIONS, SWEPT
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.config.models import config_class, own_options
+from ttt4rec_jax.config.values import convert, expand
 from ttt4rec_jax.pipeline import presets
 
 PARTS: dict[str, type] = {**SECTIONS, "run": RunConfig}

@@ -23,6 +23,8 @@ from ttt4rec_jax.pipeline import sweep
 from ttt4rec_jax.pipeline.devices import platform, start_devices
 from ttt4rec_jax.pipeline.experiment import Experiment, fit, saved_results, train_all
 from ttt4rec_jax.pipeline.resume import check_folder
+from ttt4rec_jax.pipeline.search import run as search_options
+from ttt4rec_jax.pipeline.search_space import Search
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.training import host_data, tensorboard
@@ -49,17 +51,13 @@ def run(
     mesh = start_devices(run_config, len(combinations))
     if config.record.tensorboard:
         tensorboard.check_installed()
-    prepared = prepare(config.data, run_config.data_dir, run_config.cache_dir)
-    on_host = host_data.stays_on_host(run_config.data_placement, prepared)
-    dataset = load_dataset(prepared, on_host)
+    prepared, dataset = load(config, run_config)
     prepare_seconds = time.perf_counter() - started
     if not processes.is_primary():
         if not run_config.dry_run:
             fit({"": config}, dataset, root, {"": root}, mesh, log=_silent)
         return
-    placement = ", data on the host" * on_host
-    print(shown_lines(f"{describe(dataset, prepared)}\nplatform  {platform()}{placement}"))
-    print(shown(f"run       {root.path}"), flush=True)
+    introduce(dataset, prepared, root)
     if run_config.dry_run:
         print(shown_lines(dry_run(combinations, dataset, root.path)))
         return
@@ -80,6 +78,50 @@ def run(
                 log=reporter({name: RunFolder(root.path / name) for name in combinations}),
             )
         )
+
+
+def search(asked: Search, run_config: RunConfig, root: RunFolder, started: float) -> dict:
+    """Search for the best options, and return the content of search.json.
+
+    Raises UserError, or Interrupted after everything has been saved.
+    """
+    config = asked.combination({name: one.first for name, one in asked.space.items()})
+    mesh = start_devices(run_config, asked.batch)
+    prepared, dataset = load(config, run_config)
+    prepare_seconds = time.perf_counter() - started
+    introduce(dataset, prepared, root)
+    space = "\n          ".join(f"{name} {one.text()}" for name, one in asked.space.items())
+    print(shown_lines(f"space     {space}"), flush=True)
+    with root.locked():
+        return search_options(
+            asked,
+            Experiment(
+                combinations={},
+                flags={},
+                root=root,
+                dataset=dataset,
+                items=catalogue.from_prepared(prepared, dataset),
+                mesh=mesh,
+                platform=platform(),
+                started=started,
+                prepare_seconds=prepare_seconds,
+                log=reporter({}),
+            ),
+        )
+
+
+def load(config: Config, run_config: RunConfig) -> tuple[Path, Dataset]:
+    """Return the prepared folder and what is loaded of it. Raises UserError."""
+    prepared = prepare(config.data, run_config.data_dir, run_config.cache_dir)
+    on_host = host_data.stays_on_host(run_config.data_placement, prepared)
+    return prepared, load_dataset(prepared, on_host)
+
+
+def introduce(dataset: Dataset, prepared: Path, root: RunFolder) -> None:
+    """Print the data, the devices and the folder."""
+    placement = ", data on the host" * dataset.on_host
+    print(shown_lines(f"{describe(dataset, prepared)}\nplatform  {platform()}{placement}"))
+    print(shown(f"run       {root.path}"), flush=True)
 
 
 def describe(dataset: Dataset, prepared: Path) -> str:

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from data_prep.settings import UserError, check, option
+from data_prep.settings import UserError, check, nearest, option
 
+PRESETS = ("paper", "fair", "authors", "best")
 PROGRAM_CACHE = (
     "Folder that caches compiled programs; default: a folder in the user's cache directory; "
     "none: no cache."
@@ -36,8 +37,8 @@ class RunConfig(DataFolders):
         "paper",
         "Values of the flags that are not given: those of the paper; the same with an equal target "
         "tower and equal early stopping for all models (fair); those that its authors probably "
-        "used; or the best known ones for the model and data set.",
-        choices=("paper", "fair", "authors", "best"),
+        "used (authors); the best known ones for the model and data set (best); or those of a "
+        "file that search has written (FILE.json).",
     )
     run_dir: str = option(
         "", "Folder of the run; default: runs/<model>-<dataset>-<time>.", path=True
@@ -76,6 +77,11 @@ class RunConfig(DataFolders):
 
     def __post_init__(self) -> None:
         check(self)
+        if self.preset not in PRESETS and not self.preset.endswith(".json"):
+            raise UserError(
+                f"--preset: {self.preset!r} is not one of {', '.join(PRESETS)} or a file .json"
+                f"{nearest(self.preset, PRESETS)}"
+            )
         mesh_sizes(self.mesh)
         if (self.num_processes > 1) != bool(self.coordinator):
             raise UserError("--coordinator and --num_processes: give both, or neither")

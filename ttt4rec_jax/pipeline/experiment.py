@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
 
     combinations: by the name of their folder in `root`, "" for a single run. flags: the values of
     every option, which a sweep records. started: time.perf_counter() when the program started. bar:
-    the class of the progress bar, None for no bar.
+    the class of the progress bar, None for no bar. rank_test: whether the test set is ranked.
     """
 
     combinations: dict[str, Config]
@@ -50,6 +50,7 @@ class Experiment(NamedTuple):
     log: Callable[[str], Any]
     on_epoch: OnEpoch | None = None
     bar: type[tqdm] | None = tqdm
+    rank_test: bool = True
 
     @property
     def is_sweep(self) -> bool:
@@ -165,6 +166,7 @@ def train_group(
             experiment.log,
             experiment.on_epoch,
             experiment.bar,
+            experiment.rank_test,
         )
     except DivergedError as error:
         if not experiment.is_sweep:
@@ -181,13 +183,14 @@ def fit(
     log: Callable[[str], Any],
     on_epoch: OnEpoch | None = None,
     bar: type[tqdm] | None = tqdm,
+    rank_test: bool = True,
 ) -> dict[str, Outcome | DivergedError]:
     """Train and evaluate the runs of one program, and return {name: its outcome or its error}.
 
     Args:
         folder: Where the training state is saved.
         folders: Where each run's metrics and best parameters are written.
-        log, on_epoch, bar: those of Experiment.
+        log, on_epoch, bar, rank_test: those of Experiment.
 
     Raises DivergedError if all runs diverge, Interrupted, UserError.
     """
@@ -213,6 +216,7 @@ def fit(
         log,
         on_epoch=after_epoch if on_epoch else training.ignore,
         bar=bar,
+        rank_test=rank_test,
     )
     return dict(zip(names, outcomes, strict=True))
 

@@ -6,14 +6,18 @@ paper: Zhan, Lv, Zhang, Li (AAAI-25 student abstract): windows of 10 clicks, bin
 fair: The same, but with an equal target tower and equal early stopping for all models; see FAIR.
 authors: The settings that the abstract's authors probably used; see AUTHORS.
 best: The settings with the best validation metrics known for a model and data set; see BEST.
+FILE.json: The settings that a search has found (search_report.py).
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.settings import UserError
+from data_prep.files import read_json
+from data_prep.settings import UserError, first_line
 from ttt4rec_jax.config import SECTIONS, options
 from ttt4rec_jax.config.models import has_option
+from ttt4rec_jax.config.run import sections
 
 
 class Preset(NamedTuple):
@@ -179,6 +183,8 @@ def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
         return fair(model)
     if preset == "authors":
         return authors(model)
+    if preset.endswith(".json"):
+        return of_file(Path(preset), model)
     if preset != "best":
         return {}
     best = BEST.get((model, dataset))
@@ -189,6 +195,25 @@ def values(preset: str, model: str, dataset: str) -> dict[str, Any]:
             f"{known}; leave it out, or choose one of these"
         )
     return best.values
+
+
+def of_file(path: Path, model: str) -> dict[str, Any]:
+    """Return the values in a file that a search has written. Raises UserError."""
+    try:
+        content = read_json(path)
+        values = dict(content["values"])
+        found = content["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--preset: {path} is no file of a search ({first_line(error)}); name one that "
+            "search --preset_out has written"
+        ) from error
+    if found != model:
+        raise UserError(f"--preset: {path} is for --model={found}, found --model={model}")
+    known = {f.name for part in sections(model).values() for f in dataclasses.fields(part)}
+    if unknown := sorted(values.keys() - known):
+        raise UserError(f"--preset: {path} has the unknown option {unknown[0]!r}; remove it")
+    return values
 
 
 def apply(lists: dict[str, list], given: set[str]) -> dict[str, list]:

@@ -5,6 +5,7 @@ No other package imports matplotlib. Imports no JAX.
 
 from ttt4rec_jax.plots.epochs import INNER, curves, epochs_and_line, inner_means
 from ttt4rec_jax.plots.figure import png, save
+from ttt4rec_jax.plots.search import search
 from ttt4rec_jax.plots.sweeps import heat_map, line_over_seeds, lines_by_range
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "lines_by_range",
     "png",
     "save",
+    "search",
 ]

@@ -50,14 +50,15 @@ def fit(
     on_dispatch: Callable[[Dispatch], None] = ignore,
     on_epoch: OnEpoch = ignore,
     bar: type[tqdm] | None = tqdm,
+    rank_test: bool = True,
 ) -> list[Outcome | DivergedError]:
     """Train from the last checkpoint in `folder`, or from the start; return each run's outcome.
 
     run_folders: where each run's metrics and best parameters are written; for a single run,
     `folder` itself. on_epoch: called for each run after each epoch; "stop" ends that run; if it
     raises, the epoch is saved before the error propagates. bar: the class of the progress bar, None
-    for no bar. Raises Interrupted after everything has been saved, DivergedError if no run is left,
-    and UserError.
+    for no bar. rank_test: if not, outcomes have no test ranks. Raises Interrupted after everything
+    has been saved, DivergedError if no run is left, and UserError.
     """
     program = executables.program
     training = program.training
@@ -87,7 +88,7 @@ def fit(
                     )
             records.last.wait()
         processes.barrier("saved")
-        return trained_outcomes(executables, progress, state, records)
+        return trained_outcomes(executables, progress, state, records, rank_test)
 
 
 # --- an epoch's end
@@ -240,20 +241,21 @@ def finite(ranks: dict[str, Ranks] | ArithmeticError) -> dict[str, Ranks]:
 
 
 def trained_outcomes(
-    executables: Executables, progress: Progress, state: TrainState, records: Records
+    executables: Executables,
+    progress: Progress,
+    state: TrainState,
+    records: Records,
+    rank_test: bool,
 ) -> list[Outcome | DivergedError]:
-    """Rank the test set with each run's best parameters, and return the runs' outcomes."""
+    """Return the runs' outcomes, with ranks of the test set by each run's best parameters."""
     program = executables.program
     num_runs = len(program.configs)
-    chosen = []
-    for r, (run, best) in enumerate(zip(progress.runs, records.best, strict=True)):
-        params = program.mesh.unstack(state.params, r)
-        restored = best.load(params, run.best_epoch) if run.best_epoch else None
-        chosen.append(restored[0] if restored else params)
-    stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(chosen))
-    params_R = program.mesh.place(stacked, RUNS)
     started = time.perf_counter()
-    test_R = executables.evaluate.of_runs(params_R, "test")
+    test_R: Sequence[dict[str, Ranks] | ArithmeticError] = [{}] * num_runs
+    if rank_test:
+        test_R = executables.evaluate.of_runs(
+            best_params(program, progress, state, records), "test"
+        )
     test_seconds = (time.perf_counter() - started) / num_runs
 
     def outcome(
@@ -272,3 +274,14 @@ def trained_outcomes(
         return Outcome(run.history, run.best_epoch, size, validation, finite(test), seconds)
 
     return [outcome(run, test) for run, test in zip(progress.runs, test_R, strict=True)]
+
+
+def best_params(program: Program, progress: Progress, state: TrainState, records: Records) -> Any:
+    """Return each run's best parameters, on the devices; its last ones if there are no better."""
+    chosen = []
+    for r, (run, best) in enumerate(zip(progress.runs, records.best, strict=True)):
+        params = program.mesh.unstack(state.params, r)
+        restored = best.load(params, run.best_epoch) if run.best_epoch else None
+        chosen.append(restored[0] if restored else params)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(chosen))
+    return program.mesh.place(stacked, RUNS)
