@@ -53,9 +53,10 @@ def _check_family(dataset: str) -> None:
     family, _, member = dataset.partition(":")
     if family not in FAMILIES or (not member and os.path.exists(dataset)):
         return
-    names = members(family)
-    listed = ", ".join(name.partition(":")[2] for name in names)
+    names = [name.partition(":")[2] for name in members(family)]
+    like = [name for name in names if member and member.lower() in name.lower()]
+    close = nearest(like[0], like) if like else nearest(member, names)
     raise UserError(
-        f"--dataset: {dataset!r} is none of the data sets of {family}{nearest(dataset, names)}; "
-        f"expected {family}:NAME with one of {listed}"
+        f"--dataset: {dataset!r} is none of the data sets of {family}{close}; expected "
+        f"{family}:NAME with one of {', '.join(names)}"
     )

@@ -134,6 +134,7 @@ def _amazon2014(name: str, category: str, megabytes: int = 0) -> Source:
     return Source(
         name=name,
         title=f"Amazon 2014, {category.replace('_', ' ')}, 5-core",
+        group="Amazon 2014 by category, 5-core" if ":" in name else "",
         file=f"reviews_{category}_5.json.gz",
         url=f"{URL_2014}/reviews_{category}_5.json.gz",
         megabytes=megabytes,
@@ -143,7 +144,7 @@ def _amazon2014(name: str, category: str, megabytes: int = 0) -> Source:
         others=((f"ratings_{category}.csv", RATINGS),),
         clicks=CATEGORIES_2014[category],
         page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
-        filters="SASRec, S3-Rec",
+        filters="5-core, as in SASRec and S3-Rec",
         licence=LICENCE,
         citation="R. He, J. McAuley. Ups and Downs: Modeling the Visual Evolution of Fashion "
         "Trends. WWW 2016.",
@@ -154,6 +155,7 @@ def _amazon2018(category: str) -> Source:
     return Source(
         name=f"amazon2018:{category}",
         title=f"Amazon 2018, {category.replace('_', ' ')}, 5-core",
+        group="Amazon 2018 by category, 5-core",
         file=f"amazon2018/{category}_5.json.gz",
         url=f"{UCSD}/amazon_v2/categoryFilesSmall/{category}_5.json.gz",
         layout=REVIEWS,
@@ -162,8 +164,8 @@ def _amazon2018(category: str) -> Source:
         others=((f"amazon2018/{category}.csv", RATINGS_2018),),
         clicks=CATEGORIES_2018[category],
         page="https://nijianmo.github.io/amazon/index.html",
-        filters="SASRec, S3-Rec",
-        note="the publisher's 5-core file of reviews",
+        filters="5-core, as in SASRec and S3-Rec",
+        note="Read from the publisher's 5-core file of reviews.",
         licence=LICENCE,
         citation="J. Ni, J. Li, J. McAuley. Justifying Recommendations using Distantly-Labeled "
         "Reviews and Fine-Grained Aspects. EMNLP-IJCNLP 2019.",
@@ -174,6 +176,7 @@ def _amazon2023(category: str) -> Source:
     return Source(
         name=f"amazon2023:{category}",
         title=f"Amazon 2023, {category.replace('_', ' ')}, 5-core",
+        group="Amazon 2023 by category, 5-core",
         file=f"amazon2023/{category}.csv.gz",
         url=f"{UCSD}/amazon_2023/benchmark/5core/rating_only/{category}.csv.gz",
         layout=RATINGS_2023,
@@ -182,8 +185,9 @@ def _amazon2023(category: str) -> Source:
         others=((f"amazon2023/{category}.csv", RATINGS_2023),),
         clicks=CATEGORIES_2023[category],
         page="https://amazon-reviews-2023.github.io/",
-        filters="the publisher's benchmark, 5-core",
-        note="the publisher's 5-core file of ratings; of a user's repeated reviews the first",
+        filters="5-core, as in the publisher's benchmark",
+        note="Read from the publisher's 5-core file of ratings, which holds the first of a "
+        "user's reviews of a product; the item is `parent_asin`.",
         licence=LICENCE,
         citation="Y. Hou, J. Li, Z. He, A. Yan, X. Chen, J. McAuley. Bridging Language and Items "
         "for Retrieval and Recommendation. arXiv 2403.03952, 2024.",

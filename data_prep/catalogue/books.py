@@ -19,6 +19,7 @@ def _goodreads(genre: str, path: str, clicks: int, megabytes: int) -> Source:
     return Source(
         name=f"goodreads:{genre}",
         title=f"Goodreads, {genre.replace('_', ' ')} books on shelves",
+        group="Goodreads, all books or those of a genre",
         file=path.rpartition("/")[2],
         url=f"{GOODREADS}/{path}",
         megabytes=megabytes,
@@ -27,9 +28,9 @@ def _goodreads(genre: str, path: str, clicks: int, megabytes: int) -> Source:
         item_core=5,
         clicks=clicks,
         page="https://cseweb.ucsd.edu/~jmcauley/datasets/goodreads.html",
-        filters="SASRec's 5-core",
-        note="a click is a book put on a shelf, on the day that it was added; "
-        "--where=\"is_read = 'true'\" keeps those that were read",
+        filters="5-core, as SASRec filters its data",
+        note="A click is a book put on a shelf, at the time at which it was added; "
+        "`--where=\"is_read = 'true'\"` keeps those that were read.",
         licence="For academic use; no redistribution, no commercial use.",
         citation="M. Wan, J. McAuley. Item Recommendation on Monotonic Behavior Chains. RecSys "
         "2018.",
@@ -62,9 +63,9 @@ SOURCES = (
         item_core=5,
         clicks=1_149_780,
         page="http://www2.informatik.uni-freiburg.de/~cziegler/BX/",
-        filters="SASRec's 5-core",
-        note="there are no times: clicks are in the order of the file, which is none in time, so "
-        "that a model of sequences cannot be judged by it; a rating of 0 is a click too",
+        filters="5-core, as SASRec filters its data",
+        note="There are no times: clicks are in the order of the file, which is none in time, so"
+        " that models of sequences cannot be judged by it. A rating of 0 is a click too.",
         licence="For research; its publisher states no licence (C.-N. Ziegler).",
         citation="C.-N. Ziegler, S. M. McNee, J. A. Konstan, G. Lausen. Improving Recommendation "
         "Lists Through Topic Diversification. WWW 2005.",

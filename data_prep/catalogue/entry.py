@@ -62,18 +62,20 @@ class Titles:
 class Source:
     """A data set: its file, its licence, its default filters (a core of 0 or 1 filters nothing).
 
-    name: what --dataset says. title: what it is. file: its path in data_dir. url: where it is
-    downloaded from; "" if a person has to fetch it, as `by_hand` says. md5: the official checksum,
-    if one is published. megabytes: the size of the download, 0 if unknown. others: other files,
-    each with its layout, the first of which is used that is in data_dir if `file` is not. clicks:
-    how many its publisher or its paper counts before any filter, 0 if unknown. page: the address
-    that describes it. filters: whose default filters these are. note: what a click is, if that
-    does not go without saying. licence: begins with its name, up to the first semicolon. time_unit:
-    of the times that are stored, "" if it follows from their form.
+    name: what --dataset says. title: what it is. group: what its family is. file: its path in
+    data_dir. url: where it is downloaded from; "" if a person has to fetch it, as `by_hand` says.
+    md5: the official checksum, if one is published. megabytes: the size of the download, 0 if
+    unknown. others: other files, each with its layout, the first of which is used that is in
+    data_dir if `file` is not. clicks: how many its publisher or its paper counts before any
+    condition or filter, 0 if unknown. page: the address that describes it. filters: what the
+    default filters are, and whose. note: what a click is and what else has to be known, in
+    sentences of Markdown. licence: begins with its name, up to the first semicolon. time_unit: of
+    the times that are stored, "" if it follows from their form.
     """
 
     name: str
     title: str = ""
+    group: str = ""
     file: str = ""
     url: str = ""
     by_hand: str = ""

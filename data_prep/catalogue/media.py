@@ -6,6 +6,7 @@ from data_prep.catalogue.entry import Layout, Source, Titles
 
 MIND = Source(
     name="mind",
+    group="MIND, news clicked by users",
     by_hand="accept the licence at the page, and download the archive",
     layout=Layout(
         kind="impressions",
@@ -16,10 +17,10 @@ MIND = Source(
     user_core=5,
     item_core=5,
     page="https://msnews.github.io/",
-    filters="SASRec's 5-core",
-    note="clicks are a user's history, whose times are not published and count as 12 October 2019 "
-    "(the first day), and then the news of each impression that are marked with 1; the training "
-    "archive alone is read",
+    filters="5-core, as SASRec filters its data",
+    note="Clicks are first the news of a user's history, whose times are not published and "
+    "count as 12 October 2019 (the first day of the data), and then those of each "
+    "impression that are marked with 1. The archive of the training set alone is read.",
     licence="Microsoft Research License Terms; for research, non-commercial.",
     citation="F. Wu et al. MIND: A Large-scale Dataset for News Recommendation. ACL 2020.",
     time_unit="",
@@ -48,10 +49,10 @@ SOURCES = (
         item_core=5,
         clicks=19_150_868,
         page="https://zenodo.org/records/6090214",
-        filters="SASRec's 5-core",
-        note="the item is the artist's name, as in session-based papers (RepeatNet), since many "
-        "artists and a ninth of the tracks have no id; tracks of one artist in a row are repeats "
-        "(--dedup=consecutive)",
+        filters="5-core, as SASRec filters its data",
+        note="The item is the artist, as in session-based papers (RepeatNet), and by name, since "
+        "69,420 of 176,948 artists have no id. Tracks of one artist in a row are repeats, which "
+        "`--dedup=consecutive` drops.",
         licence="For non-commercial use; with permission of Last.fm (see the archive's README).",
         citation="O. Celma. Music Recommendation and Discovery in the Long Tail. Springer, 2010.",
         time_unit="",
@@ -88,9 +89,9 @@ SOURCES = (
         item_core=5,
         clicks=12_530_806,
         page="https://kuairec.com/",
-        filters="SASRec's 5-core",
-        note="a click is a video watched for twice its length or more, which the paper calls "
-        "liked; --where='watch_ratio >= 0' keeps all",
+        filters="5-core, as SASRec filters its data",
+        note="A click is a video watched for twice its length or more, as in the paper; "
+        '`--where="watch_ratio >= 0"` keeps all.',
         licence="CC BY-SA 4.0; with attribution, shared alike.",
         citation="C. Gao et al. KuaiRec: A Fully-observed Dataset and Insights for Evaluating "
         "Recommender Systems. CIKM 2022.",
@@ -107,9 +108,9 @@ SOURCES = (
         item_core=5,
         clicks=7_793_069,
         page="https://cseweb.ucsd.edu/~jmcauley/datasets.html#steam_data",
-        filters="SASRec",
-        note="each review is a click; a user is a display name; times are days; the lines are "
-        "Python's dicts, which take minutes to read",
+        filters="5-core, as in SASRec",
+        note="Each review is a click, and a display name a user. Times are days. The lines are "
+        "dicts of Python, which take minutes to read.",
         licence="None stated by its publisher (J. McAuley, UCSD); for research.",
         citation="W.-C. Kang, J. McAuley. Self-Attentive Sequential Recommendation. ICDM 2018.",
         time_unit="",

@@ -6,7 +6,7 @@ The checksums are those that GroupLens publishes beside each archive (ml-20m.zip
 from data_prep.catalogue.entry import Layout, Source, Titles
 
 URL = "https://files.grouplens.org/datasets/movielens"
-PAGE = "https://grouplens.org/datasets/movielens"
+PAGE = "https://grouplens.org/datasets/movielens/"
 
 
 def _earlier(separator: str, member: str) -> Layout:
@@ -54,9 +54,9 @@ def _movielens(
         titles=layouts[1],
         item_core=5,
         clicks=clicks,
-        page=PAGE if not md5 else f"{PAGE}/{archive.removeprefix('ml-')}/",
-        filters="SASRec (every user has at least 20 ratings)",
-        note="every rating is a click; --where='rating >= 4' keeps those that are liked",
+        page=PAGE,
+        filters="items with at least 5 clicks, as in SASRec; every user has at least 20 ratings",
+        note='Every rating is a click; `--where="rating >= 4"` keeps the high ones.',
         licence="For research; no redistribution without permission, no commercial use "
         "(GroupLens, see the archive's README).",
         citation="F. M. Harper, J. A. Konstan. The MovieLens Datasets: History and Context. "

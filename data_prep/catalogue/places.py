@@ -2,13 +2,14 @@
 
 from data_prep.catalogue.entry import Layout, Source
 
-POI = "GETNext: users and places with at least 10 check-ins"
+POI = "users and places with at least 10 check-ins, as in GETNext"
 
 
 def _foursquare(city: str, name: str, clicks: int) -> Source:
     return Source(
         name=f"foursquare:{city}",
         title=f"Foursquare, check-ins in {name}",
+        group="Foursquare, check-ins in New York or Tokyo",
         file="dataset_tsmc2014.zip",
         by_hand="download the NYC and Tokyo Check-in Dataset from the page",
         layout=Layout(
@@ -66,7 +67,7 @@ SOURCES = (
         item_core=10,
         clicks=6_442_890,
         page="https://snap.stanford.edu/data/loc-gowalla.html",
-        filters="NGCF, LightGCN: 10-core",
+        filters="10-core, as in NGCF and LightGCN",
         licence="None stated by its publisher (SNAP, Stanford); for research.",
         citation="E. Cho, S. A. Myers, J. Leskovec. Friendship and Mobility: User Movement in "
         "Location-Based Social Networks. KDD 2011.",
@@ -84,8 +85,8 @@ SOURCES = (
         item_core=5,
         clicks=6_990_280,
         page="https://business.yelp.com/data/resources/open-dataset/",
-        filters="S3-Rec, which uses the reviews since 2019 alone",
-        note="each review is a click; --where=\"date >= '2019-01-01'\" keeps those since 2019",
+        filters="5-core, as in S3-Rec, which uses the reviews since 2019 alone",
+        note="Each review is a click; `--where=\"date >= '2019-01-01'\"` keeps those since 2019.",
         licence="Yelp Dataset Terms of Use; for academic use.",
         citation="Yelp Open Dataset. Yelp Inc., 2022.",
         time_unit="",

@@ -19,6 +19,7 @@ def _s3rec(name: str) -> Source:
     return Source(
         name=f"s3rec:{name}",
         title=f"S3-Rec's {name.replace('_', ' ')}, sequences without times",
+        group="S3-Rec's sequences, without times",
         file=f"s3rec/{name}.txt",
         url=f"{URL}/{name}.txt",
         megabytes=2 if name in ("Sports_and_Outdoors", "Yelp") else 1,

@@ -2,7 +2,7 @@
 
 from data_prep.catalogue.entry import Layout, Source
 
-SESSIONS = "GRU4Rec, SR-GNN: items with at least 5 clicks, sessions of at least 2"
+SESSIONS = "items with at least 5 clicks and sessions of at least 2, as in GRU4Rec and "
 EVENTS = Layout(
     kind="csv",
     user="visitorid",
@@ -24,9 +24,9 @@ SOURCES = (
         item_core=5,
         clicks=2_756_101,
         page="https://www.kaggle.com/datasets/retailrocket/ecommerce-dataset",
-        filters="SASRec's 5-core",
-        note="views are clicks; --where=\"event = 'transaction'\" reads purchases instead, and "
-        "--where='itemid > 0' events of every kind",
+        filters="5-core, as SASRec filters its data",
+        note="Views are clicks; `--where=\"event = 'transaction'\"` reads purchases instead, and "
+        '`--where="itemid > 0"` events of every kind.',
         licence="CC BY-NC-SA 4.0; for non-commercial use, with attribution, shared alike.",
         citation="R. Zykov, N. Artem, A. Alexander. Retailrocket recommender system dataset. "
         "Kaggle, 2016.",
@@ -52,9 +52,9 @@ SOURCES = (
         item_core=5,
         clicks=33_003_944,
         page="https://recsys.acm.org/recsys15/challenge/",
-        filters=SESSIONS,
-        note="a session is a user; papers that write 1/64 use the last sessions only, which this "
-        "does not",
+        filters=SESSIONS + "SR-GNN",
+        note="A session is a user. All sessions are read; papers that write 1/64 or 1/4 use the "
+        "last ones alone.",
         licence="CC BY-NC-ND 4.0; for non-commercial use, with attribution, unchanged (see the "
         "archive's README).",
         citation="D. Ben-Shimon, A. Tsikinovsky, M. Friedmann, B. Shapira, L. Rokach, J. Hoerle. "
@@ -79,9 +79,9 @@ SOURCES = (
         item_core=5,
         clicks=1_235_380,
         page="https://competitions.codalab.org/competitions/11161",
-        filters=SESSIONS,
-        note="a session is a user, since most rows name none; the order is that of the date and of "
-        "the milliseconds within the session",
+        filters=SESSIONS + "SR-GNN",
+        note="A session is a user, since most rows name no user. Clicks are in the order of "
+        "their date and of the milliseconds since the session's start.",
         licence="None stated by its publisher (DIGINETICA); the terms of the competition apply.",
         citation="CIKM Cup 2016 Track 2: Personalized E-Commerce Search Challenge. DIGINETICA, "
         "2016.",
@@ -104,9 +104,9 @@ SOURCES = (
         item_core=5,
         clicks=31_788_324,
         page="https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations",
-        filters="SASRec's 5-core",
-        note="times are days, so that many clicks tie; an article bought twice on a day counts "
-        "twice (--dedup)",
+        filters="5-core, as SASRec filters its data",
+        note="Times are days, so that many clicks tie. An article bought twice on a day counts "
+        "twice, unless `--dedup` is given.",
         licence="The rules of the competition; non-commercial and academic use.",
         citation="H&M Group. H&M Personalized Fashion Recommendations. Kaggle, 2022.",
         time_unit="",
@@ -129,9 +129,8 @@ SOURCES = (
         item_core=5,
         clicks=216_716_096,
         page="https://www.kaggle.com/datasets/otto/recsys-dataset",
-        filters="TRON (Wilm et al., 2023), " + SESSIONS,
-        note='a session is a user; events of the type clicks are clicks; --where="type = '
-        "'orders'\" reads others instead",
+        filters=SESSIONS + "TRON (Wilm et al., 2023)",
+        note="A session is a user. `--where=\"type = 'orders'\"` reads orders instead of clicks.",
         licence="CC BY 4.0; with attribution.",
         citation="P. Normann, S. Baumeister, T. Wilm. OTTO Recommender Systems Dataset. Kaggle, "
         "2022. doi:10.34740/KAGGLE/DSV/4991874.",
