@@ -109,7 +109,7 @@ def _transfer(url: str, part: Path) -> None:
 
 def check_local(source: Source, path: Path) -> None:
     """Warn if a local archive is not the official one; it is used nevertheless."""
-    if not source.md5 or path.name != source.file:
+    if not source.md5 or path.name != Path(source.file).name:
         return
     md5 = file_digest(path, "md5")
     if md5 != source.md5:

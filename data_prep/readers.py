@@ -3,6 +3,8 @@
 Files are read fast by polars' streaming engine; a file with an error is read row by row (rows.py).
 """
 
+import contextlib
+import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -239,8 +241,11 @@ def read_titles(path: Path, titles: Titles) -> pl.DataFrame | None:
     content = archives.read_member(path, titles.member)
     if content is None:
         return None
-    lines = content.decode(titles.encoding, "replace").splitlines()
-    rows = (sniff.split(line, titles.separator, titles.quoted) for line in lines)
-    pairs = [(row[0], row[titles.column]) for row in rows if len(row) > titles.column]
+    pairs = []
+    for line in content.decode(titles.encoding, "replace").splitlines():
+        with contextlib.suppress(csv.Error):  # a title is worth no error
+            row = sniff.split(line, titles.separator, titles.quoted)
+            if len(row) > titles.column:
+                pairs.append((row[0], row[titles.column]))
     table = pl.DataFrame(pairs, schema={"id": pl.String, "title": pl.String}, orient="row")
     return table.unique("id", keep="first")

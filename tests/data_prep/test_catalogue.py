@@ -215,6 +215,36 @@ def test_events_that_cannot_be_read(line, problem, tmp_path, folder):
     assert read.bad.count == 1
 
 
+def test_impressions_that_cannot_be_read(tmp_path, folder):
+    good = "1\tU1\t11/11/2019 12:05:58 AM\tN9 N8\tN3-1 N4-0 N5-1\n"
+    wrong = [
+        b"2\tU1\t11/11/2019 9:05:58 AM\tN3-1\n",
+        b"2\tU1\t11/11/2019 9:05:58 AM\t\tN3\n",
+        b"2\tU1\t2019-11-11 09:05:58\t\tN3-1\n",
+        b"2\tU1\t11/11/2019 9:05:58 AM\t\t\xff-1\n",
+    ]
+    problems = (
+        "4 fields, expected 5",
+        "'N3' among the news shown, expected it to end in -0 or -1",
+        "timestamp '2019-11-11 09:05:58', expected a date as --time_format=",
+        "not UTF-8 text",
+    )
+    path = tmp_path / "behaviors.tsv"
+    layout = CATALOGUE["mind:small"].layout
+    first = 1_570_838_400_000_000  # 12 October 2019
+    shown = 1_573_430_758_000_000
+    rows = [("U1", "N9", first), ("U1", "N8", first), ("U1", "N3", shown), ("U1", "N5", shown)]
+    for number, (line, problem) in enumerate(zip(wrong, problems, strict=True)):
+        scratch = folder / str(number)
+        scratch.mkdir()
+        path.write_bytes(good.encode() + line + b"\n" + good.encode())
+        message = error_of(readers.read, path, layout, "error", scratch)
+        assert f"behaviors.tsv, line 2: {problem}" in message
+        read = readers.read(path, layout, "skip", scratch)
+        assert rows_of(read) == rows + rows[2:]  # the history once
+        assert read.bad.count == 1
+
+
 def test_a_date_and_milliseconds():
     form = times.form_of([], times.DATE_AND_MS)
     texts = ["2016-05-09 526309", "2016-05-09 0", "2016-05-09 -5", "2016-05-10 +7"]
