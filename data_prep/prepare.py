@@ -166,7 +166,7 @@ def _settings(config: DataConfig, source: Source) -> dict:
         },
         "split": parts,
         "negatives": {"kind": config.negatives, "number": config.eval_negatives},
-        "where": config.where,
+        "where": source.layout.where,
         "dedup": config.dedup,
         "data_seed": config.data_seed,
         "on_bad_rows": config.on_bad_rows,

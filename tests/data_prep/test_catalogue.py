@@ -68,6 +68,7 @@ def test_a_file_in_its_exact_form(name, make, tmp_path):
     assert histories(folder) == expected(rows, source, user, item)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["name"] == name
+    assert manifest["where"] == source.layout.where
     assert manifest["skipped_rows"] == {"count": 0, "first": []}
     times = np.load(folder / "timestamps.npy")
     if name in WITHOUT_TIMES:
