@@ -1,14 +1,16 @@
-"""Compressed files: gzip is read in place, other forms and members of zip files are unpacked.
+"""Compressed files: gzip is read in place, other forms and members of archives are unpacked.
 
 Nothing is unpacked to a path that an archive names.
 """
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
 import lzma
 import shutil
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ def readable(path: Path) -> Iterator[None]:
         lzma.LZMAError,
         gzip.BadGzipFile,
         zipfile.BadZipFile,
+        tarfile.TarError,
         NotImplementedError,
     ) as error:
         reason = str(error).rstrip(".") or type(error).__name__
@@ -129,11 +132,18 @@ def _unpack_zst(path: Path, target: Path) -> Path:
     return target
 
 
+def as_utf8(path: Path, encoding: str, target: Path) -> Path:
+    """Write a text file of another encoding as UTF-8 to a new file, and return it."""
+    with readable(path), open_text(path) as stream, open(target, "wb") as file:
+        recoded = codecs.EncodedFile(stream, "utf-8", encoding, errors="replace")
+        while part := recoded.read(1 << 20):
+            file.write(part)
+    return target
+
+
 def only_member(path: Path) -> str:
-    """Return the name of the only file in a zip archive. Raise UserError if it has several."""
-    with readable(path), zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    names = [name for name in names if not name.startswith("__MACOSX/")]
+    """Return the name of the only file in an archive. Raise UserError if it has several."""
+    names = [name for name in _files(path) if not name.startswith("__MACOSX/")]
     if len(names) != 1:
         listed = ", ".join(names[:20]) or "none"
         raise UserError(
@@ -142,24 +152,79 @@ def only_member(path: Path) -> str:
     return names[0]
 
 
-def spool(path: Path, member: str, target: Path) -> Path:
-    """Copy a member of a zip archive to a new file, whose name is not the archive's.
+def _files(path: Path) -> list[str]:
+    """Return the names of an archive's files."""
+    with readable(path):
+        if path.name.lower().endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
+                return [info.filename for info in archive.infolist() if not info.is_dir()]
+        with tarfile.open(path, "r|*") as packed:
+            return [entry.name for entry in packed if entry.isfile()]
 
-    Raise UserError if the archive is damaged or the member missing, locked or absurdly large.
+
+def spool(path: Path, member: str, target: Path) -> Path:
+    """Copy a member of an archive to a new file, whose name is not the archive's.
+
+    The member is also found in another folder of the archive, if no other file has its name. Raise
+    UserError if the archive is damaged or the member missing, locked or absurdly large.
     """
-    with readable(path), zipfile.ZipFile(path) as archive:
-        info = _checked(archive, path, member)
-        with archive.open(info) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
+    with readable(path):
+        if not path.name.lower().endswith(".zip"):
+            return _spool_tar(path, member, target)
+        with zipfile.ZipFile(path) as archive:
+            info = _checked(archive, path, member)
+            with archive.open(info) as source, open(target, "wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    return target
+
+
+def _spool_tar(path: Path, member: str, target: Path) -> Path:
+    names = _files(path)
+    name = _named(member, names)
+    if not name:
+        raise _no_member(path, member, names)
+    packed = path.stat().st_size
+    with tarfile.open(path, "r|*") as archive, open(target, "wb") as file:
+        entry = next(entry for entry in archive if entry.name == name)
+        if _is_absurd(entry.size, packed):
+            raise _bomb(path, member, entry.size, packed)
+        source = archive.extractfile(entry)
+        assert source is not None  # it is a file
+        shutil.copyfileobj(source, file, 1 << 20)
     return target
 
 
 def read_member(path: Path, member: str) -> bytes | None:
     """Return the bytes of a small member of a zip archive, None if it does not exist."""
     with readable(path), zipfile.ZipFile(path) as archive:
-        if member not in archive.namelist():
+        if not _named(member, archive.namelist()):
             return None
         return archive.read(_checked(archive, path, member))
+
+
+def _named(member: str, names: list[str]) -> str:
+    """Return the member among an archive's files, "" if it is not there or not unique."""
+    if member in names:
+        return member
+    last = member.rpartition("/")[2]
+    found = [name for name in names if name.rpartition("/")[2] == last]
+    found = [name for name in found if not name.startswith("__MACOSX/")]
+    return found[0] if len(found) == 1 else ""
+
+
+def _no_member(path: Path, member: str, names: list[str]) -> UserError:
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return UserError(
+        f"{path}: has no member {member!r}{nearest(member, names)}; its members are "
+        f"{listed or 'none'}; use the official archive"
+    )
+
+
+def _bomb(path: Path, member: str, size: int, packed: int) -> UserError:
+    return UserError(
+        f"{path}: member {member!r} declares {size} bytes from {packed}, {_EXPECTED_SIZE}; it "
+        "looks like an archive bomb; use the official archive"
+    )
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
@@ -167,22 +232,13 @@ def _checked(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipIn
 
     Raise UserError if the member is missing or encrypted, or if its declared size is absurd.
     """
-    try:
-        info = archive.getinfo(member)
-    except KeyError:
-        names = archive.namelist()
-        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise UserError(
-            f"{path}: has no member {member!r}{nearest(member, names)}; its members are "
-            f"{listed or 'none'}; use the official archive"
-        ) from None
-    size = info.file_size
+    name = _named(member, archive.namelist())
+    if not name:
+        raise _no_member(path, member, archive.namelist())
+    info = archive.getinfo(name)
     packed = max(info.compress_size, 1)
     if info.flag_bits & 1:
         raise UserError(f"{path}: member {member!r} is encrypted; use the official archive")
-    if _is_absurd(size, packed):
-        raise UserError(
-            f"{path}: member {member!r} declares {size} bytes from {packed}, {_EXPECTED_SIZE}; it "
-            "looks like a zip bomb; use the official archive"
-        )
+    if _is_absurd(info.file_size, packed):
+        raise _bomb(path, member, info.file_size, packed)
     return info

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from data_prep.catalogue.entry import Layout
 from data_prep.settings import UserError, nearest
-from data_prep.sources import Layout
 from data_prep.times import is_clock, resolution
 
 # in the order in which they are tried; case, spaces, underscores and hyphens are ignored

@@ -12,9 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import atomic
+from data_prep.catalogue.entry import Source
 from data_prep.files import file_digest
 from data_prep.settings import UserError
-from data_prep.sources import Source
 
 logger = logging.getLogger(__name__)
 CHUNK = 1 << 18
@@ -30,7 +30,7 @@ def fetch(source: Source, data_dir: Path) -> Path:
     target = data_dir / source.file
     part = target.with_name(f"{target.name}{atomic.PART}")
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--data_dir: cannot create the folder {data_dir} ({error.strerror}); name another"
@@ -38,7 +38,8 @@ def fetch(source: Source, data_dir: Path) -> Path:
     with _locked(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process has just downloaded it
             return target
-        logger.info("downloading %s (about %d MB) to %s", source.url, source.megabytes, data_dir)
+        size = f" (about {source.megabytes} MB)" if source.megabytes else ""
+        logger.info("downloading %s%s to %s", source.url, size, data_dir)
         try:
             _transfer(source.url, part)
         # URLError and time-outs are OSErrors
@@ -108,7 +109,7 @@ def _transfer(url: str, part: Path) -> None:
 
 def check_local(source: Source, path: Path) -> None:
     """Warn if a local archive is not the official one; it is used nevertheless."""
-    if not source.md5 or path.name != source.file:
+    if not source.md5 or path.name != Path(source.file).name:
         return
     md5 = file_digest(path, "md5")
     if md5 != source.md5:

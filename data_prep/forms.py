@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep import json_rows, sniff, where
+from data_prep.catalogue.entry import Layout
 from data_prep.columns import Columns, find_columns
 from data_prep.inputs import Part
 from data_prep.settings import UserError
-from data_prep.sources import Layout
 from data_prep.times import is_time
 
 
@@ -44,7 +44,9 @@ class CsvForm(NamedTuple):
 class JsonForm(NamedTuple):
     """How a file of JSON objects holds clicks. user, item, times, where: keys.
 
-    style: lines, array (one array of objects) or python (dicts as Python writes them).
+    style: lines, array (one array of objects) or python (dicts as Python writes them). events: the
+    key of an object under which it holds its clicks, each with further keys; "" if it is a click.
+    outer: which of all these keys are then the object's own.
     """
 
     user: str
@@ -53,13 +55,19 @@ class JsonForm(NamedTuple):
     style: str = "lines"
     constants: tuple[tuple[str, str], ...] = ()
     where: tuple[str, ...] = ()
+    events: str = ""
+    outer: tuple[str, ...] = ()
 
 
 class SequenceForm(NamedTuple):
     """A file of lines that hold a user and the user's items in order, separated by spaces."""
 
 
-TextForm = CsvForm | JsonForm | SequenceForm
+class ImpressionForm(NamedTuple):
+    """A file of impressions, as those of MIND; see impressions.py."""
+
+
+TextForm = CsvForm | JsonForm | SequenceForm | ImpressionForm
 
 
 class Found(NamedTuple):
@@ -75,6 +83,9 @@ def text_form(part: Part) -> Found:
     layout = part.layout
     if layout.kind == "sequences":
         return Found(SequenceForm(), Columns("first", "others", ()), {"layout": "sequences"})
+    if layout.kind == "impressions":
+        columns = Columns("user", "history and impressions", ("time",))
+        return Found(ImpressionForm(), columns, {"layout": "impressions"})
     if layout.kind == "json":
         return _json_form(part)
     return _csv_form(part)
@@ -82,7 +93,8 @@ def text_form(part: Part) -> Found:
 
 def _json_form(part: Part) -> Found:
     style = json_rows.style_of(part.path)
-    samples = json_rows.samples(part.path, style, part.label)
+    events = part.layout.events
+    samples, outer = json_rows.samples(part.path, style, part.label, events)
     samples |= {name: [value] for name, value in part.constants.items()}
     columns = find_columns(part.layout, list(samples), part.label, samples)
     where.check_columns(part.layout.where, list(samples), part.label)
@@ -93,6 +105,8 @@ def _json_form(part: Part) -> Found:
         style,
         tuple(part.constants.items()),
         where.columns_of(part.layout.where),
+        events,
+        outer,
     )
     return Found(form, columns, {} if style == "lines" else {"objects": style})
 

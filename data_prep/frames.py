@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from data_prep import atomic
+from data_prep.catalogue.entry import Layout
 from data_prep.columns import FEW, find_columns
 from data_prep.settings import UserError
-from data_prep.sources import Layout, user_folder
+from data_prep.sources import user_folder
 from data_prep.where import check_columns, columns_of
 
 logger = logging.getLogger(__name__)

@@ -3,17 +3,23 @@
 What polars does not read as it is, is unpacked into a folder for temporary files first.
 """
 
+import dataclasses
 import glob
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep import archives
+from data_prep.catalogue.entry import Layout
 from data_prep.settings import UserError
-from data_prep.sources import Layout
-from data_prep.suffixes import COMPRESSIONS, DATASETS, file_suffix
+from data_prep.suffixes import ARCHIVES, COMPRESSIONS, file_suffix
 
 PATTERN = re.compile(r"[*?\[]")
+KINDS = {
+    ".parquet": "parquet",
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".arrow", ".ipc", ".feather"), "ipc"),
+}
 
 
 class Part(NamedTuple):
@@ -46,7 +52,7 @@ def files_of(path: Path) -> list[Path]:
     else:
         raise UserError(
             f"--dataset: no file {path.absolute()}; name a file or a folder with your own clicks, "
-            f"or one of {', '.join(DATASETS)}"
+            "or a data set that --dataset=list prints"
         )
     if not found:
         raise UserError(
@@ -83,16 +89,18 @@ def _part(file: Path, root: Path, layout: Layout, folder: Path, number: int) -> 
     label = str(file)
     name = file.name.lower()
     path = folder / f"source-{number}"
-    if name.endswith(".zip"):
+    if name.endswith(ARCHIVES):
         member = layout.member or archives.only_member(file)
         label = f"{file}: {member}"
         name = member.rsplit("/", 1)[-1].lower()
         path = archives.spool(file, member, path)
-        layout = layout if layout.kind else layout.of_file(name)
+        layout = layout if layout.kind else of_file(layout, name)
     else:
-        if layout.member:
-            raise UserError(f"--member={layout.member}: {file} is not a .zip archive")
-        layout = layout if layout.kind and layout.kind != "sequences" else layout.of_file(name)
+        if layout.member and layout.kind in ("", "sequences"):  # of a user's own file
+            raise UserError(
+                f"--member={layout.member}: {file} is not an archive ({', '.join(ARCHIVES)})"
+            )
+        layout = layout if layout.kind and layout.kind != "sequences" else of_file(layout, name)
         if not any(letter in str(file) for letter in "*?[]{}"):
             path = file
         else:  # polars would interpret the path as a pattern
@@ -100,17 +108,33 @@ def _part(file: Path, root: Path, layout: Layout, folder: Path, number: int) -> 
     compression = next((end for end in COMPRESSIONS[1:] if name.endswith(end)), "")
     if compression:
         path = archives.unpack(path, compression, folder / f"plain-{number}")
+    if layout.encoding:
+        path = archives.as_utf8(path, layout.encoding, folder / f"utf8-{number}")
     constants = dict(
         part.split("=", 1) for part in file.relative_to(root).parent.parts if "=" in part
     )
     return Part(path, label, layout, constants, archives.check_gzip(path))
 
 
+def of_file(layout: Layout, name: str) -> Layout:
+    """Return a layout with what a file's name says about it. Raise UserError if they conflict."""
+    suffix = file_suffix(name)
+    kind = KINDS.get(suffix, "csv")
+    if layout.kind == "sequences" and kind != "csv":
+        raise UserError(f"--layout=sequences: {name} is {kind}; expected a text file")
+    return dataclasses.replace(
+        layout,
+        kind=layout.kind or kind,
+        separator=layout.separator or ("\t" if suffix == ".inter" else ""),
+        quoted=layout.quoted and suffix != ".inter",
+    )
+
+
 def _is_data(file: Path, root: Path) -> bool:
     if any(part.startswith((".", "_")) for part in file.relative_to(root).parts):
         return False
     try:
-        return file_suffix(file.name) not in ("", ".zip")
+        return file_suffix(file.name) not in ("", *ARCHIVES)
     except UserError:
         return False
 

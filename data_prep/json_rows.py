@@ -90,22 +90,46 @@ def _elements(stream: io.BufferedIOBase) -> Iterator[tuple[int, Any]]:
         yield number, content if is_object else f"a {type(content).__name__}, expected an object"
 
 
-def samples(path: Path, style: str, label: str) -> dict[str, list[str]]:
-    """Return {key: values as text} of the first objects of a file. Raise UserError.
+def samples(
+    path: Path, style: str, label: str, key: str = ""
+) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """Return {key: values as text} of the first objects of a file, and their own keys.
 
-    Bad lines are left out: rows.py reports them.
+    key: that of the events that each object holds, "" if it is one. Raise UserError. Bad lines are
+    left out: rows.py reports them.
     """
     names: dict[str, list[str]] = {}
+    own: dict[str, None] = {}
     with readable(path), open_text(path) as stream:
         for _, content in itertools.islice(objects(stream, style), FEW):
-            for key, value in content.items() if isinstance(content, dict) else ():
-                names.setdefault(key, []).append(as_text(value) or "")
+            if not isinstance(content, dict):
+                continue
+            own |= dict.fromkeys(content)
+            for event in events(content, key):
+                for name, value in event.items() if isinstance(event, dict) else ():
+                    names.setdefault(name, []).append(as_text(value) or "")
     if names:
-        return names
+        return names, tuple(own)
     raise UserError(
         f"{label}: holds no JSON object in its first 1000 lines; expected one per line, or one "
         "array of objects, in UTF-8"
     )
+
+
+def events(content: dict[str, Any] | str, key: str) -> Iterator[dict[str, Any] | str]:
+    """Yield what an object holds under a key, each with the object's other keys.
+
+    Without a key it is the object itself; a text is the problem with it or with one of them.
+    """
+    if not key or isinstance(content, str):
+        yield content
+        return
+    held = content.pop(key, None)
+    if not isinstance(held, list):
+        yield f"no list {key!r}"
+        return
+    for event in held:
+        yield content | event if isinstance(event, dict) else f"a {key!r} that is no object"
 
 
 def as_text(value: object) -> str | None:

@@ -41,6 +41,7 @@ from data_prep import (
     summary,
     synthetic,
 )
+from data_prep.catalogue.entry import Layout, Source
 from data_prep.settings import DataConfig, UserError
 from data_prep.tables import Clicks, encode
 
@@ -81,7 +82,7 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
             if path.is_file():
                 download.check_local(source, path)
             parsed = readers.read(path, layout, config.on_bad_rows, scratch)
-            if source.titles:
+            if source.titles and path.suffix == ".zip":
                 titles = readers.read_titles(path, source.titles)
             origin.check_unchanged(path, before)
         else:
@@ -147,7 +148,7 @@ def _filtered(
     return parsed._replace(table=parsed.table.clear()), kept, counts
 
 
-def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.Layout]:
+def _file(source: Source, data_dir: Path) -> tuple[Path | None, Layout]:
     """Return a source's file, downloaded if necessary, and its layout; None for generated data."""
     if not source.file:
         return None, source.layout
@@ -155,7 +156,7 @@ def _file(source: sources.Source, data_dir: Path) -> tuple[Path | None, sources.
     return existing or (download.fetch(source, data_dir), source.layout)
 
 
-def _settings(config: DataConfig, source: sources.Source) -> dict:
+def _settings(config: DataConfig, source: Source) -> dict:
     """Return the settings that determine the prepared data, as in the manifest."""
     parts: dict = {"kind": config.split}
     if config.split == "temporal":
@@ -167,7 +168,7 @@ def _settings(config: DataConfig, source: sources.Source) -> dict:
         },
         "split": parts,
         "negatives": {"kind": config.negatives, "number": config.eval_negatives},
-        "where": config.where,
+        "where": source.layout.where,
         "dedup": config.dedup,
         "data_seed": config.data_seed,
         "on_bad_rows": config.on_bad_rows,

@@ -3,17 +3,19 @@
 Files are read fast by polars' streaming engine; a file with an error is read row by row (rows.py).
 """
 
+import contextlib
+import csv
 import logging
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_prep import archives, csv_rows, inputs, rows, times, where
-from data_prep.forms import CsvForm, Found, JsonForm, SequenceForm, TextForm, text_form
+from data_prep import archives, csv_rows, inputs, rows, sniff, times, where
+from data_prep.catalogue.entry import Layout, Titles
+from data_prep.forms import CsvForm, Found, JsonForm, TextForm, text_form
 from data_prep.inputs import Part
 from data_prep.settings import UserError
-from data_prep.sources import Layout, Titles
 from data_prep.tables import POLARS_ERRORS, Clicks, encode, is_good, read_tables
 from data_prep.times import NotWhole, TimeForm
 
@@ -100,7 +102,7 @@ def _read_as(
         "columns": {"user": columns.user, "item": columns.item, "time": list(columns.times)},
         **found[0].facts,
     }
-    if time.kind == "date":
+    if time.kind in ("date", "offset"):
         facts["time_format"] = time.format
     table = tables[0] if len(tables) == 1 else pl.concat(tables)
     return Clicks(table, time.stored_unit, bad, condition.excluded, facts, columns.notices)
@@ -115,9 +117,7 @@ def _read_text(
     folder: Path,
 ) -> tuple[pl.DataFrame, rows.BadRows]:
     """Return the clicks of a CSV or JSON file, and its bad rows."""
-    is_slow = isinstance(form, SequenceForm) or (
-        isinstance(form, JsonForm) and form.style != "lines"
-    )
+    is_slow = form.style != "lines" if isinstance(form, JsonForm) else not isinstance(form, CsvForm)
     try:
         if not is_slow:
             table = encode(scan_text(part.path, form, time, condition))
@@ -143,6 +143,9 @@ def _is_complete(part: Part, form: TextForm, count: int) -> bool:
     If it has one row per line, counting lines is enough; if fields span lines, rows are counted.
     """
     lines = part.lines or archives.count_lines(part.path)
+    if isinstance(form, JsonForm) and form.events:
+        user = _json_scan(part.path, form)[0].select(pl.col(RAW + form.user).count())
+        count = user.collect(engine="streaming").item()  # of objects, not of their events
     if not isinstance(form, CsvForm):
         return count == lines or count == archives.count_lines(part.path, blank=False)
     expected = count + form.header
@@ -163,13 +166,10 @@ def scan_text(
     """
     intact = pl.lit(True)
     if isinstance(form, JsonForm):
-        fixed = dict(form.constants)
-        keys = dict.fromkeys((form.user, form.item, *form.times, *form.where))
-        schema = {key: pl.String for key in keys if key not in fixed}
-        frame = pl.scan_ndjson(path, schema=schema).select(
-            *(pl.col(key).alias(RAW + key) for key in schema),
-            *(pl.lit(value).alias(RAW + key) for key, value in fixed.items()),
-        )
+        frame, held = _json_scan(path, form)
+        if held:
+            frame = frame.explode(RAW + form.events).unnest(RAW + form.events)
+            frame = frame.rename({key: RAW + key for key in held})
         user, item, *moments = (pl.col(RAW + key) for key in (form.user, form.item, *form.times))
         conditions = [pl.col(RAW + key).alias(key) for key in form.where]
     elif isinstance(form, CsvForm):
@@ -201,7 +201,7 @@ def scan_text(
             if position % step:
                 intact &= pl.col(name).is_null()
     else:
-        raise AssertionError("sequences are read row by row")
+        raise AssertionError("other forms are read row by row")
     moment = pl.lit(0, pl.Int64)
     if moments:
         texts = moments[0] if len(moments) == 1 else pl.concat_str(moments, separator=" ")
@@ -213,6 +213,26 @@ def scan_text(
     return frame.select(*clicks, condition.expression().alias("keep"))
 
 
+def _json_scan(path: Path, form: JsonForm) -> tuple[pl.LazyFrame, list[str]]:
+    """Return a scan of a file's objects, and the keys of the events that they hold.
+
+    The columns are named as the keys, with RAW before.
+    """
+    fixed = dict(form.constants)
+    keys = dict.fromkeys((form.user, form.item, *form.times, *form.where))
+    own = [key for key in keys if key not in fixed]
+    schema: dict[str, Any] = dict.fromkeys(own, pl.String)
+    held = [key for key in own if key not in form.outer] if form.events else []
+    if held:
+        schema = {key: pl.String for key in own if key not in held}
+        schema[form.events] = pl.List(pl.Struct(dict.fromkeys(held, pl.String)))
+    frame = pl.scan_ndjson(path, schema=schema).select(
+        *(pl.col(key).alias(RAW + key) for key in schema),
+        *(pl.lit(value).alias(RAW + key) for key, value in fixed.items()),
+    )
+    return frame, held
+
+
 def read_titles(path: Path, titles: Titles) -> pl.DataFrame | None:
     """Return the titles of an archive's items, None if it has none.
 
@@ -221,9 +241,11 @@ def read_titles(path: Path, titles: Titles) -> pl.DataFrame | None:
     content = archives.read_member(path, titles.member)
     if content is None:
         return None
-    lines = (
-        line.split(titles.separator, 2) for line in content.decode(titles.encoding).splitlines()
-    )
-    pairs = [line[:2] for line in lines if len(line) > 1]
+    pairs = []
+    for line in content.decode(titles.encoding, "replace").splitlines():
+        with contextlib.suppress(csv.Error):  # a title is worth no error
+            row = sniff.split(line, titles.separator, titles.quoted)
+            if len(row) > titles.column:
+                pairs.append((row[0], row[titles.column]))
     table = pl.DataFrame(pairs, schema={"id": pl.String, "title": pl.String}, orient="row")
     return table.unique("id", keep="first")

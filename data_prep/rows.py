@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from data_prep import json_rows, where
+from data_prep import impressions, json_rows, where
 from data_prep.archives import open_text, readable
 from data_prep.csv_rows import split_rows
-from data_prep.forms import CsvForm, JsonForm, TextForm
+from data_prep.forms import CsvForm, ImpressionForm, JsonForm, TextForm
 from data_prep.settings import UserError
 from data_prep.times import EXPECTED, TimeForm
 
@@ -69,6 +69,9 @@ def text_rows(path: Path, form: TextForm) -> Iterator[Row]:
             yield from _csv_rows(stream, form)
         elif isinstance(form, JsonForm):
             yield from _json_rows(stream, form)
+        elif isinstance(form, ImpressionForm):
+            for line, click in impressions.clicks(iter(stream)):
+                yield Row(line, None, click) if isinstance(click, str) else Row(line, click)
         else:
             yield from _sequence_rows(stream)
 
@@ -95,15 +98,16 @@ def _csv_rows(stream: io.BufferedIOBase, form: CsvForm) -> Iterator[Row]:
 def _json_rows(stream: io.BufferedIOBase, form: JsonForm) -> Iterator[Row]:
     text = json_rows.as_text
     for line, content in json_rows.objects(stream, form.style):
-        if isinstance(content, str):
-            yield Row(line, None, content)
-            continue
-        content |= dict(form.constants)
-        times = [text(content.get(key)) or "" for key in form.times]
-        time = " ".join(times) if all(times) else ""
-        values = (text(content.get(key)) for key in (form.user, form.item))
-        conditions = (text(content.get(key)) for key in form.where)
-        yield Row(line, (*values, time if form.times else "0", *conditions))
+        for event in json_rows.events(content, form.events):
+            if isinstance(event, str):
+                yield Row(line, None, event)
+                continue
+            event |= dict(form.constants)
+            times = [text(event.get(key)) or "" for key in form.times]
+            time = " ".join(times) if all(times) else ""
+            values = (text(event.get(key)) for key in (form.user, form.item))
+            conditions = (text(event.get(key)) for key in form.where)
+            yield Row(line, (*values, time if form.times else "0", *conditions))
 
 
 def _sequence_rows(stream: io.BufferedIOBase) -> Iterator[Row]:

@@ -16,7 +16,6 @@ from typing import Any
 from data_prep.errors import UserError as UserError
 from data_prep.errors import first_line as first_line
 from data_prep.errors import nearest as nearest
-from data_prep.suffixes import DATASETS as DATASETS
 from data_prep.suffixes import file_suffix as file_suffix
 
 # The largest magnitude of each numeric type. Numbers are compared with it, because math.isfinite
@@ -142,8 +141,8 @@ class DataConfig:
 
     dataset: str = option(
         "ml1m",
-        "The name of a built-in data set (ml1m, ml100k, beauty, electronics, synthetic), "
-        "or the path of your own file, folder or pattern (docs/data.md lists the formats).",
+        "The name of a known data set, such as ml1m, beauty or amazon2014:Toys_and_Games (list "
+        "prints all), or the path of your own file, folder or pattern (docs/data.md).",
         path=True,
     )
     user_col: str = option(
@@ -181,14 +180,14 @@ class DataConfig:
         "Skip lines of a text file that begin with this. Lines before the header that begin with # "
         "are always skipped.",
     )
-    member: str = option("", "Which file to read in a .zip archive that holds several.")
+    member: str = option("", "Which file to read in a .zip or .tar archive that holds several.")
     time_format: str = option(
         "", "How dates are written, as in %m/%d/%Y; if empty, ISO 8601 and some others are found."
     )
     where: str = option(
         "",
         "Read only the rows that meet this condition over the file's columns, in SQL, as in "
-        "\"event = 'purchase' AND rating >= 4\".",
+        "\"event = 'purchase' AND rating >= 4\". It replaces the condition of a known data set.",
     )
     dedup: str = option(
         "none",
@@ -267,7 +266,6 @@ OF_OWN_FILES = (
     "member",
     "comment_prefix",
     "time_format",
-    "where",
 )
 
 

@@ -1,5 +1,6 @@
 """The forms in which files hold times: whole numbers, numbers with a fraction, and dates."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanos
 AS_IN_FILE = "as in the file"
 NO_TIME = "none: clicks are in the order of the rows"
 EXPECTED = "a unix time or a date-time, of one kind in the whole file (--time_format names others)"
+# Days, and the milliseconds that have passed since some moment: Diginetica's sessions
+DATE_AND_MS = "date+ms"
+LONGEST_MS = 10**15
 CLOCK = r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
 
 
@@ -45,8 +49,8 @@ class NotWhole(Exception):
 class TimeForm(NamedTuple):
     """How times are read.
 
-    kind: integer, number (with fractions, in `unit`), date or none. format: of dates, "" for any
-    that is known. is_given: whether the user has named the format.
+    kind: integer, number (with fractions, in `unit`), date, offset (a date and milliseconds) or
+    none. format: of dates, "" for any that is known. is_given: whether the user has named it.
     """
 
     kind: str
@@ -59,7 +63,9 @@ class TimeForm(NamedTuple):
         """The unit of the times that are stored."""
         if self.kind == "number":
             return "nanoseconds" if self.unit == "nanoseconds" else "microseconds"
-        return {"integer": AS_IN_FILE, "date": "microseconds", "none": NO_TIME}[self.kind]
+        if self.kind in ("date", "offset"):
+            return "microseconds"
+        return {"integer": AS_IN_FILE, "none": NO_TIME}[self.kind]
 
     @property
     def parse(self) -> Callable[[str], int | None]:
@@ -68,6 +74,8 @@ class TimeForm(NamedTuple):
             return lambda text: _given_date(text, self.format)
         if self.kind == "number":
             return lambda text: number_time(text, UNITS[self.unit][1])
+        if self.kind == "offset":
+            return _offset_time
         return {"integer": integer_time, "date": date_time, "none": lambda text: 0}[self.kind]
 
     def expression(self, column: pl.Expr) -> pl.Expr:
@@ -79,6 +87,11 @@ class TimeForm(NamedTuple):
             return column.cast(pl.Int64, strict=False)
         if self.kind == "number":
             return number_expression(column.cast(pl.Float64, strict=False), UNITS[self.unit][1])
+        if self.kind == "offset":
+            parts = column.str.splitn(" ", 2).struct
+            days = _date_expression(parts.field("field_0"), DATE_FORMATS[0])
+            offset = parts.field("field_1").cast(pl.Int64, strict=False)
+            return pl.when(offset.abs() < LONGEST_MS).then(days + 1000 * offset)
         return _date_expression(column, self.format)
 
 
@@ -136,12 +149,24 @@ def date_time(text: str) -> int | None:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+def _offset_time(text: str) -> int | None:
+    """Return the time of a date and milliseconds in microseconds, None if it is not one."""
+    date, _, offset = text.partition(" ")
+    start = date_time(date)
+    if start is None or not re.fullmatch(r"[+-]?[0-9]{1,400}", offset):
+        return None
+    return start + 1000 * int(offset) if abs(int(offset)) < LONGEST_MS else None
+
+
+@functools.lru_cache(maxsize=2**16)  # the same text often comes again
 def _given_date(text: str, form: str) -> int | None:
     return pl.select(_date_expression(pl.lit(text), form)).item()
 
 
 def check_format(form: str) -> None:
     """Raise UserError if --time_format is not a format of dates."""
+    if form == DATE_AND_MS:
+        return
     try:
         pl.DataFrame({"t": ["2020"]}).select(_date_expression(pl.col("t"), form))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -190,6 +215,8 @@ def form_of(sample: Sequence[str], given: str = "", may_be_whole: bool = True) -
 
     given: the format that the user has named. may_be_whole: whether numbers may be integers.
     """
+    if given == DATE_AND_MS:
+        return TimeForm("offset", format=given, is_given=True)
     if given:
         return TimeForm("date", format=given, is_given=True)
     parsed = {text: number for text in sample if (number := _finite(text)) is not None}

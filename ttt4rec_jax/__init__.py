@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_prep.settings import UserError, option
     from ttt4rec_jax.api.compare import Comparison, compare
-    from ttt4rec_jax.api.data import Data, prepare
+    from ttt4rec_jax.api.data import Data, datasets, prepare
     from ttt4rec_jax.api.evaluate import evaluate
     from ttt4rec_jax.api.run import Run, load
     from ttt4rec_jax.api.search import SearchResult, search
@@ -36,6 +36,7 @@ NAMES = {
     "SearchResult": ("api.search", "SearchResult"),
     "Session": ("serving.recommender", "Session"),
     "compare": ("api.compare", "compare"),
+    "datasets": ("api.data", "datasets"),
     "enable_program_cache": ("pipeline.devices", "enable_compilation_cache"),
     "evaluate": ("api.evaluate", "evaluate"),
     "load": ("api.run", "load"),
@@ -63,6 +64,7 @@ __all__ = [
     "Session",
     "UserError",
     "compare",
+    "datasets",
     "enable_program_cache",
     "evaluate",
     "load",

@@ -77,7 +77,7 @@ def test_amazon_in_both_forms(tmp_path, folder):
     assert rows_of(readers.read(path, BEAUTY.layout, "error", folder)) == [("A", "B", 5)]
     path = tmp_path / "ratings.csv"
     path.write_text("A,B,5.0,7\nC,D,1.0,8\n")
-    assert rows_of(readers.read(path, BEAUTY.other_layout, "error", folder)) == [
+    assert rows_of(readers.read(path, BEAUTY.others[0][1], "error", folder)) == [
         ("A", "B", 7),
         ("C", "D", 8),
     ]
@@ -101,7 +101,7 @@ def test_damaged_archives(tmp_path, folder):
 def test_zip_bombs_are_refused_and_nothing_leaves_the_folder(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(archives, "SMALL_BYTES", 1000)
     path = archive(tmp_path / "ml-1m.zip", "1::1::1::1\n" * 100_000)
-    assert "zip bomb" in error_of(readers.read, path, MOVIES.layout, "error", folder)
+    assert "archive bomb" in error_of(readers.read, path, MOVIES.layout, "error", folder)
     assert not list(folder.iterdir())
     target = archives.spool(
         archive(tmp_path / "x.zip", "x", "../../evil"), "../../evil", folder / "x"

@@ -162,6 +162,12 @@ def test_prepare_downloads_what_is_missing_and_only_that(server, tmp_path, monke
     assert server.asked == [None]
 
 
+def test_a_file_in_a_folder_of_its_own(server, source, tmp_path):
+    source = dataclasses.replace(source, file="amazon2018/data.zip")
+    assert download.fetch(source, tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["amazon2018"] and names(tmp_path / "amazon2018") == ["data.zip"]
+
+
 def test_a_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--data_dir: cannot create the folder"):

@@ -29,7 +29,8 @@ from ttt4rec_jax.runs import read, verified
 from ttt4rec_jax.serving import files, load_export, session
 
 SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".csv.gz", ".jsonl.gz", ".parquet", ".txt", ".json")
-SUFFIXES += (".arrow", ".csv.bz2", ".csv.xz", ".csv.zst", ".zip")
+SUFFIXES += (".arrow", ".csv.bz2", ".csv.xz", ".csv.zst", ".zip", ".tar", ".tar.gz")
+KNOWN = ("otto", "mind:small", "diginetica", "bookcrossing", "steam")  # files of the catalogue
 ITEMS = catalogue.Catalogue([1, 2, 30], None, np.ones(3, np.int64))
 
 
@@ -58,6 +59,17 @@ def clicks(content: bytes, suffix: str, on_bad_rows: str = "error") -> str:
             readers.read(path, source.layout, on_bad_rows, scratch)
 
         return told(read)
+
+
+def known(content: bytes, name: str, on_bad_rows: str = "error") -> str:
+    """The file of a data set of the catalogue that holds its clicks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clicks"
+        path.write_bytes(content)
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+        layout = sources.CATALOGUE[name].layout
+        return told(readers.read, path, layout, on_bad_rows, scratch)
 
 
 def movies(content: bytes) -> str:
@@ -185,6 +197,7 @@ def target(function, *arguments):
 TARGETS = {
     "parsers": [
         *(target(clicks, suffix, mode) for suffix in SUFFIXES for mode in ("error", "skip")),
+        *(target(known, name, mode) for name in KNOWN for mode in ("error", "skip")),
         movies,
         *(target(histories, suffix) for suffix in files.SUFFIXES),
     ],
@@ -214,6 +227,11 @@ def seeds() -> list[bytes]:
         lines.replace(b",", b"\t"),
         b'{"user": 1, "item": 2, "time": 3}\n',
         b'{"user": 1, "items": [1, 2]}\n',
+    ]
+    texts += [
+        b'{"session": 1, "events": [{"aid": 2, "ts": 3, "type": "clicks"}]}\n',
+        b"1\tU1\t11/11/2019 9:05:58 AM\tN1 N2\tN3-1 N4-0\n",
+        b"sessionId;userId;itemId;timeframe;eventdate\n1;NA;2;3;2016-05-09\n",
     ]
     texts += [
         b"user,items\n1,1 2\n",

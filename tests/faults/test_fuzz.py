@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from fuzz_parsers import (
     ITEMS,
+    KNOWN,
     OF_EXPORT,
     RUN_FILES,
     SUFFIXES,
@@ -17,6 +18,7 @@ from fuzz_parsers import (
     clicks,
     export_folder,
     histories,
+    known,
     movies,
     run_folder_of,
     session_bytes,
@@ -132,6 +134,35 @@ def test_json_lines_that_are_almost_right(content, mode):
     clicks(content, ".jsonl", mode)
     clicks(b"[" + content.replace(b"\n", b",") + b"]", ".json", mode)
     clicks(str(content.decode("utf-8", "replace")).replace('"', "'").encode(), ".json", mode)
+
+
+events = st.fixed_dictionaries(
+    {"aid": json_values, "ts": json_values, "type": st.sampled_from(["clicks", "carts", None, 7])}
+)
+sessions = st.fixed_dictionaries(
+    {"session": json_values, "events": st.lists(events | json_values, max_size=3) | json_values}
+)
+shown = st.lists(st.sampled_from(["N1-1", "N2-0", "N3", "-1", "N-4-1", "N5-2"]), max_size=4)
+impressions = st.lists(
+    st.tuples(numbers, cells, times | st.just("11/11/2019 9:05:58 AM"), cells, shown.map(" ".join)),
+    max_size=6,
+)
+
+
+@few
+@given(st.lists(sessions | json_values, max_size=5), impressions, tables, modes)
+def test_files_of_the_catalogue_that_are_almost_right(held, lines, views, mode):
+    known("\n".join(map(json.dumps, held)).encode(), "otto", mode)
+    text = "\n".join("\t".join(line) for line in lines)
+    known(text.encode("utf-8", "surrogatepass"), "mind:small", mode)
+    header = b"sessionId;userId;itemId;timeframe;eventdate"
+    known(header + views.replace(b",", b";")[views.find(b"\n") :], "diginetica", mode)
+
+
+@few
+@given(st.binary(max_size=300), st.sampled_from(KNOWN), modes)
+def test_files_of_the_catalogue_of_any_bytes(content, name, mode):
+    known(content, name, mode)
 
 
 @few

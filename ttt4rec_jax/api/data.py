@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from data_prep import frames, summary
+from data_prep.catalogue import CATALOGUE
 from data_prep.prepare import prepare as prepare_folder
 from data_prep.settings import DataConfig, UserError, nearest
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
@@ -97,10 +98,10 @@ def prepare(
     """Prepare a data set: filter, number the ids, order, split, and draw evaluation sets.
 
     Args:
-        dataset: The name of a built-in data set ("ml1m", "ml100k", "beauty", "electronics",
-            "synthetic"), the path of a file, a folder or a pattern, or a DataFrame of polars or
+        dataset: The name of a known data set, such as "ml1m" or "amazon2014:Toys_and_Games" (see
+            `datasets`), the path of a file, a folder or a pattern, or a DataFrame of polars or
             pandas with a row for each click and columns of user, item and time.
-        data_dir: Where the archives of built-in data sets are, or are downloaded to; by default
+        data_dir: Where the archives of known data sets are, or are downloaded to; by default
             $TTT4REC_DATA_DIR or a folder in the user's cache.
         cache_dir: Where prepared data are kept; by default $TTT4REC_CACHE_DIR or a folder in the
             user's cache.
@@ -127,6 +128,21 @@ def prepare(
     for notice in data.notices:
         logger.warning("%s", notice)
     return data
+
+
+def datasets() -> pl.DataFrame:
+    """Return a row for each data set that `prepare` knows by name.
+
+    clicks is what its publisher counts, and megabytes the size of the download; null if unknown.
+    user_core and item_core are the default filters. If by_hand is not empty, it says how a person
+    gets the file, since it cannot be downloaded otherwise.
+    """
+    columns = "name title clicks megabytes by_hand user_core item_core note licence citation page"
+    table = pl.DataFrame(
+        [{name: getattr(source, name) for name in columns.split()} for source in CATALOGUE.values()]
+    )
+    counts = pl.col("clicks", "megabytes")
+    return table.with_columns(pl.when(counts > 0).then(counts))
 
 
 def as_data(data: Data | Source) -> Data:

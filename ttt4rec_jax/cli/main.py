@@ -10,7 +10,8 @@ import signal
 import time
 from pathlib import Path
 
-from data_prep.text import shown
+from data_prep.catalogue import table
+from data_prep.text import shown, shown_lines
 from ttt4rec_jax.cli import flags
 from ttt4rec_jax.cli.command import exit_code, invocation
 from ttt4rec_jax.cli.surroundings import start_jax
@@ -26,13 +27,16 @@ PURPOSE = """Train and evaluate a sequential recommender, or a sweep over severa
 {program} --model=sasrec --dataset=clicks.csv --epochs=20 --run_dir=runs/my-run
 {program} --dataset=beauty --initializer_range=0.001,0.01,0.1 --seed=0,1,2
 {program} --resume --run_dir=runs/my-run
+{program} --dataset=list
 
-The run's folder receives the settings, checkpoints, the metrics of each epoch and the test result.
+The last one prints the data sets that are known by name. The run's folder receives the settings,
+checkpoints, the metrics of each epoch and the test result.
 
 Flags of the sections Model and Training may list several values, as in 0.01,0.1 or sasrec,ttt4rec;
 every combination of them is trained. Numeric flags also accept ranges: lo:hi:n gives n equally
 spaced values, lo:hi:n:log gives n logarithmically spaced values; whole numbers are rounded."""
 
+LIST = "list"  # the value of --dataset that asks for the names of all data sets
 # Flags that the command to resume a run need not repeat.
 NOT_REPEATED = {"preset", "run_dir", "resume", "dry_run"}
 
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> int:
         again = resume_command(argv[0], progress.root, progress.lists, progress.given)
         return f"resume with: {again}"
 
-    prints_only = "--dry_run" in argv
+    prints_only = "--dry_run" in argv or f"--dataset={LIST}" in argv
     return exit_code(
         lambda: _train(argv, started, progress), None if prints_only else how_to_resume
     )
@@ -67,6 +71,9 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str], started: float, progress: _Progress) -> None:
     lists, progress.given = flags.parse(argv, PURPOSE)
+    if lists["dataset"] == [LIST]:
+        print(shown_lines(table.listing()), flush=True)
+        return
     progress.lists = resume.complete(lists, progress.given, _print)
     combinations, run_config = combine(progress.lists)
     first = next(iter(combinations.values()))
@@ -84,7 +91,8 @@ def run_folder(config: Config, run_dir: str, is_sweep: bool) -> RunFolder:
     if run_dir:
         return RunFolder(Path(run_dir))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    parts = [config.model.model[:40], Path(config.data.dataset).stem[:40]]
+    name = Path(config.data.dataset).stem[:40].replace(":", "-")
+    parts = [config.model.model[:40], name]
     parts += ["sweep", now] if is_sweep else [now]
     return RunFolder(Path("runs") / "-".join(parts))
 
