@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_prep.settings import UserError, option
     from ttt4rec_jax.api.compare import Comparison, compare
-    from ttt4rec_jax.api.data import Data, prepare
+    from ttt4rec_jax.api.data import Data, candidates, prepare
     from ttt4rec_jax.api.evaluate import evaluate
     from ttt4rec_jax.api.run import Run, load
     from ttt4rec_jax.api.train import sweep, train
@@ -33,6 +33,7 @@ NAMES = {
     "Recommender": ("serving.recommender", "Recommender"),
     "Run": ("api.run", "Run"),
     "Session": ("serving.recommender", "Session"),
+    "candidates": ("api.data", "candidates"),
     "compare": ("api.compare", "compare"),
     "enable_program_cache": ("pipeline.devices", "enable_compilation_cache"),
     "evaluate": ("api.evaluate", "evaluate"),
@@ -58,6 +59,7 @@ __all__ = [
     "Run",
     "Session",
     "UserError",
+    "candidates",
     "compare",
     "enable_program_cache",
     "evaluate",

@@ -19,6 +19,8 @@ COMMANDS = {
     "train": Entry("cli.main", "Train and evaluate a model, or a sweep of several settings."),
     "sweep": Entry("cli.main", "The same as train; flags with several values define a sweep."),
     "compare": Entry("cli.compare", "Compare finished runs by a paired test."),
+    "evaluate": Entry("cli.evaluate", "Judge the lists or scores of any recommender."),
+    "candidates": Entry("cli.candidates", "Write what another library needs to be judged."),
     "recommend": Entry("cli.recommend", "Recommend items with a finished run."),
     "export": Entry("cli.export", "Export a finished run to serve it without this package."),
     "plot": Entry("cli.plot", "Plot the loss and validation curves of runs."),
