@@ -100,6 +100,15 @@ def hit(ranks: Ranks, k: int) -> np.ndarray:
     return _mean_over_ranks(np.arange(k + 1.0), ranks)
 
 
+def hit_curve(ranks: Ranks, last: int) -> np.ndarray:
+    """Return the mean of Hit@k over targets, for k = 1..last: the distribution of the ranks."""
+    weight = 1 / (ranks.ties + 1)
+    change = np.zeros(last + 2)
+    np.add.at(change, np.minimum(ranks.greater + 1, last + 1), weight)
+    np.subtract.at(change, np.minimum(ranks.greater + ranks.ties + 2, last + 1), weight)
+    return np.cumsum(np.cumsum(change))[1:-1] / max(len(ranks.ties), 1)
+
+
 def ndcg(ranks: Ranks, k: int) -> np.ndarray:
     """Return NDCG@k per target [T]: 1 / log2(rank + 1) if the target is among the first k."""
     gains = 1 / np.log2(np.arange(2.0, k + 2))

@@ -11,7 +11,7 @@ from ttt4rec_jax.evaluation.candidates import candidates_of, rank_scores, shuffl
 from ttt4rec_jax.evaluation.listed import optimistic, summarise_lists
 from ttt4rec_jax.evaluation.lists import rank_lists, seen_items
 from ttt4rec_jax.evaluation.scorer import rank_by_scorer
-from ttt4rec_jax.evaluation.tables import read_rows
+from ttt4rec_jax.evaluation.tables import read_categories, read_rows
 from ttt4rec_jax.metrics import Ranks, summarise_test
 
 V = 30
@@ -265,3 +265,17 @@ def test_candidates_do_not_tell_the_target(random_dataset):
     assert max(np.bincount(places)) < len(places) / 2
     assert shuffled_candidates(random_dataset, targets, 0).equals(table)
     assert not shuffled_candidates(random_dataset, targets, 1).equals(table)
+
+
+def test_categories_in_every_form(tmp_path):
+    ids = pl.Series([10, 11, 12])
+    rows = pl.DataFrame({"movieId": [12, 10, 10, 99], "genre": ["a", "a", "b", "c"]})
+    expected = [[True, True], [False, False], [True, False]]
+    assert read_categories(rows, "categories", ids)[:, :2].tolist() == expected
+    joined = pl.DataFrame({"item": [12, 10, 11], "genres": ["a", "a|b", None]})
+    joined.write_csv(tmp_path / "x.csv")
+    assert read_categories(tmp_path / "x.csv", "categories", ids).tolist() == expected
+    lists = joined.with_columns(pl.col("genres").str.split("|"))
+    assert read_categories(lists, "categories", ids).tolist() == expected
+    with pytest.raises(UserError, match="no column of the category; its columns are item"):
+        read_categories(joined.drop("genres"), "--categories", ids)

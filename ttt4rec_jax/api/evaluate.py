@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
 from data_prep.settings import UserError
@@ -28,11 +30,13 @@ class Evaluation(dict[str, dict[str, float]]):
     """Metrics by protocol, {"sampled": {...}, "full": {...}}.
 
     notes: what was found in lists and scores, in sentences. bounds: {protocol: {k: bounds}} of the
-    metrics that short lists do not determine, which are lower bounds.
+    metrics that short lists do not determine, which are lower bounds. more: of the test set, what
+    result.json has beside: beyond_accuracy, segments, and test_by_item (warm and cold targets).
     """
 
     notes: tuple[str, ...] = ()
     bounds: Mapping[str, Any] = MappingProxyType({})
+    more: Mapping[str, Any] = MappingProxyType({})
 
 
 def evaluate(
@@ -45,6 +49,8 @@ def evaluate(
     max_len: int | None = None,
     batch_size: int = 256,
     top_k: Sequence[int] | None = None,
+    segments: bool = False,
+    categories: Any = None,
     run_dir: str | Path | None = None,
     name: str = "",
     seed: int = 0,
@@ -66,6 +72,8 @@ def evaluate(
         max_len: L; by default that of the Run, or 50.
         batch_size: The number of users in a call of a function, fewer for a large catalogue.
         top_k: Numbers k of the metrics of the first k items, beside 5, 10 and 20.
+        segments: Whether to give the test metrics by segment, too.
+        categories: A DataFrame or a file of items and their categories, for the diversity of lists.
         run_dir: A new folder for result.json and test_ranks.parquet, which `compare` reads.
         name, seed: The recommender's name in run_dir, and the seed of its training.
 
@@ -82,21 +90,26 @@ def evaluate(
             data.folder, data.dataset, recommendations, scores, split, top_k=chosen
         )
     else:
-        ranks = _rank(scorer, data.dataset, split, max_len, batch_size)
-        found = judged.Judgement(ranks, {}, {}, (), None)
+        ranks, lists = _rank(scorer, data.dataset, split, max_len, batch_size, max(chosen))
+        found = judged.Judgement(ranks, {}, {}, (), lists)
     values, bounds = judged.metrics(found, chosen)
     if split == "validation" and top_k is None and scorer is not None:
         # as training reports it
         values = {protocol: summarise(of_protocol) for protocol, of_protocol in found.ranks.items()}
     if run_dir is not None:
         config = JudgedConfig(data=data.config, name=name or "a scorer", seed=seed)
-        content = judged.result(config, data.folder, data.dataset, found, chosen)
+        content = judged.result(
+            config, data.folder, data.dataset, found, chosen, segments, categories
+        )
         judged.write(Path(run_dir), content, found, data.dataset)
     for note in found.notes:
         logger.info("%s", note)
     result = Evaluation(values)
     result.notes = found.notes
     result.bounds = bounds
+    if split == "test":
+        test = judged.held_out(data.folder, data.dataset, categories)
+        result.more = test.entries(found.ranks, found.items, chosen, segments, found.listed)
     return result
 
 
@@ -118,9 +131,12 @@ def _check_arguments(
 
 
 def _rank(
-    scorer: Any, dataset: Dataset, split: str, max_len: int | None, batch_size: int
-) -> dict[str, Ranks]:
-    """Return the ranks by a scorer. Raises UserError."""
+    scorer: Any, dataset: Dataset, split: str, max_len: int | None, batch_size: int, k: int
+) -> tuple[dict[str, Ranks], np.ndarray | None]:
+    """Return the ranks by a scorer, and lists of the k best items [T, k] by a module.
+
+    Raises UserError.
+    """
     if isinstance(scorer, Run):
         _check_data(scorer, dataset)
         max_len = max_len or scorer.config.model.max_len
@@ -129,9 +145,9 @@ def _rank(
     if max_len < 1 or batch_size < 1:
         raise UserError(f"max_len, batch_size: found {max_len}, {batch_size}, expected at least 1")
     if isinstance(scorer, nnx.Module):
-        return _rank_module(scorer, dataset, split, max_len)
+        return _rank_module(scorer, dataset, split, max_len, k)
     if callable(scorer):
-        return rank_by_scorer(scorer, dataset, split, max_len, batch_size)
+        return rank_by_scorer(scorer, dataset, split, max_len, batch_size), None
     raise UserError(
         f"scorer: {scorer!r} is not a Run, a Flax module or a function of (histories, candidates)"
     )
@@ -149,9 +165,9 @@ def _check_data(run: Run, dataset: Dataset) -> None:
 
 
 def _rank_module(
-    module: nnx.Module, dataset: Dataset, split: str, max_len: int
-) -> dict[str, Ranks]:
-    """Return the ranks by a module of this package's interface. Raises UserError."""
+    module: nnx.Module, dataset: Dataset, split: str, max_len: int, k: int
+) -> tuple[dict[str, Ranks], np.ndarray | None]:
+    """Return the ranks and lists by a module of this package's interface. Raises UserError."""
     if not isinstance(module, TwoTower | PairScorer):
         raise UserError(
             f"scorer: {type(module).__name__} has neither encode and item_vectors nor score; "
@@ -159,9 +175,15 @@ def _rank_module(
         )
     graphdef, params = nnx.split(module)
     evaluator = Evaluator(
-        graphdef, nnx.to_pure_dict(params), dataset, device_clicks(dataset), max_len
+        graphdef,
+        nnx.to_pure_dict(params),
+        dataset,
+        device_clicks(dataset),
+        max_len,
+        list_length=k,
     )
-    try:
-        return evaluator(nnx.to_pure_dict(params), split)
-    except NonFiniteScoresError as error:
-        raise UserError(f"scorer: {error}") from error
+    params_R = jax.tree.map(lambda x: x[None], nnx.to_pure_dict(params))
+    (ranked,) = evaluator.of_runs_with_lists(params_R, split)
+    if isinstance(ranked, NonFiniteScoresError):
+        raise UserError(f"scorer: {ranked}") from ranked
+    return ranked

@@ -10,7 +10,7 @@ from ttt4rec_jax.cli.flags import HEADINGS
 from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.config.execution import DataFolders
 from ttt4rec_jax.config.judged import JudgedConfig
-from ttt4rec_jax.config.training import TOP_K_HELP
+from ttt4rec_jax.config.training import SEGMENTS_HELP, TOP_K_HELP
 from ttt4rec_jax.metrics import TOP_K, cutoffs
 from ttt4rec_jax.runs.folder import RunFolder
 
@@ -36,6 +36,12 @@ class EvaluateFlags(DataFolders):
 
     recommendations: str = option("", "File of lists of recommended items.", path=True)
     scores: str = option("", "File of scores of the candidates.", path=True)
+    categories: str = option(
+        "",
+        "File of item and category, for the diversity of the lists; several categories are "
+        "separated by |, or have a row each.",
+        path=True,
+    )
     run_dir: str = option(
         "", "Folder to write result.json and test_ranks.parquet into; default: none.", path=True
     )
@@ -47,6 +53,7 @@ class EvaluateFlags(DataFolders):
         low=0,
     )
     top_k: str = option(TOP_K, TOP_K_HELP)
+    segments: bool = option(False, SEGMENTS_HELP)
 
     def __post_init__(self) -> None:
         check(self)
@@ -56,7 +63,7 @@ class EvaluateFlags(DataFolders):
                 "--recommendations, --scores: both are missing; give the lists of a recommender, "
                 "its scores of the candidates, or both; see --help"
             )
-        for flag in ("recommendations", "scores"):
+        for flag in ("recommendations", "scores", "categories"):
             if (path := getattr(self, flag)) and not Path(path).is_file():
                 raise UserError(f"--{flag}: {path} is not there; name a file")
 
@@ -98,7 +105,8 @@ def _evaluate(argv: list[str]) -> None:
         top_k=top_k,
         flag="--",
     )
-    content = judged.result(config, prepared, dataset, judgement, top_k)
+    categories = flags.categories or None
+    content = judged.result(config, prepared, dataset, judgement, top_k, flags.segments, categories)
     if flags.run_dir:
         judged.write(Path(flags.run_dir), content, judgement, dataset)
     print(shown_lines(judged.table(content)))

@@ -145,12 +145,18 @@ TOP_K_HELP = (
     "has those at 5, 10 and 20."
 )
 
+SEGMENTS_HELP = (
+    "Also give test metrics by segment: the length of the user's history, the popularity of the "
+    "target (head, middle, tail, cold)."
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordConfig:
     """What a run records; the model, its training and its ranks do not depend on it."""
 
     top_k: str = option(TOP_K, TOP_K_HELP)
+    segments: bool = option(False, SEGMENTS_HELP)
     ttt_stats: bool = option(
         False,
         "Record in metrics.jsonl, after each epoch, statistics of the TTT layers' inner learners: "

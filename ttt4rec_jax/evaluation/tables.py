@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from data_prep.columns import KNOWN, plain
@@ -15,6 +16,7 @@ from data_prep.frames import as_polars, is_frame
 
 SCORES = "score prediction pred predictedrating predictedscore weight estimate relevance rating"
 RANKS = "rank ranking position pos"
+CATEGORIES = "category categories genre genres"
 FORMATS = (
     ".parquet, .csv, .tsv, .jsonl, .ndjson, .arrow, .ipc, .feather (text files also .gz, .zst)"
 )
@@ -79,6 +81,7 @@ def _columns(names: Sequence[str]) -> dict[str, str]:
     known = {
         "user": KNOWN["user"],
         "item": f"{KNOWN['item']} items itemids",
+        "category": CATEGORIES,
         "score": SCORES,
         "rank": RANKS,
     }
@@ -90,10 +93,12 @@ def _columns(names: Sequence[str]) -> dict[str, str]:
     return {role: columns[0] for role, columns in found.items() if columns}
 
 
-def _missing(what: str, role: str, names: Sequence[str]) -> UserError:
+def _missing(
+    what: str, role: str, names: Sequence[str], expected: str = "user, item, and rank or score"
+) -> UserError:
     return UserError(
         f"{what}: no column of the {role}; its columns are {', '.join(names[:20]) or 'none'}; "
-        "expected user, item, and rank or score"
+        f"expected {expected}"
     )
 
 
@@ -119,6 +124,33 @@ def _read(source: Any, what: str) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(f"{what}: {path} cannot be read ({first_line(error)})") from error
     raise UserError(f"{what}: {path} has an unknown format; expected a name in {FORMATS}")
+
+
+def read_categories(source: Any, what: str, ids: pl.Series) -> np.ndarray:
+    """Return which categories each item has [V, G], from a table of item and category.
+
+    A category is a text, several separated by "|", or a list; an item may have several rows. Items
+    that are not in the data are left out. Raises UserError.
+    """
+    table = as_polars(source) if is_frame(source) else _read(source, what)
+    columns = _columns(table.columns)
+    for role in ("item", "category"):
+        if role not in columns:
+            raise _missing(what, role, table.columns, "item and category")
+    items, _ = _numbered(table[columns["item"]], ids)
+    category = table[columns["category"]]
+    if not isinstance(category.dtype, pl.List):
+        category = category.cast(pl.String).str.split("|")
+    pairs = pl.DataFrame({"item": items, "category": category}).drop_nulls()
+    pairs = pairs.explode("category").drop_nulls()
+    names = {
+        name: number for number, name in enumerate(pairs["category"].unique(maintain_order=True))
+    }
+    if not names:
+        raise UserError(f"{what}: no item of the data has a category; compare the ids")
+    found = np.zeros((len(ids), len(names)), bool)
+    found[pairs["item"].to_numpy(), [names[name] for name in pairs["category"]]] = True
+    return found
 
 
 def _exploded(table: pl.DataFrame, columns: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:

@@ -16,9 +16,10 @@ from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.evaluation.candidates import rank_scores
 from ttt4rec_jax.evaluation.listed import summarise_lists
 from ttt4rec_jax.evaluation.lists import rank_lists
-from ttt4rec_jax.evaluation.tables import read_rows
+from ttt4rec_jax.evaluation.tables import read_categories, read_rows
 from ttt4rec_jax.metrics import CUTOFFS, Ranks, summarise_test
 from ttt4rec_jax.pipeline import result as results
+from ttt4rec_jax.pipeline.heldout import HeldOut, more_lines
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
 
@@ -132,19 +133,31 @@ def metrics(
     return values, {protocol: of for protocol, of in bounds.items() if of}
 
 
+def held_out(prepared: Path, dataset: Dataset, categories: Any = None, flag: str = "") -> HeldOut:
+    """Return what is known of the test targets; categories: a path or a DataFrame."""
+    known = None
+    if categories is not None:
+        ids = pl.read_parquet(prepared / "items.parquet", columns=["id"])["id"]
+        known = read_categories(categories, f"{flag}categories", ids)
+    return HeldOut(dataset, catalogue.from_prepared(prepared, dataset).clicks, known)
+
+
 def result(
     config: JudgedConfig,
     prepared: Path,
     dataset: Dataset,
     judgement: Judgement,
     top_k: Sequence[int] = CUTOFFS,
+    with_segments: bool = False,
+    categories: Any = None,
 ) -> dict[str, Any]:
-    """Return the content of result.json, as of a run, for the test set."""
+    """Return the content of result.json, as of a run, for the test set.
+
+    categories: a path or a DataFrame of items and their categories.
+    """
     values, bounds = metrics(judgement, top_k)
-    clicks = catalogue.from_prepared(prepared, dataset).clicks
-    is_cold = clicks[dataset.items[dataset.test.positions] - 1] == 0
+    test = held_out(prepared, dataset, categories)
     trained = {"training": "elsewhere", "selection": "elsewhere"}
-    known = {p: ranks for p, ranks in judgement.ranks.items() if "ndcg@10" in values[p]}
     return {
         "model": config.name,
         "config": config.to_dict(),
@@ -154,7 +167,7 @@ def result(
         "judged": {**judgement.counts, "notes": list(judgement.notes)},
         "test": values,
         **({"bounds": bounds} if bounds else {}),
-        **results.warm_and_cold(known, is_cold),
+        **test.entries(judgement.ranks, judgement.items, top_k, with_segments, judgement.listed),
     }
 
 
@@ -174,7 +187,7 @@ def table(content: dict[str, Any]) -> str:
             )
     if any("mrr" not in of_protocol for of_protocol in content["test"].values()):
         lines.append("-  not known: lists do not determine the ranks beyond their ends")
-    return "\n".join([*lines, *results.item_lines(content)])
+    return "\n".join([*lines, *more_lines(content)])
 
 
 def write(path: Path, content: dict[str, Any], judgement: Judgement, dataset: Dataset) -> None:

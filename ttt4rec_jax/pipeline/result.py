@@ -1,27 +1,21 @@
 """The result of a run: the content of result.json, and the table printed at the end."""
 
-from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 from data_prep.settings import DataConfig
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.metrics import (
     PROTOCOLS,
     TOP_K,
-    Ranks,
-    chosen_ranks,
     cutoff,
     cutoffs,
     label,
     shown_metrics,
-    summarise,
     summarise_test,
 )
+from ttt4rec_jax.pipeline.heldout import METRIC_COLUMNS, HeldOut, more_lines, row
 from ttt4rec_jax.training.progress import Outcome, selected
 
-METRIC_COLUMNS = {"sampled": f"{'sampled':>18}", "full": f"{'full catalogue':>20}"}
 # counts of the manifest's summary that are in result.json where they are not 0
 IN_RESULT = ("users_without_training", "test_cold_targets", "test_without_negatives")
 
@@ -32,13 +26,13 @@ def result(
     outcome: Outcome,
     seconds: dict[str, float],
     platform: str,
-    is_cold: np.ndarray | None = None,
+    test: HeldOut | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
     Args:
         manifest: The data set's manifest.
-        is_cold: Whether the item of each test target [T] has no training click; by default none.
+        test: What is known of the test targets; by default nothing.
         seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
@@ -54,7 +48,11 @@ def result(
         "skipped_steps": sum(line.get("skipped_steps", 0) for line in outcome.history),
         "validation": outcome.validation,
         "test": {name: summarise_test(r, top_k) for name, r in outcome.test_ranks.items()},
-        **warm_and_cold(outcome.test_ranks, is_cold),
+        **(
+            test.entries(outcome.test_ranks, outcome.test_lists, top_k, config.record.segments)
+            if test
+            else {}
+        ),
         "seconds": seconds | outcome.seconds,
         **ttt_stats(outcome),
     }
@@ -68,27 +66,6 @@ def dataset(manifest: dict) -> dict[str, Any]:
         **manifest["counts"],
         **{name: figures[name] for name in IN_RESULT if figures.get(name)},
         "sha256": manifest["sha256"],
-    }
-
-
-def warm_and_cold(ranks: dict[str, Ranks], is_cold: np.ndarray | None) -> dict[str, Any]:
-    """Return the test metrics of warm and of cold targets apart; {} if none is cold.
-
-    A cold target is an item without a training click.
-    """
-    if is_cold is None or not is_cold.any():
-        return {}
-    parts = {"warm": ~is_cold, "cold": is_cold}
-    return {
-        "test_by_item": {
-            name: {"targets": int(chosen.sum())}
-            | {
-                protocol: summarise(chosen_ranks(of_protocol, chosen))
-                for protocol, of_protocol in ranks.items()
-                if chosen.any()
-            }
-            for name, chosen in parts.items()
-        }
     }
 
 
@@ -143,7 +120,7 @@ def table(result: dict[str, Any]) -> str:
             *_header_lines(result),
             "",
             *metric_lines(result, cutoffs(result["config"].get("record", {}).get("top_k", TOP_K))),
-            *item_lines(result),
+            *more_lines(result),
             "",
             _times(result),
         ]
@@ -189,30 +166,8 @@ def metric_lines(result: dict[str, Any], top_k: tuple[int, ...]) -> list[str]:
     heads = f"{'test':<10}" + "".join(f" {METRIC_COLUMNS[p]}" for p in protocols)
     lines = [heads + ("   (do not compare the two columns)" if len(protocols) > 1 else "")]
     for name in shown_metrics(top_k):
-        lines.append(_row(label(name), (cell(p, name) for p in protocols), protocols))
-    lines.append(_row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))
-    return lines
-
-
-def _row(name: str, values: Iterable[str], protocols: list[str]) -> str:
-    cells = (
-        f" {text:>{len(METRIC_COLUMNS[p])}}" for text, p in zip(values, protocols, strict=True)
-    )
-    return f"{name:<10}" + "".join(cells)
-
-
-def item_lines(result: dict[str, Any]) -> list[str]:
-    """Return the main metric of warm and of cold targets, if there are cold ones."""
-    lines = []
-    for name, part in result.get("test_by_item", {}).items():
-        if part["targets"]:
-            protocols = [p for p in PROTOCOLS if p in part]
-            row = _row("", (f"{part[p]['ndcg@10']:.4f}" for p in protocols), protocols)
-            what = "with" if name == "warm" else "without"
-            lines.append(
-                f"{row}   NDCG@10 of the {part['targets']:,} {name} targets "
-                f"(items {what} a training click)"
-            )
+        lines.append(row(label(name), (cell(p, name) for p in protocols), protocols))
+    lines.append(row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))
     return lines
 
 
