@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,7 @@ def store(
     for notice in columns.notices:
         logger.warning("the DataFrame: %s", notice)
     chosen = tuple(dict.fromkeys((*columns.names, *columns_of(where))))
-    if is_polars:
-        table = data.select(chosen)
-    else:
-        table = pl.DataFrame([_series(name, data.iloc[:, names.index(name)]) for name in chosen])
+    table = as_polars(data, chosen)
     content = io.BytesIO()
     try:
         table.write_parquet(content)
@@ -85,6 +83,20 @@ def store(
                 f"cache_dir: {path} cannot be written ({error.strerror}); name another cache_dir"
             ) from error
     return path
+
+
+def as_polars(data: Any, chosen: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return a DataFrame of polars or pandas as one of polars, without the index of pandas.
+
+    chosen: the columns; by default all. Raises UserError for a column of values of several types.
+    """
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect()
+    names = [str(name) for name in data.columns]
+    chosen = names if chosen is None else chosen
+    if isinstance(data, pl.DataFrame):
+        return data.select(chosen)
+    return pl.DataFrame([_series(name, data.iloc[:, names.index(name)]) for name in chosen])
 
 
 def _series(name: str, column: Any) -> pl.Series:

@@ -2,13 +2,17 @@
 
 import itertools
 
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.settings import UserError
 from ttt4rec_jax import metrics
 from ttt4rec_jax.metrics import Ranks
+
+KS = (1, 2, 5)
 
 
 def ranks_of(*rows):
@@ -21,8 +25,11 @@ def brute_force(scores):
     for order in itertools.permutations(range(len(scores))):
         if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
             rank = order.index(0) + 1
-            values = {f"hit@{k}": float(rank <= k) for k in metrics.CUTOFFS}
-            values |= {f"ndcg@{k}": (rank <= k) / np.log2(rank + 1) for k in metrics.CUTOFFS}
+            values = {f"hit@{k}": float(rank <= k) for k in KS}
+            values |= {f"recall@{k}": float(rank <= k) for k in KS}
+            values |= {f"precision@{k}": (rank <= k) / k for k in KS}
+            values |= {f"map@{k}": (rank <= k) / rank for k in KS}
+            values |= {f"ndcg@{k}": (rank <= k) / np.log2(rank + 1) for k in KS}
             below = (len(scores) - rank) / (len(scores) - 1) if len(scores) > 1 else 0.5
             found.append(values | {"mrr": 1 / rank, "auc": below})
     return {name: np.mean([f[name] for f in found]) for name in found[0]}
@@ -32,7 +39,7 @@ def brute_force(scores):
 def test_equal_brute_force_over_all_orders(scores):
     greater = sum(s > scores[0] for s in scores)
     ties = sum(s == scores[0] for s in scores) - 1
-    got = metrics.per_target(ranks_of((greater, ties, len(scores) - 1)))
+    got = metrics.per_target(ranks_of((greater, ties, len(scores) - 1)), KS, metrics.AT_K)
     for name, expected in brute_force(scores).items():
         assert got[name][0] == pytest.approx(expected), name
     assert got["tie_rate"][0] == (ties > 0)
@@ -67,6 +74,48 @@ def test_summary_is_the_mean_and_its_interval():
     assert got["tie_rate"] == 0
 
 
+def test_metrics_are_those_of_ir_measures():
+    """Of rankings without ties, which the library breaks by name."""
+    rng = np.random.default_rng(0)
+    qrels = []
+    run = []
+    greater = []
+    for user in range(50):
+        scores = rng.permutation(30).tolist()
+        target = int(rng.integers(30))
+        qrels.append(ir_measures.Qrel(str(user), str(target), 1))
+        run += [ir_measures.ScoredDoc(str(user), str(i), float(s)) for i, s in enumerate(scores)]
+        greater.append(sum(s > scores[target] for s in scores))
+    ranks = ranks_of(*((n, 0, 29) for n in greater))
+    got = metrics.summarise(ranks, (1, 5, 10), metrics.AT_K)
+    theirs = {"mrr": ir_measures.RR}
+    for k in (1, 5, 10):
+        theirs |= {
+            f"ndcg@{k}": ir_measures.nDCG @ k,
+            f"precision@{k}": ir_measures.P @ k,
+            f"recall@{k}": ir_measures.R @ k,
+            f"hit@{k}": ir_measures.Success @ k,
+            f"map@{k}": ir_measures.AP @ k,
+        }
+    expected = ir_measures.calc_aggregate(theirs.values(), qrels, run)
+    for name, measure in theirs.items():
+        assert got[name] == pytest.approx(expected[measure], abs=1e-6), name
+
+
+@pytest.mark.parametrize("text", ["", "0", "5,x", "1001", "5,,10", "-1"])
+def test_a_wrong_cutoff_is_one_line(text):
+    with pytest.raises(UserError, match="expected numbers separated by commas, as in 1,5,10"):
+        metrics.cutoffs(text)
+
+
+def test_cutoffs_are_ascending_and_decide_what_is_shown():
+    assert metrics.cutoffs("20, 1,5,5") == (1, 5, 20)
+    assert metrics.shown_metrics((5, 10, 20)) == (*metrics.AT_CUTOFFS, "mrr", "auc")
+    assert metrics.shown_metrics((1,))[:4] == ("hit@1", "ndcg@1", "precision@1", "map@1")
+    summary = metrics.summarise_test(ranks_of((0, 0, 99), (2, 0, 99)), (1,))
+    assert {"hit@1", "hit@5", "map@20"} <= summary.keys()
+
+
 def test_how_metrics_and_p_values_are_printed():
     assert list(map(metrics.label, ("hit@10", "ndcg@5", "mrr"))) == ["HR@10", "NDCG@5", "MRR"]
     assert metrics.p_text(0.01234) == "p = 0.0123" and metrics.p_text(9e-5) == "p < 0.0001"
@@ -74,7 +123,7 @@ def test_how_metrics_and_p_values_are_printed():
 
 def test_every_named_metric_exists():
     values = metrics.per_target(ranks_of((0, 0, 99)))
-    named = (metrics.METRICS, metrics.COMPARED_METRICS, metrics.HEADLINE_METRICS)
+    named = (metrics.shown_metrics(), metrics.COMPARED_METRICS, metrics.HEADLINE_METRICS)
     assert set(itertools.chain(*named, metrics.PAPER_METRICS)) <= set(values)
 
 

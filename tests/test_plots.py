@@ -3,10 +3,11 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
-from helpers import assert_one_line, epoch_lines, run_script, try_mistakes
+from helpers import assert_one_line, epoch_lines, make_finished_run, run_script, try_mistakes
 
-from ttt4rec_jax import plots
+from ttt4rec_jax import metrics, plots
 from ttt4rec_jax.plots import figure
 
 
@@ -113,3 +114,62 @@ def outcomes(folders):
 @pytest.mark.parametrize("flags", MISTAKES)
 def test_a_mistake_is_one_clear_line(outcomes, flags):
     assert_one_line(outcomes[flags], MISTAKES[flags])
+
+
+def runs_of_results():
+    half = {"ndcg@10": 0.2, "ndcg@10_ci95": 0.05, "hit@10": 0.4}
+    segments = {
+        "item": {"head": {"targets": 3, "full": half}, "tail": {"targets": 2, "full": half}}
+    }
+    return half, segments
+
+
+def test_metrics_and_segments_are_drawn_with_their_intervals():
+    half, segments = runs_of_results()
+    runs = {"ours": {"sampled": half, "full": half}, "lists": {"full": half}}
+    sampled, full = plots.intervals(runs, ("hit@10", "ndcg@10", "mrr")).axes
+    names = [tick.get_text() for tick in full.get_xticklabels()]
+    assert names == ["HR@10", "NDCG@10"], "a metric that no run has is left out"
+    for axes, drawn in ((full, (2, 2)), (sampled, (2, 0))):
+        assert [
+            int(np.isfinite(points.lines[0].get_ydata()).sum()) for points in axes.containers
+        ] == list(drawn)
+    x, y = full.containers[0].lines[0].get_data()
+    assert y.tolist() == [0.4, 0.2] and x[0] < 0 < full.containers[1].lines[0].get_xdata()[0]
+    (bars,) = full.containers[0].lines[2]
+    low, high = bars.get_segments()[1][:, 1]
+    assert (low, high) == pytest.approx((0.15, 0.25))
+    (axes,) = plots.segments({"ours": segments}, "ndcg@10", {"item": "by clicks"}).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["head", "tail"]
+    assert axes.containers[0].lines[0].get_ydata().tolist() == [0.2, 0.2]
+    assert axes.get_xlabel() == "by clicks" and "NDCG@10" in axes.get_ylabel()
+
+
+def test_the_distribution_of_ranks_is_the_hit_rate_at_every_k():
+    rng = np.random.default_rng(0)
+    greater = rng.integers(0, 20, 50)
+    ranks = metrics.Ranks(greater, rng.integers(0, 5, 50), np.full(50, 25))
+    curve = metrics.hit_curve(ranks, 26)
+    assert curve.tolist() == pytest.approx([metrics.hit(ranks, k).mean() for k in range(1, 27)])
+    assert curve[-1] == pytest.approx(1) and len(metrics.hit_curve(ranks, 7)) == 7
+    figure = plots.rank_distributions({"a": {"full": curve}, "b": {"sampled": curve[:3]}})
+    sampled, full = figure.axes
+    assert full.get_lines()[0].get_ydata().tolist() == curve.tolist()
+    assert [len(line.get_xdata()) for line in sampled.get_lines()] == [0, 3]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_results_are_plotted_from_the_command_line(tmp_path, environment):
+    _, segments = runs_of_results()
+
+    def with_segments(result, columns):
+        result["segments"] = segments
+
+    make_finished_run(tmp_path / "sasrec", "sasrec", change=with_segments)
+    make_finished_run(tmp_path / "gru4rec", "gru4rec")
+    for kind, names in (("metrics", ["sasrec", "gru4rec"]), ("segments", ["sasrec"])):
+        done = run_script("plot", environment, *names, f"--kind={kind}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"{kind}.png").read_bytes()[:4] == b"\x89PNG"
+    outcomes = try_mistakes("plot", {"gru4rec --kind=segments": ""}, tmp_path)
+    assert_one_line(outcomes["gru4rec --kind=segments"], "gru4rec: its result has no segments")

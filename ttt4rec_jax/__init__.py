@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_prep.settings import UserError, option
     from ttt4rec_jax.api.compare import Comparison, compare
-    from ttt4rec_jax.api.data import Data, datasets, prepare
+    from ttt4rec_jax.api.data import Data, candidates, datasets, prepare
     from ttt4rec_jax.api.evaluate import evaluate
     from ttt4rec_jax.api.run import Run, load
     from ttt4rec_jax.api.search import SearchResult, search
@@ -35,6 +35,7 @@ NAMES = {
     "Run": ("api.run", "Run"),
     "SearchResult": ("api.search", "SearchResult"),
     "Session": ("serving.recommender", "Session"),
+    "candidates": ("api.data", "candidates"),
     "compare": ("api.compare", "compare"),
     "datasets": ("api.data", "datasets"),
     "enable_program_cache": ("pipeline.devices", "enable_compilation_cache"),
@@ -63,6 +64,7 @@ __all__ = [
     "SearchResult",
     "Session",
     "UserError",
+    "candidates",
     "compare",
     "datasets",
     "enable_program_cache",

@@ -20,6 +20,8 @@ COMMANDS = {
     "sweep": Entry("cli.main", "The same as train; flags with several values define a sweep."),
     "search": Entry("cli.search", "Search for the best options of a model, by validation."),
     "compare": Entry("cli.compare", "Compare finished runs by a paired test."),
+    "evaluate": Entry("cli.evaluate", "Judge the lists or scores of any recommender."),
+    "candidates": Entry("cli.candidates", "Write what another library needs to be judged."),
     "recommend": Entry("cli.recommend", "Recommend items with a finished run."),
     "export": Entry("cli.export", "Export a finished run to serve it without this package."),
     "plot": Entry("cli.plot", "Plot the loss and validation curves of runs."),

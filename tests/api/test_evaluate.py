@@ -26,6 +26,10 @@ def test_a_run_its_module_and_its_scores_as_a_function_have_the_same_metrics(dat
     by_function = t4r.evaluate(scores, data, max_len=5, batch_size=500)
     for protocol, metrics in run.test.items():
         assert by_function[protocol] == pytest.approx(metrics, abs=2e-5)  # products are rounded
+    whole = t4r.evaluate(run, data, segments=True, top_k=(5, 10, 20, 300))
+    assert whole.more["beyond_accuracy"].items() >= run.result["beyond_accuracy"].items()
+    assert whole.more["beyond_accuracy"]["coverage@300"] == 1  # the catalogue has 300 items
+    assert sum(s["targets"] for s in whole.more["segments"]["item"].values()) == 1500
     validation = t4r.evaluate(run, data, split="validation")
     assert validation == run.validation
 

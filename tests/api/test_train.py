@@ -13,7 +13,7 @@ from own_models import TINY
 
 import ttt4rec_jax as t4r
 from ttt4rec_jax import __main__ as command
-from ttt4rec_jax.pipeline import result
+from ttt4rec_jax.pipeline import heldout
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -205,8 +205,8 @@ def test_a_run_without_the_full_catalogue_has_sampled_metrics_alone(data, tmp_pa
     assert "full       not ranked (--nofull_catalogue)" in table
     assert "full catalogue" not in table and "HR@10" in table
     assert "test full/ndcg@10" not in t4r.sweep(data, "popularity", seed=[0, 1], **options).columns
-    (cold,) = result._item_lines({"test_by_item": {"cold": {"targets": 3, **both.test}}})
-    (sampled,) = result._item_lines({"test_by_item": {"cold": {"targets": 3, **alone.test}}})
+    (cold,) = heldout.item_lines({"test_by_item": {"cold": {"targets": 3, **both.test}}})
+    (sampled,) = heldout.item_lines({"test_by_item": {"cold": {"targets": 3, **alone.test}}})
     assert len(sampled.split("NDCG")[0].split()) == len(cold.split("NDCG")[0].split()) - 1
     with pytest.raises(t4r.UserError, match="select_by=full/ndcg@10 needs the full catalogue"):
         t4r.train(data, "popularity", select_by="full/ndcg@10", **options)

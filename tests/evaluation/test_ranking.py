@@ -12,7 +12,7 @@ from helpers import make_dataset
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
-from ttt4rec_jax.evaluation import evaluator, ranking
+from ttt4rec_jax.evaluation import best, counting, evaluator, ranking
 
 
 class Table(nnx.Module):
@@ -48,13 +48,15 @@ def in_tiles(monkeypatch, size):
     monkeypatch.setattr(evaluator, "lengths_read", lambda max_len: (1, 2, max_len))
     monkeypatch.setattr(ranking, "TILE", size)
     monkeypatch.setattr(ranking, "SEEN_AT_ONCE", 3)
-    monkeypatch.setattr(ranking, "NEGATIVES_AT_ONCE", 2)
+    monkeypatch.setattr(counting, "NEGATIVES_AT_ONCE", 2)
+    monkeypatch.setattr(best, "TILES_AT_ONCE", 2)
 
 
-def evaluator_of(dataset, model):
+def evaluator_of(dataset, model, k=0):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
-    return evaluator.Evaluator(graphdef, params, dataset, batches.device_clicks(dataset), 3), params
+    clicks = batches.device_clicks(dataset)
+    return evaluator.Evaluator(graphdef, params, dataset, clicks, 3, list_length=k), params
 
 
 class Pairs(nnx.Module):
@@ -68,18 +70,24 @@ class Pairs(nnx.Module):
 
 
 @pytest.mark.parametrize("kind", [Table, Pairs])
-def test_ranks_equal_brute_force(random_dataset, kind, monkeypatch):
+def test_ranks_and_lists_equal_brute_force(random_dataset, kind, monkeypatch):
     in_tiles(monkeypatch, 7)
-    rank, _ = evaluator_of(random_dataset, kind(np.zeros((31, 31))))
+    rank, _ = evaluator_of(random_dataset, kind(np.zeros((31, 31))), k=26)
     for levels, name in itertools.product((3, 1000), ("validation", "test")):
         table = np.random.default_rng(0).integers(0, levels, (31, 31))
-        ranks = rank({"table": jnp.asarray(table, jnp.float32)}, name)
+        params = {"table": jnp.asarray(table, jnp.float32)}
+        ranks = rank(params, name)
+        stacked = jax.tree.map(lambda x: x[None], params)
+        ((again, lists),) = rank.of_runs_with_lists(stacked, name)
+        jax.tree.map(np.testing.assert_array_equal, again, ranks)
         targets = getattr(random_dataset, name)
         for row, (position, user) in enumerate(zip(targets.positions, targets.users, strict=True)):
             history = random_dataset.items[random_dataset.offsets[user] : position]
             scores = table[history[-1]]
             target = random_dataset.items[position]
             catalogue = set(range(1, 31)) - set(history.tolist()) - {target}
+            in_order = sorted({*catalogue, target}, key=lambda item: (-scores[item], item))
+            assert lists[row].tolist() == (in_order + [0] * 26)[:26]
             for protocol, others in (
                 ("sampled", targets.negatives[row].tolist()),
                 ("full", sorted(catalogue)),

@@ -118,6 +118,8 @@ def test_a_model_without_training_is_evaluated_on_a_mesh(model, random_dataset, 
     got = fit_run(asked, random_dataset, tmp_path / "mesh", mesh=mesh)
     alone = fit_run(asked, random_dataset, tmp_path / "one")
     assert got.validation == alone.validation
+    np.testing.assert_array_equal(got.test_lists, alone.test_lists)
+    assert got.test_lists.shape[1] == 20 and got.test_lists[:, :10].all()
 
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused():

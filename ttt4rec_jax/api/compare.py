@@ -1,6 +1,7 @@
 """Comparing runs in Python."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax.api.run import Run
 from ttt4rec_jax.evaluation.compare import compare as compare_folders
 from ttt4rec_jax.evaluation.compare_table import table
-from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.metrics import PROTOCOLS, cutoffs
 
 
 class Comparison:
@@ -30,20 +31,23 @@ class Comparison:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def compare(*runs: Any, protocol: str = "both") -> Comparison:
+def compare(*runs: Any, protocol: str = "both", top_k: Sequence[int] | None = None) -> Comparison:
     """Compare systems by the test users of their finished runs.
 
     Args:
-        runs: Each a Run, the folder of a run or of a sweep, or a list of these. Runs that differ
-            only in the seed are one system; the first run's system is the reference.
+        runs: Each a Run, the folder of a run, of a sweep or of a recommender that `evaluate` has
+            judged, or a list of these. Runs that differ only in the seed are one system; the first
+            run's system is the reference.
         protocol: "sampled", "full" or "both".
+        top_k: Numbers k of the metrics of the first k items; by default 5 and 10.
 
     Raises UserError that says why, if the runs cannot be compared.
     """
     if protocol not in ("both", *PROTOCOLS):
         raise UserError(f"protocol: {protocol!r} is not one of both, {', '.join(PROTOCOLS)}")
     folders = [path for run in runs for path in _folders(run)]
-    return Comparison(compare_folders(folders, "" if protocol == "both" else protocol))
+    chosen = None if top_k is None else cutoffs(",".join(map(str, top_k)))
+    return Comparison(compare_folders(folders, "" if protocol == "both" else protocol, chosen))
 
 
 def _folders(run: Any) -> list[Path]:

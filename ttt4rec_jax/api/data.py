@@ -15,6 +15,8 @@ from data_prep.catalogue import CATALOGUE
 from data_prep.prepare import prepare as prepare_folder
 from data_prep.settings import DataConfig, UserError, nearest
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.pipeline import candidates as tables
+from ttt4rec_jax.pipeline.candidates import Candidates
 from ttt4rec_jax.runs import items as catalogue
 
 logger = logging.getLogger(__name__)
@@ -143,6 +145,17 @@ def datasets() -> pl.DataFrame:
     )
     counts = pl.col("clicks", "megabytes")
     return table.with_columns(pl.when(counts > 0).then(counts))
+
+
+def candidates(data: Data | Source) -> Candidates:
+    """Return what another library needs to be judged: clicks, candidates, users and items.
+
+    Each is a polars DataFrame with the ids of the data. clicks: those that may be known, in order,
+    with is_training; a user's history is all of them. candidates: the pairs to score, in an order
+    that does not tell the target. users: whom to recommend items to. items: the catalogue.
+    """
+    data = as_data(data)
+    return tables.candidates(data.folder, data.dataset)
 
 
 def as_data(data: Data | Source) -> Data:

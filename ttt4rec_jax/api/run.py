@@ -13,6 +13,7 @@ from flax import nnx
 from data_prep import atomic
 from data_prep.settings import UserError
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.config.judged import JudgedConfig
 from ttt4rec_jax.pipeline import result as results
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
@@ -37,6 +38,11 @@ class Run:
             raise UserError(f"{path}: a sweep; name the folder of one of its combinations")
         self._temporary = temporary
         finished = read.read(self.path)
+        if isinstance(finished.config, JudgedConfig):
+            raise UserError(
+                f"{path}: a recommender from elsewhere, without a model; name the folder of "
+                "a run, or give this one to compare"
+            )
         self.config: Config = finished.config
         self.result: dict[str, Any] = finished.result
 

@@ -11,7 +11,7 @@ from ttt4rec_jax.cli.command import Command, Section, exit_code
 from ttt4rec_jax.cli.flags import import_named
 from ttt4rec_jax.evaluation.compare import compare
 from ttt4rec_jax.evaluation.compare_table import table
-from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.metrics import PROTOCOLS, cutoffs
 
 PURPOSE = """Compare finished runs by a paired test over their test users, for one or more seeds:
 
@@ -34,6 +34,10 @@ class CompareFlags:
         "Metrics to compare: among sampled candidates, over the full catalogue, or both.",
         choices=("both", *PROTOCOLS),
     )
+    top_k: str = option(
+        "",
+        "Numbers k of the metrics of the first k items, as in 1,10,50; default: 5,10.",
+    )
     json: str = option("", "Also write the comparison to this JSON file.", path=True)
     model: str = option(
         "", "Models of your own among the runs, as module:Class, separated by commas."
@@ -44,6 +48,8 @@ class CompareFlags:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.top_k:
+            cutoffs(self.top_k)
 
 
 COMMAND = Command(
@@ -64,7 +70,8 @@ def _compare(argv: list[str]) -> None:
     parsed = COMMAND.parse(argv)
     flags = parsed.settings(CompareFlags)
     protocol = "" if flags.protocol == "both" else flags.protocol
-    comparison = compare([Path(run) for run in parsed.positional], protocol)
+    top_k = cutoffs(flags.top_k) if flags.top_k else None
+    comparison = compare([Path(run) for run in parsed.positional], protocol, top_k)
     if flags.json:
         try:
             with atomic.file(Path(flags.json)) as file:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from data_prep.settings import UserError, check, option
-from ttt4rec_jax.metrics import SELECTORS
+from ttt4rec_jax.metrics import SELECTORS, TOP_K, cutoffs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,10 +140,23 @@ class EvalConfig:
             )
 
 
+TOP_K_HELP = (
+    "Numbers k of the test metrics of the first k items, as in 1,5,10,20,50; result.json always "
+    "has those at 5, 10 and 20."
+)
+
+SEGMENTS_HELP = (
+    "Also give test metrics by segment: the length of the user's history, the popularity of the "
+    "target (head, middle, tail, cold)."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What a run records in addition to its metrics, which do not depend on it."""
+    """What a run records; the model, its training and its ranks do not depend on it."""
 
+    top_k: str = option(TOP_K, TOP_K_HELP)
+    segments: bool = option(False, SEGMENTS_HELP)
     ttt_stats: bool = option(
         False,
         "Record in metrics.jsonl, after each epoch, statistics of the TTT layers' inner learners: "
@@ -158,3 +171,4 @@ class RecordConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        cutoffs(self.top_k)

@@ -8,6 +8,7 @@ the interval then covers the variation over users only, and the comparison says 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +16,33 @@ import numpy as np
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import MODELS, OPTIONS, Config
+from ttt4rec_jax.config.judged import JudgedConfig
 from ttt4rec_jax.config.models import has_option
+from ttt4rec_jax.evaluation.comparable import (
+    check_comparable,
+    common_metrics,
+    common_protocols,
+    finished_runs,
+    of_lists,
+)
 from ttt4rec_jax.evaluation.paired_test import difference, holm
-from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, per_target
-from ttt4rec_jax.runs.folder import RunFolder
-from ttt4rec_jax.runs.read import EVALUATION_TEXTS, Run, failure, is_sweep, members, read
+from ttt4rec_jax.metrics import PROTOCOLS, compared_metrics, cutoff, per_target
+from ttt4rec_jax.runs.read import EVALUATION_TEXTS, Run, read
 
 
-def compare(paths: list[Path], protocol: str = "") -> dict[str, Any]:
+def compare(
+    paths: list[Path], protocol: str = "", top_k: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Return the comparison of the runs in these folders, in the format of --json.
 
-    protocol: one protocol, or "" for all that the runs share. Raises UserError.
+    protocol: one protocol, or "" for all that the runs share. top_k: the numbers k of the metrics,
+    if they were chosen. Raises UserError.
     """
     folders, warnings = finished_runs(paths)
     runs = [read(path) for path in folders]
     protocols = common_protocols(runs, protocol)
     check_comparable(runs, protocols)
-    return comparison(systems(runs), protocols, warnings)
-
-
-def finished_runs(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """Return the folders of the runs, and a warning for each unfinished combination of a sweep.
-
-    A sweep is replaced by its combinations, and a folder named twice counts once. Raises UserError.
-    """
-    folders = []
-    warnings = []
-    for path in paths:
-        runs = members(path)
-        if is_sweep(path):
-            finished = [run for run in runs if RunFolder(run).result.exists()]
-            for run in (run for run in runs if run not in finished):
-                why = f" (failed: {reason})" if (reason := failure(run)) else ""
-                warnings.append(f"{run} has no result and is left out{why}")
-            if not finished:
-                raise UserError(
-                    f"{path}: a sweep with no finished combination; "
-                    f"finish its training with --resume --run_dir={path}"
-                )
-            runs = finished
-        folders += runs
-    return list({path.resolve(): path for path in folders}.values()), warnings
-
-
-def common_protocols(runs: list[Run], protocol: str = "") -> tuple[str, ...]:
-    """Return the protocols that all runs have, or `protocol` if it is given. Raises UserError."""
-    for run in runs:
-        if protocol and protocol not in run.ranks:
-            raise UserError(f"--protocol={protocol}: {run.path} has {', '.join(run.ranks)} only")
-    candidates = (protocol,) if protocol else PROTOCOLS
-    common = tuple(p for p in candidates if all(p in run.ranks for run in runs))
-    if not common:
-        each = ", ".join(f"{run.path} {'+'.join(run.ranks)}" for run in runs)
-        raise UserError(f"the runs cannot be compared: no protocol is common to all ({each})")
-    return common
-
-
-def check_comparable(runs: list[Run], protocols: tuple[str, ...]) -> None:
-    """Raise UserError that names the first difference between two runs' evaluations, if any."""
-    first = runs[0]
-    for other in runs[1:]:
-        if problem := _incomparable(first, other, protocols):
-            raise UserError(f"{first.path} and {other.path} cannot be compared: {problem}")
-
-
-def _incomparable(first: Run, other: Run, protocols: tuple[str, ...]) -> str:
-    """Return the first difference between two runs' evaluations, "" if there is none."""
-    hashes = [run.result["dataset"]["sha256"] for run in (first, other)]
-    if hashes[0] != hashes[1]:
-        a, b = (dataclasses.asdict(run.config.data) for run in (first, other))
-        flags = "".join(f"--{k}={a[k]} against {b[k]}, " for k in a if a[k] != b[k])
-        return f"data differ, {flags}sha256 {hashes[0][:16]} against {hashes[1][:16]}"
-    for name in EVALUATION_TEXTS:
-        a, b = (run.result["protocol"][name] for run in (first, other))
-        if a != b and (name not in PROTOCOLS or name in protocols):
-            return f"protocol {name!r} is {a!r} against {b!r}"
-    if not np.array_equal(first.users, other.users):
-        user = min(set(first.users.tolist()) ^ set(other.users.tolist()))
-        only = first.path if user in first.users else other.path
-        sizes = f"{len(first.users):,} against {len(other.users):,}"
-        return f"test users differ, {sizes}; user {user} is in {only} alone"
-    for protocol in protocols:
-        others = first.ranks[protocol].others
-        others_too = other.ranks[protocol].others
-        if (differ := np.flatnonzero(others != others_too)).size:
-            user = first.users[differ[0]]
-            counts = f"{others[differ[0]]:,} against {others_too[differ[0]]:,}"
-            return f"{protocol} candidates of user {user} are {counts} beside the target"
-    return ""
+    return comparison(systems(runs), protocols, warnings, compared_metrics(top_k))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +59,25 @@ class System:
 
     @property
     def seeds(self) -> list[int]:
-        return [run.config.train.seed for run in self.runs]
+        return [run.seed for run in self.runs]
+
+    @property
+    def is_trained(self) -> bool:
+        return self.runs[0].is_trained
 
     @property
     def one_training(self) -> bool:
         """Whether the system is trained, but only with one seed."""
-        return MODELS[self.model].trained and len(self.runs) == 1
+        return self.is_trained and len(self.runs) == 1
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """Return the settings that identify a system.
+def settings(config: Config | JudgedConfig) -> dict[str, Any]:
+    """Return the settings that identify a system; for one from elsewhere, its name.
 
     These exclude the data, the seed, and options that the model does not have.
     """
+    if isinstance(config, JudgedConfig):
+        return {"model": config.name}
     model = config.model.model
     is_trained = MODELS[model].trained
     # options of all models, such as dim and dropout, matter only to models that are trained
@@ -159,10 +105,10 @@ def systems(runs: list[Run]) -> list[System]:
     for group in groups.values():
         by_seed: dict[int, Run] = {}
         for run in group:
-            if (same := by_seed.setdefault(run.config.train.seed, run)) is not run:
+            if (same := by_seed.setdefault(run.seed, run)) is not run:
                 raise UserError(
                     f"{same.path} and {run.path} have the same settings "
-                    f"and seed {run.config.train.seed}; name only one of them"
+                    f"and seed {run.seed}; name only one of them"
                 )
     identities = [dict(key) for key in groups]
     if len(identities) < 2:
@@ -186,7 +132,7 @@ def _name(own: dict[str, Any], identities: list[dict[str, Any]]) -> str:
 
 def cautions(compared: list[System]) -> list[str]:
     """Return warnings about differences between the systems' trainings."""
-    trained = [system for system in compared if MODELS[system.model].trained]
+    trained = [system for system in compared if "epochs" in system.settings]
     warnings = []
     for what, flags in (
         ("the best epochs were selected by different metrics", ("select_by",)),
@@ -203,11 +149,24 @@ def cautions(compared: list[System]) -> list[str]:
 
 
 def comparison(
-    compared: list[System], protocols: tuple[str, ...], warnings: list[str]
+    compared: list[System],
+    protocols: tuple[str, ...],
+    warnings: list[str],
+    metrics: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Return the comparison of every system with the first, in the format of --json."""
+    """Return the comparison of every system with the first, in the format of --json.
+
+    metrics: those to compare; of lists, only those that they determine.
+    """
     first = compared[0]
     run = first.runs[0]
+    runs = [run for system in compared for run in system.runs]
+    of_protocols = {protocol: common_metrics(runs, protocol, metrics) for protocol in protocols}
+    lists = [
+        text
+        for protocol, known in of_protocols.items()
+        for text in of_lists(runs, protocol, known, metrics)
+    ]
     return {
         "dataset": run.result["dataset"],
         "test_users": len(run.users),
@@ -219,8 +178,11 @@ def comparison(
         "reference": first.name,
         "systems": {system.name: _description(system, first) for system in compared},
         "method": _method(compared),
-        "warnings": warnings + cautions(compared),
-        "results": {protocol: _results(compared, protocol) for protocol in protocols},
+        "warnings": warnings + cautions(compared) + lists,
+        "results": {
+            protocol: _results(compared, protocol, known)
+            for protocol, known in of_protocols.items()
+        },
     }
 
 
@@ -237,15 +199,15 @@ def _description(system: System, first: System) -> dict[str, Any]:
         "seeds": system.seeds,
         "runs": [str(run.path) for run in system.runs],
         "settings": system.settings,
-        "trained": MODELS[system.model].trained,
+        "trained": system.is_trained,
         "interval_over": "" if system is first else interval_over,
     }
 
 
-def _results(compared: list[System], protocol: str) -> dict[str, Any]:
+def _results(compared: list[System], protocol: str, metrics: tuple[str, ...]) -> dict[str, Any]:
     """Return the means, standard deviations and differences of each metric by one protocol."""
     first = compared[0]
-    values = {system.name: _values(system, protocol) for system in compared}
+    values = {system.name: _values(system, protocol, metrics) for system in compared}
     means = {name: {m: float(x.mean()) for m, x in of.items()} for name, of in values.items()}
     spread = {
         system.name: {m: float(x.mean(1).std(ddof=1)) for m, x in values[system.name].items()}
@@ -253,7 +215,7 @@ def _results(compared: list[System], protocol: str) -> dict[str, Any]:
         if len(system.runs) > 1
     }
     differences: dict[str, dict[str, Any]] = {system.name: {} for system in compared[1:]}
-    for m in COMPARED_METRICS:
+    for m in metrics:
         tests = [
             difference(values[first.name][m], values[system.name][m], over_seeds(first, system))
             for system in compared[1:]
@@ -267,10 +229,11 @@ def _results(compared: list[System], protocol: str) -> dict[str, Any]:
     return {"means": means, "std_over_seeds": spread, "differences": differences}
 
 
-def _values(system: System, protocol: str) -> dict[str, np.ndarray]:
+def _values(system: System, protocol: str, metrics: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Return the compared metrics of a system's K runs and U users, {metric: [K, U]}."""
-    by_run = [per_target(run.ranks[protocol]) for run in system.runs]
-    return {m: np.stack([values[m] for values in by_run]) for m in COMPARED_METRICS}
+    top_k = sorted({cutoff(m) for m in metrics if "@" in m})
+    by_run = [per_target(run.ranks[protocol], top_k) for run in system.runs]
+    return {m: np.stack([values[m] for values in by_run]) for m in metrics}
 
 
 def _method(compared: list[System]) -> list[str]:

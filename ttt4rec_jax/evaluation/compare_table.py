@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ttt4rec_jax.metrics import COMPARED_METRICS, label, p_text
+from ttt4rec_jax.metrics import label, p_text
 
 
 def table(comparison: dict[str, Any]) -> str:
@@ -54,11 +54,12 @@ def _unnamed_flags(systems: dict[str, Any], name: str) -> list[str]:
 def _means_table(means: dict[str, dict[str, float]], width: int) -> list[str]:
     """Return a row per system; * marks the best of a column."""
     title = "mean (* best)"
-    best = {m: max(row[m] for row in means.values()) for m in COMPARED_METRICS}
+    metrics = list(next(iter(means.values())))
+    best = {m: max(row[m] for row in means.values()) for m in metrics}
     width = max(width, len(title))
-    lines = [f"{title:<{width}}" + "".join(f"{label(m):>10} " for m in COMPARED_METRICS)]
+    lines = [f"{title:<{width}}" + "".join(f"{label(m):>10} " for m in metrics)]
     for name, row in means.items():
-        cells = [f"{row[m]:>10.4f}{'*' if row[m] == best[m] else ' '}" for m in COMPARED_METRICS]
+        cells = [f"{row[m]:>10.4f}{'*' if row[m] == best[m] else ' '}" for m in metrics]
         lines.append(f"{name:<{width}}" + "".join(cells))
     return [line.rstrip() for line in lines]
 

@@ -42,6 +42,7 @@ class Evaluator:
         max_len: int,
         protocols: dict[str, tuple[str, ...]] | None = None,
         mesh: Mesh | None = None,
+        list_length: int = 0,
     ):
         """Group the targets into batches and place them on the devices.
 
@@ -51,7 +52,9 @@ class Evaluator:
                 transfers what it needs.
             protocols: {set: the protocols by which it is ranked}; by default both.
             mesh: where the runs are; by default one run on one device.
+            list_length: the number of best items that can be asked for beside the ranks.
         """
+        self.list_length = min(list_length, dataset.num_items)
         self.graphdef = graphdef
         self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         self.dataset = dataset
@@ -79,10 +82,19 @@ class Evaluator:
         clicks: Clicks,
         groups: Groups,
         protocols: tuple[str, ...] = PROTOCOLS,
-    ) -> tuple[dict[str, Counts], jax.Array]:
+        wants_lists: jax.Array | bool = False,
+    ) -> tuple[dict[str, Counts], jax.Array, jax.Array]:
         """Return rank_targets' result for one run: the function that is compiled."""
-        model = nnx.merge(self.graphdef, params)
-        return rank_targets(model, clicks, groups, self.dataset.num_items, protocols, self.mesh)
+        return rank_targets(
+            nnx.merge(self.graphdef, params),
+            clicks,
+            groups,
+            self.dataset.num_items,
+            protocols,
+            self.mesh,
+            self.list_length if "full" in protocols else 0,
+            wants_lists,
+        )
 
     def compile(self) -> "Evaluator":
         """Compile all programs now, and return the evaluator."""
@@ -103,20 +115,23 @@ class Evaluator:
     ) -> jax.stages.Compiled:
         mesh = self.mesh
 
-        def of_runs(params_R, clicks, groups):
+        def of_runs(params_R, clicks, groups, wants_lists):
             if not jax.tree.leaves(params_R):  # a model without parameters is one run
-                ranked = self.rank(params_R, clicks, groups, protocols)
+                ranked = self.rank(params_R, clicks, groups, protocols, wants_lists)
                 return jax.tree.map(lambda x: x[None], ranked)
             return jax.lax.map(
-                lambda params: self.rank(params, clicks, groups, protocols), params_R
+                lambda params: self.rank(params, clicks, groups, protocols, wants_lists), params_R
             )
 
         def stacked(x):
             return jax.ShapeDtypeStruct((mesh.runs, *x.shape), x.dtype)
 
-        program = jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED), RUNS))
+        program = jax.jit(mesh.map(of_runs, (RUNS, SHARED, SHARED, SHARED), RUNS))
         params_R = mesh.shapes(jax.tree.map(stacked, self._shapes), RUNS)
-        return program.lower(params_R, clicks, groups).compile()
+        return program.lower(params_R, clicks, groups, self._flag(False)).compile()
+
+    def _flag(self, value: bool) -> jax.Array:
+        return self.mesh.place(np.asarray(value), SHARED)
 
     def __call__(self, params: PyTree, name: str) -> dict[str, Ranks]:
         """Return {protocol: Ranks} of the targets of a set, "validation" or "test".
@@ -129,23 +144,39 @@ class Evaluator:
         return ranks
 
     def of_runs(self, params_R: PyTree, name: str) -> list[dict[str, Ranks] | NonFiniteScoresError]:
-        """Return what __call__ returns or raises, for every run of stacked parameters."""
+        ranked = self.of_runs_with_lists(params_R, name, wants_lists=False)
+        return [one if isinstance(one, ArithmeticError) else one[0] for one in ranked]
+
+    def of_runs_with_lists(
+        self, params_R: PyTree, name: str, wants_lists: bool = True
+    ) -> list[tuple[dict[str, Ranks], np.ndarray | None] | NonFiniteScoresError]:
+        """Return what `of_runs` does, each with the best items of the full catalogue [T, k].
+
+        0 is no item. None without the full catalogue, if list_length is 0, or if not wanted.
+        """
         protocols = self.protocols[name]
+        wants_lists = wants_lists and self.list_length > 0 and "full" in protocols
+        flag = self._flag(wants_lists)
         parts: list[Any] = []
         for clicks, groups in self._dispatches(name):
-            parts.append(self.compiled[protocols, tuple(groups)](params_R, clicks, groups))
+            part = self.compiled[protocols, tuple(groups)](params_R, clicks, groups, flag)
+            parts.append(part if wants_lists else part[:2])
             # the host prepares the next dispatch while the device ranks this one; none is queued
             jax.block_until_ready(parts[-2:-1])
-        ranks, nans_RxM = jax.tree.map(lambda *xs: np.concatenate(xs, 1), *jax.device_get(parts))
+        ranks, nans_RxM, *lists = jax.tree.map(
+            lambda *xs: np.concatenate(xs, 1), *jax.device_get(parts)
+        )
         slots = self.grouping.slots[name]
 
         def of_run(r):
             if nans_RxM[r].any():
                 return NonFiniteScoresError("the model scores a candidate with NaN")
-            return {
+            of_protocols = {
                 protocol: Ranks(*(x[r].reshape(-1)[slots].astype(np.int64) for x in counts))
                 for protocol, counts in ranks.items()
             }
+            best = [x[r].reshape(-1, self.list_length)[slots] for x in lists]
+            return of_protocols, best[0] if best else None
 
         return [of_run(r) for r in range(len(nans_RxM))]
 

@@ -7,7 +7,6 @@ position and ties are exact.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -15,19 +14,20 @@ import jax.numpy as jnp
 
 from ttt4rec_jax.data.batches import Clicks, histories
 from ttt4rec_jax.data.dataset import Targets
+from ttt4rec_jax.evaluation.best import scan_best
+from ttt4rec_jax.evaluation.counting import Counts, count_scores, rank_sampled
 from ttt4rec_jax.metrics import PROTOCOLS
 from ttt4rec_jax.models import HasItemTable, TwoTower, over_interests, rule_of
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh
 
-TILE = 512  # users, and items, scored at once; three counts of up to TILE fit one int32
-NEGATIVES_AT_ONCE = 32  # of each user; more would not fit into the cache
+TILE = 512  # users, and items, scored at once; counting.py counts up to TILE scores
 SEEN_AT_ONCE = 32  # clicks of each user
 HISTORIES_AT_ONCE = 4  # of a model that scores pairs
 EXACT = jax.lax.Precision.HIGHEST  # an accelerator's faster products would round scores to ties
 
 Model: TypeAlias = Any  # a module with `encode` and `item_vectors`, or with `score`
 Users: TypeAlias = Any  # user vectors [B, K, D], or (histories [B, L], lengths [B])
-Counts: TypeAlias = tuple[jax.Array, ...]  # [B] each
+Best: TypeAlias = tuple[jax.Array, jax.Array]  # scores and items [B, k]
 
 
 class Scorer(Protocol):
@@ -124,47 +124,10 @@ def item_vectors_of_tiles(model: Model, item_NxC: jax.Array, mesh: Mesh) -> jax.
     )
 
 
-def count_scores(score_BxC: jax.Array, target_B: jax.Array, counted: jax.Array | bool) -> Counts:
-    """Return how many of up to TILE scores are (above, equal to, not comparable with) the target's.
-
-    counted: which scores to count, broadcast to [B, C]. Each count is [B]. One pass over the scores
-    is enough, since the three counts are packed into the bits of one sum.
-    """
-    target_Bx1 = target_B[:, None]
-    not_greater = jnp.where(
-        score_BxC == target_Bx1, 1 << 10, jnp.where(score_BxC < target_Bx1, 0, 1 << 20)
-    )
-    kind_BxC = jnp.where(score_BxC > target_Bx1, 1, not_greater)
-    total_B = jnp.where(counted, kind_BxC, 0).sum(1)
-    return total_B & 1023, (total_B >> 10) & 1023, total_B >> 20
-
-
-def rank_sampled(
-    score: Callable[[jax.Array], jax.Array], target_B: jax.Array, negatives_BxC: jax.Array
-) -> Counts:
-    """Return (greater, ties, NaNs) [B] of the target among the negatives; item 0 does not count.
-
-    score: candidates [B, C] -> scores [B, C].
-    """
-    B, C = negatives_BxC.shape
-    pieces = -(-C // NEGATIVES_AT_ONCE)
-    width = -(-C // pieces)
-    padded_PxBxC = (
-        jnp.pad(negatives_BxC, ((0, 0), (0, pieces * width - C)))
-        .reshape(B, pieces, width)
-        .swapaxes(0, 1)
-    )
-
-    def piece(negatives_BxC):
-        score_BxC = score(jnp.concatenate([target_B[:, None], negatives_BxC], 1))
-        return count_scores(score_BxC[:, 1:], score_BxC[:, 0], negatives_BxC > 0)
-
-    return jax.tree.map(lambda x: x.sum(0), jax.lax.map(piece, padded_PxBxC))
-
-
 def rank_full(
     scorer: Scorer,
     num_items: int,
+    k: int,
     first_N: jax.Array,
     tile_NxC: jax.Array,
     users: Users,
@@ -172,12 +135,15 @@ def rank_full(
     positions_B: jax.Array,
     users_B: jax.Array,
     clicks: Clicks,
-) -> Counts:
+) -> tuple[Counts, Best]:
     """Return (greater, ties, NaNs, others) [B] of the target among tiles of the catalogue.
+
+    Also returns the k best candidates, (scores, items) [B, k], the best first; for k = 0 none.
 
     Items that the user clicked before the target are excluded; the target itself is a candidate
     even if it was clicked before. Excluded items are counted in each tile and subtracted, since a
-    mask of users x items would cost more than the products.
+    mask of users x items would cost more than the products; only for the best candidates, the
+    excluded ones of a few tiles are masked.
 
     Args:
         first_N: the first item of each tile.
@@ -188,6 +154,14 @@ def rank_full(
     target_score_B = scorer.targets(users, target)
     start_B = clicks.starts[users_B]
     pieces = (positions_B - start_B).max() // SEEN_AT_ONCE + 1
+    target_item_B = clicks.items[positions_B]
+
+    def clicked(piece, first):
+        """Return the indices in a tile of some clicks [B, S], and which of them are there."""
+        position_BxS = start_B[:, None] + piece * SEEN_AT_ONCE + jnp.arange(SEEN_AT_ONCE)
+        index_BxS = clicks.items[position_BxS] - first
+        is_here = (position_BxS <= positions_B[:, None]) & (index_BxS >= 0) & (index_BxS < TILE)
+        return index_BxS, is_here & clicks.is_first[position_BxS]
 
     def tile(counts, first_and_tile):
         first, tile_C = first_and_tile
@@ -196,10 +170,7 @@ def rank_full(
         greater, ties, nans = count_scores(score_BxC, target_score_B, is_item_C)
 
         def exclude(piece, excluded):
-            position_BxS = start_B[:, None] + piece * SEEN_AT_ONCE + jnp.arange(SEEN_AT_ONCE)
-            index_BxS = clicks.items[position_BxS] - first
-            is_here = (position_BxS <= positions_B[:, None]) & (index_BxS >= 0) & (index_BxS < TILE)
-            is_here &= clicks.is_first[position_BxS]
+            index_BxS, is_here = clicked(piece, first)
             score_BxS = jnp.take_along_axis(score_BxC, jnp.clip(index_BxS, 0, TILE - 1), 1)
             # these include the target itself, whose tie with itself is subtracted as well
             greater, ties, _ = count_scores(score_BxS, target_score_B, is_here)
@@ -208,10 +179,27 @@ def rank_full(
         seen_greater, seen_ties, seen = jax.lax.fori_loop(0, pieces, exclude, (zeros,) * 3)
         others = jnp.clip(num_items + 1 - first, 0, TILE) - seen
         of_tile = greater - seen_greater, ties - seen_ties, nans, others
-        return jax.tree.map(jnp.add, counts, of_tile), None
+        counts = jax.tree.map(jnp.add, counts, of_tile)
+        if not k:
+            return counts, None
+
+        def mask(piece, is_candidate_BxC):
+            index_BxS, is_here = clicked(piece, first)
+            is_here &= index_BxS + first != target_item_B[:, None]
+            row_Bx1 = jnp.arange(len(start_B))[:, None]
+            return is_candidate_BxC.at[row_Bx1, jnp.where(is_here, index_BxS, TILE)].set(
+                False, mode="drop"
+            )
+
+        is_candidate_BxC = jnp.broadcast_to(is_item_C, score_BxC.shape)
+        is_candidate_BxC = jax.lax.fori_loop(0, pieces, mask, is_candidate_BxC)
+        return counts, jnp.where(is_candidate_BxC, score_BxC, -jnp.inf)
 
     zeros = jnp.zeros_like(positions_B)
-    return jax.lax.scan(tile, (zeros,) * 4, (first_N, tile_NxC))[0]
+    if not k:
+        none = jnp.zeros((len(zeros), 0)), jnp.zeros((len(zeros), 0), first_N.dtype)
+        return jax.lax.scan(tile, (zeros,) * 4, (first_N, tile_NxC))[0], none
+    return scan_best(tile, (zeros,) * 4, (first_N, tile_NxC), k, TILE)
 
 
 def rank_targets(
@@ -221,8 +209,13 @@ def rank_targets(
     num_items: int,
     protocols: tuple[str, ...] = PROTOCOLS,
     mesh: Mesh = ONE_DEVICE,
-) -> tuple[dict[str, Counts], jax.Array]:
+    k: int = 0,
+    wants_lists: jax.Array | bool = False,
+) -> tuple[dict[str, Counts], jax.Array, jax.Array]:
     """Return ranks of M batches of targets: {protocol: (greater, ties, others) [M, B]}, NaNs [M].
+
+    Also returns the k best items of the full catalogue [M, B, k] if they are wanted, otherwise 0.
+    Both ways are in one program, and only the one that is asked for is computed.
 
     One batch is ranked at a time. NaNs: the number of scores that are NaN. groups: {padded length
     of the histories: targets, arrays with leading axes [M of the group, B]}, with B at most TILE.
@@ -235,7 +228,7 @@ def rank_targets(
     tiles = item_vectors_of_tiles(model, item_NxC, mesh) if is_two_tower else item_NxC
     scorer: Scorer = Products(model) if is_two_tower else Pairs(model)
     # a model that scores pairs looks up the rows that it needs on any device
-    psum_tiles = mesh.psum_tiles if is_two_tower else ONE_DEVICE.psum_tiles
+    reduce_tiles = mesh.reduce_tiles if is_two_tower else ONE_DEVICE.reduce_tiles
 
     def as_scored(items):
         """Return what the scorer takes for items: vectors, or the items themselves."""
@@ -250,6 +243,7 @@ def rank_targets(
         users = model.encode(*users) if is_two_tower else users
         ranks = {}
         nans = jnp.zeros((), jnp.int32)
+        best = jnp.zeros((len(users_B), k), jnp.int32)
         if "sampled" in protocols:
             greater, ties, nan = rank_sampled(
                 lambda items: scorer.candidates(users, as_scored(items)), target_B, negatives_BxC
@@ -257,12 +251,23 @@ def rank_targets(
             ranks["sampled"] = greater, ties, (negatives_BxC > 0).sum(1)
             nans += nan.sum()
         if "full" in protocols:
-            count = functools.partial(rank_full, scorer, num_items)
             rows = users, as_scored(target_B), positions_B, users_B
-            greater, ties, nan, others = psum_tiles(count, (first_N, tiles), rows, (clicks,))
+
+            def count(k):
+                count = functools.partial(rank_full, scorer, num_items, k)
+                counts, (scores, items) = reduce_tiles(count, (first_N, tiles), rows, (clicks,))
+                return counts, jnp.where(scores > -jnp.inf, items, 0).astype(jnp.int32)
+
+            if k:
+                counts, best = jax.lax.cond(
+                    wants_lists, lambda: count(k), lambda: (count(0)[0], best)
+                )
+            else:
+                counts, _ = count(0)
+            greater, ties, nan, others = counts
             ranks["full"] = greater, ties, others
             nans += nan.sum()
-        return ranks, nans
+        return ranks, nans, best
 
     parts = [
         jax.lax.map(functools.partial(batch, length), group)

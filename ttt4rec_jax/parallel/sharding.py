@@ -37,8 +37,7 @@ Tree = Any  # a pytree of arrays
 def is_table(path: Any) -> bool:
     """Return whether a leaf of a training state belongs to the item table.
 
-    That is: the parameter "embedding" at the top level of the parameters, or of a copy of their
-    tree that the optimizer keeps.
+    It is "embedding" at the top level of the parameters, or of a copy that the optimizer keeps.
     """
     return [key for key in path if isinstance(key, DictKey)] == [DictKey(TABLE)] == list(path[-1:])
 
@@ -86,11 +85,8 @@ class Mesh(Protocol):
     def map_tiles(self, function: Callable, tile_NxC: Tree) -> Any:
         """Return function(tile_NxC) of catalogue tiles [N, C, ...], on the tiles' devices."""
 
-    def psum_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
-        """Return the sums [B] of function(*tiles, *rows, *known) over the catalogue's tiles.
-
-        tiles and a batch's rows are split as the mesh splits them; every device has `known`.
-        """
+    def reduce_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
+        """Return the sums of counts [B], and the best (scores, items) [B, k], over all tiles."""
 
 
 class RunMesh:
@@ -151,7 +147,7 @@ class RunMesh:
     def map_tiles(self, function: Callable, tile_NxC: Tree) -> Any:
         return function(tile_NxC)
 
-    def psum_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
+    def reduce_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
         return function(*tiles, *rows, *known)
 
 
@@ -276,9 +272,14 @@ class DeviceMesh:
     def map_tiles(self, function: Callable, tile_NxC: Tree) -> Any:
         return self._by_device(function, (TILES,), TILES)(tile_NxC)
 
-    def psum_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
+    def reduce_tiles(self, function: Callable, tiles: tuple, rows: tuple, known: tuple) -> Any:
         def summed(*arguments: Any) -> Any:
-            return jax.tree.map(lambda x: jax.lax.psum(x, MODEL), function(*arguments))
+            counts, best = function(*arguments)
+            counts = jax.tree.map(lambda x: jax.lax.psum(x, MODEL), counts)
+            # devices are in the order of their tiles: of equal scores, the first stays the first
+            scores, items = (jax.lax.all_gather(x, MODEL, axis=1, tiled=True) for x in best)
+            score_Bxk, index_Bxk = jax.lax.top_k(scores, best[0].shape[1])
+            return counts, (score_Bxk, jnp.take_along_axis(items, index_Bxk, 1))
 
         specs = (TILES,) * len(tiles) + (ROWS,) * len(rows) + (SHARED,) * len(known)
         return self._by_device(summed, specs, ROWS)(*tiles, *rows, *known)

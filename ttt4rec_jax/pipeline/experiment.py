@@ -17,6 +17,7 @@ from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.pipeline import result, resume, sweep, sweep_picture
+from ttt4rec_jax.pipeline.heldout import HeldOut
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder, write_json
@@ -115,10 +116,8 @@ def write_result(name: str, outcome: Outcome | UserError, experiment: Experiment
     }
     dataset = experiment.dataset
     config = experiment.combinations[name]
-    is_cold = experiment.items.clicks[dataset.items[dataset.test.positions] - 1] == 0
-    content = result.result(
-        config, dataset.manifest, outcome, seconds, experiment.platform, is_cold
-    )
+    test = HeldOut(dataset, experiment.items.clicks)
+    content = result.result(config, dataset.manifest, outcome, seconds, experiment.platform, test)
     folder.write_result(content, outcome.test_ranks, dataset.test.users)
     if not experiment.is_sweep:
         experiment.log(f"\n{result.table(content)}")

@@ -1,15 +1,21 @@
 """The result of a run: the content of result.json, and the table printed at the end."""
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
+from data_prep.settings import DataConfig
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.metrics import METRICS, PROTOCOLS, Ranks, label, summarise
+from ttt4rec_jax.metrics import (
+    PROTOCOLS,
+    TOP_K,
+    cutoff,
+    cutoffs,
+    label,
+    shown_metrics,
+    summarise_test,
+)
+from ttt4rec_jax.pipeline.heldout import METRIC_COLUMNS, HeldOut, more_lines, row
 from ttt4rec_jax.training.progress import Outcome, selected
 
-METRIC_COLUMNS = {"sampled": f"{'sampled':>18}", "full": f"{'full catalogue':>20}"}
 # counts of the manifest's summary that are in result.json where they are not 0
 IN_RESULT = ("users_without_training", "test_cold_targets", "test_without_negatives")
 
@@ -20,57 +26,46 @@ def result(
     outcome: Outcome,
     seconds: dict[str, float],
     platform: str,
-    is_cold: np.ndarray | None = None,
+    test: HeldOut | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
     Args:
         manifest: The data set's manifest.
-        is_cold: Whether the item of each test target [T] has no training click; by default none.
+        test: What is known of the test targets; by default nothing.
         seconds: The times of "prepare" and "total"; the outcome has the others.
         platform: The devices, in words.
     """
-    figures = manifest.get("summary", {})
+    top_k = cutoffs(config.record.top_k)
     return {
         "model": config.model.model,
         "config": config.to_dict(),
-        "dataset": {
-            "name": manifest["name"],
-            **manifest["counts"],
-            **{name: figures[name] for name in IN_RESULT if figures.get(name)},
-            "sha256": manifest["sha256"],
-        },
+        "dataset": dataset(manifest),
         "protocol": protocol(config, manifest),
         "platform": platform,
         "parameters": outcome.num_parameters,
         "best_epoch": outcome.best_epoch,
         "skipped_steps": sum(line.get("skipped_steps", 0) for line in outcome.history),
         "validation": outcome.validation,
-        "test": {name: summarise(ranks) for name, ranks in outcome.test_ranks.items()},
-        **warm_and_cold(outcome.test_ranks, is_cold),
+        "test": {name: summarise_test(r, top_k) for name, r in outcome.test_ranks.items()},
+        **(
+            test.entries(outcome.test_ranks, outcome.test_lists, top_k, config.record.segments)
+            if test
+            else {}
+        ),
         "seconds": seconds | outcome.seconds,
         **ttt_stats(outcome),
     }
 
 
-def warm_and_cold(ranks: dict[str, Ranks], is_cold: np.ndarray | None) -> dict[str, Any]:
-    """Return the test metrics of warm and of cold targets apart; {} if none is cold.
-
-    A cold target is an item without a training click.
-    """
-    if is_cold is None or not is_cold.any():
-        return {}
-    parts = {"warm": ~is_cold, "cold": is_cold}
+def dataset(manifest: dict) -> dict[str, Any]:
+    """Return the entry of result.json that describes the data."""
+    figures = manifest.get("summary", {})
     return {
-        "test_by_item": {
-            name: {"targets": int(chosen.sum())}
-            | {
-                protocol: summarise(Ranks(*(counts[chosen] for counts in of_protocol)))
-                for protocol, of_protocol in ranks.items()
-                if chosen.any()
-            }
-            for name, chosen in parts.items()
-        }
+        "name": manifest["name"],
+        **manifest["counts"],
+        **{name: figures[name] for name in IN_RESULT if figures.get(name)},
+        "sha256": manifest["sha256"],
     }
 
 
@@ -83,7 +78,6 @@ def ttt_stats(outcome: Outcome) -> dict[str, Any]:
 def protocol(config: Config, manifest: dict) -> dict[str, str]:
     """Return descriptions of what the metrics depend on in addition to the model."""
     train = config.train
-    data = config.data
     loss = train.loss
     if loss != "softmax":
         loss += f", {train.num_negatives} negatives"
@@ -92,18 +86,28 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         if train.targets == "last"
         else "one pass trains every position"
     )
+    trained = {
+        "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
+        "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
+    }
+    return evaluation_protocol(config.data, manifest, trained, config.eval.full_catalogue)
+
+
+def evaluation_protocol(
+    data: DataConfig, manifest: dict, trained: dict[str, str], full_catalogue: bool = True
+) -> dict[str, str]:
+    """Return descriptions of the evaluation; trained: those of training and selection."""
     order = manifest.get("time_unit", "")
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
     return {
         "split": data.split + f", time {order}" * order.startswith("none"),
-        "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
-        "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
+        **trained,
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",
         "full": f"all {manifest['counts']['items']} items less those in the user's history "
         "before the target"
-        if config.eval.full_catalogue
+        if full_catalogue
         else "not ranked (--nofull_catalogue)",
         "ties": "at their expectation",
     }
@@ -115,8 +119,8 @@ def table(result: dict[str, Any]) -> str:
         [
             *_header_lines(result),
             "",
-            *_metric_lines(result["test"]),
-            *_item_lines(result),
+            *metric_lines(result, cutoffs(result["config"].get("record", {}).get("top_k", TOP_K))),
+            *more_lines(result),
             "",
             _times(result),
         ]
@@ -124,12 +128,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _header_lines(result: dict[str, Any]) -> list[str]:
-    data = result["dataset"]
-    size = (
-        f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions"
-    )
-    lines = [f"data       {data['name']}: {size}, sha256 {data['sha256'][:16]}"]
-    lines += [f"{name:<10} {text}" for name, text in result["protocol"].items()]
+    lines = header_lines(result)
     lines.append(
         f"model      {result['model']}, {result['parameters']:,} parameters, {chosen(result)}"
     )
@@ -138,37 +137,37 @@ def _header_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _metric_lines(test: dict[str, dict[str, float]]) -> list[str]:
-    """Return the test metrics of the protocols, side by side."""
+def header_lines(result: dict[str, Any]) -> list[str]:
+    """Return lines that describe the data and the protocol of a result."""
+    data = result["dataset"]
+    size = (
+        f"{data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions"
+    )
+    lines = [f"data       {data['name']}: {size}, sha256 {data['sha256'][:16]}"]
+    return lines + [f"{name:<10} {text}" for name, text in result["protocol"].items()]
+
+
+def metric_lines(result: dict[str, Any], top_k: tuple[int, ...]) -> list[str]:
+    """Return the test metrics of the protocols, side by side, at these numbers k.
+
+    A metric that lists of recommendations do not determine is "-", a lower bound has ">=".
+    """
+    test = result["test"]
+    bounds = result.get("bounds", {})
     protocols = [p for p in PROTOCOLS if p in test]
+
+    def cell(protocol: str, name: str) -> str:
+        if name not in test[protocol]:
+            return "-"
+        is_bound = "@" in name and str(cutoff(name)) in bounds.get(protocol, {})
+        half = test[protocol].get(f"{name}_ci95", 0)
+        return f"{'>= ' if is_bound else ''}{test[protocol][name]:.4f} ± {half:.4f}"
+
     heads = f"{'test':<10}" + "".join(f" {METRIC_COLUMNS[p]}" for p in protocols)
     lines = [heads + ("   (do not compare the two columns)" if len(protocols) > 1 else "")]
-    for name in METRICS:
-        values = (f"{test[p][name]:.4f} ± {test[p].get(f'{name}_ci95', 0):.4f}" for p in protocols)
-        lines.append(_row(label(name), values, protocols))
-    lines.append(_row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))
-    return lines
-
-
-def _row(name: str, values: Iterable[str], protocols: list[str]) -> str:
-    cells = (
-        f" {text:>{len(METRIC_COLUMNS[p])}}" for text, p in zip(values, protocols, strict=True)
-    )
-    return f"{name:<10}" + "".join(cells)
-
-
-def _item_lines(result: dict[str, Any]) -> list[str]:
-    """Return the main metric of warm and of cold targets, if there are cold ones."""
-    lines = []
-    for name, part in result.get("test_by_item", {}).items():
-        if part["targets"]:
-            protocols = [p for p in PROTOCOLS if p in part]
-            row = _row("", (f"{part[p]['ndcg@10']:.4f}" for p in protocols), protocols)
-            what = "with" if name == "warm" else "without"
-            lines.append(
-                f"{row}   NDCG@10 of the {part['targets']:,} {name} targets "
-                f"(items {what} a training click)"
-            )
+    for name in shown_metrics(top_k):
+        lines.append(row(label(name), (cell(p, name) for p in protocols), protocols))
+    lines.append(row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))
     return lines
 
 

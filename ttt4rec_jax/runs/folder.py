@@ -167,11 +167,16 @@ class RunFolder:
             write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
     def write_result(
-        self, result: dict[str, Any], test_ranks: dict[str, Ranks], users: np.ndarray
+        self,
+        result: dict[str, Any],
+        test_ranks: dict[str, Ranks],
+        users: np.ndarray,
+        listed: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Write test_ranks.parquet, a row per test target for paired tests, then result.json.
 
-        test_ranks: {protocol: ranks}; users: the users of the targets [T].
+        test_ranks: {protocol: ranks}; users: the users of the targets [T]. listed: {protocol: the
+        lengths of the lists [T]}, if the ranks are those of lists (evaluation/lists.py).
         """
         import polars as pl  # not at the top: --help need not wait for it
 
@@ -179,7 +184,7 @@ class RunFolder:
             f"{protocol}_{name}": x
             for protocol, ranks in test_ranks.items()
             for name, x in ranks._asdict().items()
-        }
+        } | {f"{protocol}_listed": lengths for protocol, lengths in (listed or {}).items()}
         contents = {
             self.ranks.name: verified.table_bytes(pl.DataFrame({"user": users} | columns)),
             self.result.name: json_bytes(result),

@@ -14,7 +14,8 @@ import numpy as np
 
 from data_prep.files import parse_json, read_json
 from data_prep.settings import UserError, first_line
-from ttt4rec_jax.config import Config
+from ttt4rec_jax.config import MODELS, Config
+from ttt4rec_jax.config.judged import JudgedConfig
 from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, Ranks, per_target
 from ttt4rec_jax.runs import verified
 from ttt4rec_jax.runs.folder import RunFolder
@@ -29,13 +30,25 @@ COUNTS = ("users", "items", "interactions")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run, or a recommender from elsewhere that was judged on the same data."""
 
     path: Path
-    config: Config
+    config: Config | JudgedConfig
     result: dict[str, Any]  # the content of result.json
     users: np.ndarray  # of the test targets, ascending [T]
     ranks: dict[str, Ranks]  # of the test targets, by protocol
+    # by protocol, where the ranks are those of lists: their lengths [T] (evaluation/lists.py)
+    listed: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training; for a recommender from elsewhere, the one that was named."""
+        return self.config.seed if isinstance(self.config, JudgedConfig) else self.config.train.seed
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether another seed may give another result; that is assumed of any from elsewhere."""
+        return isinstance(self.config, JudgedConfig) or MODELS[self.config.model.model].trained
 
 
 def is_sweep(path: Path) -> bool:
@@ -65,16 +78,17 @@ def read(path: Path) -> Run:
     content = result(path)
     config = settings(folder, content)
     try:
-        metrics = _check_content(content)
+        metrics = _check_content(content, isinstance(config, JudgedConfig))
     except UserError as error:
         raise UserError(f"{folder.result}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _other_version(folder.result, error) from error
-    users, ranks = _read_ranks(folder.ranks)
+    users, ranks, listed = _read_ranks(folder.ranks)
     for protocol, ranks_T in ranks.items():
         values = per_target(ranks_T)
-        for metric in COMPARED_METRICS:
-            written = metrics.get(protocol, {}).get(metric, math.nan)
+        known = metrics.get(protocol, {})
+        for metric in known if protocol in listed and known else COMPARED_METRICS:
+            written = known.get(metric, math.nan)
             computed = float(values[metric].mean())
             if not math.isclose(written, computed, rel_tol=1e-6, abs_tol=1e-9):
                 raise UserError(
@@ -82,7 +96,7 @@ def read(path: Path) -> Run:
                     f"{folder.ranks.name} gives {computed}; "
                     "the files are damaged, or belong to different runs"
                 )
-    return Run(path, config, content, users, ranks)
+    return Run(path, config, content, users, ranks, listed)
 
 
 def result(path: Path) -> dict[str, Any]:
@@ -104,10 +118,11 @@ def result(path: Path) -> dict[str, Any]:
     return content
 
 
-def settings(folder: RunFolder, content: dict[str, Any]) -> Config:
+def settings(folder: RunFolder, content: dict[str, Any]) -> Config | JudgedConfig:
     """Return the settings in the content of a run's result.json. Raises UserError."""
     try:
-        return Config.from_dict(content["config"])
+        kind = JudgedConfig if "judged" in content["config"] else Config
+        return kind.from_dict(content["config"])
     except UserError as error:
         raise UserError(f"{folder.result}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -165,8 +180,10 @@ def _other_version(path: Path, error: Exception) -> UserError:
     )
 
 
-def _check_content(content: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _check_content(content: dict[str, Any], is_judged: bool) -> dict[str, dict[str, float]]:
     """Return a result's test metrics {protocol: {metric: value}}.
+
+    Those of a judged recommender may lack metrics, which its lists do not determine.
 
     Raises KeyError, TypeError, ValueError or AttributeError if something is missing from it.
     """
@@ -177,14 +194,24 @@ def _check_content(content: dict[str, Any]) -> dict[str, dict[str, float]]:
     if not all(isinstance(data[name], int) for name in COUNTS):
         raise TypeError("a count is not a whole number")
     return {
-        protocol: {metric: float(test[metric]) for metric in COMPARED_METRICS}
+        protocol: {
+            metric: float(test[metric])
+            for metric in COMPARED_METRICS
+            if metric in test or not is_judged
+        }
         for protocol, test in content["test"].items()
         if protocol in PROTOCOLS
     }
 
 
-def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
-    """Return (users [T] ascending, {protocol: ranks}) of a test_ranks.parquet. Raises UserError."""
+def _read_ranks(
+    path: Path,
+) -> tuple[np.ndarray, dict[str, Ranks], dict[str, np.ndarray]]:
+    """Return what a test_ranks.parquet holds: users [T] ascending, and by protocol the ranks, and
+    the lengths of the lists if the ranks are those of lists.
+
+    Raises UserError.
+    """
     again = "train the run again"
     table = _read_table(path)
     fields = {p: [f"{p}_{field}" for field in Ranks._fields] for p in PROTOCOLS}
@@ -192,7 +219,9 @@ def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
     if "user" not in table.columns or not columns:
         listed = ", ".join(table.columns)
         raise UserError(f"{path}: columns {listed}, expected user, sampled_greater, ...; {again}")
-    table = table.select("user", *itertools.chain.from_iterable(columns.values())).sort("user")
+    of_lists = {p: f"{p}_listed" for p in columns if f"{p}_listed" in table.columns}
+    names = itertools.chain(*columns.values(), of_lists.values())
+    table = table.select("user", *names).sort("user")
     not_whole = [name for name, kind in table.schema.items() if not kind.is_integer()]
     if not_whole or sum(table.null_count().row(0)):
         raise UserError(
@@ -202,7 +231,9 @@ def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
         p: Ranks(*(table[name].to_numpy().astype(np.int64) for name in names))
         for p, names in columns.items()
     }
-    if not all(map(_are_possible, ranks.values())):
+    lengths = {p: table[name].to_numpy().astype(np.int64) for p, name in of_lists.items()}
+    are_lengths = all((of_protocol >= 0).all() for of_protocol in lengths.values())
+    if not (are_lengths and all(map(_are_possible, ranks.values()))):
         raise UserError(
             f"{path}: impossible ranks (below 0, or above the number of candidates); {again}"
         )
@@ -211,7 +242,7 @@ def _read_ranks(path: Path) -> tuple[np.ndarray, dict[str, Ranks]]:
         raise UserError(
             f"{path}: {len(table)} rows of {users} users; expected at least 2 users, one row each"
         )
-    return table["user"].to_numpy(), ranks
+    return table["user"].to_numpy(), ranks, lengths
 
 
 def _read_table(path: Path) -> "pl.DataFrame":

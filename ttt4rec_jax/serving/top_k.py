@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt4rec_jax.evaluation import ranking
+from ttt4rec_jax.evaluation.best import grouped_top_k
 
 LOWEST = np.finfo(np.float32).min
-GROUP_SIZE = 16  # items that share a maximum
 
 
 def pack_mask(blocked_V: np.ndarray) -> np.ndarray:
@@ -74,25 +74,3 @@ def top_k(
         return jnp.where(unpack_mask(blocked_BxW), -jnp.inf, score_BxC)
 
     return grouped_top_k(jax.lax.map(score_tile, (tile_NxC, blocked_NxBxW)), k)
-
-
-def grouped_top_k(score_NxBxC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Return (scores, items) [B, k] of the largest scores; k is at most N * C.
-
-    The k best items are in the k groups with the largest maxima (the first of equal maxima), since
-    the maxima of these k groups precede every item of any other group. So only the maxima and k
-    groups are sorted, not the whole catalogue.
-    """
-    N, B, C = score_NxBxC.shape
-    if 2 * GROUP_SIZE * k > N * C:
-        scores_Bxk, index_Bxk = jax.lax.top_k(score_NxBxC.swapaxes(0, 1).reshape(B, N * C), k)
-        return scores_Bxk, index_Bxk + 1
-    grouped = score_NxBxC.reshape(N, B, C // GROUP_SIZE, GROUP_SIZE)
-    maxima_BxG = grouped.max(-1).swapaxes(0, 1).reshape(B, -1)
-    # in the order of the catalogue, so that the first of items with equal scores comes first
-    group_Bxk = jnp.sort(jax.lax.top_k(maxima_BxG, k)[1], 1)
-    tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP_SIZE)
-    score_BxkxG = grouped[tile_Bxk, jnp.arange(B)[:, None], group_of_tile_Bxk]
-    scores_Bxk, index_Bxk = jax.lax.top_k(score_BxkxG.reshape(B, k * GROUP_SIZE), k)
-    first_Bxk = jnp.take_along_axis(group_Bxk, index_Bxk // GROUP_SIZE, 1) * GROUP_SIZE
-    return scores_Bxk, first_Bxk + index_Bxk % GROUP_SIZE + 1

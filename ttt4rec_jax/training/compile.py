@@ -12,7 +12,7 @@ import jax
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
-from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.metrics import PROTOCOLS, cutoffs
 from ttt4rec_jax.parallel.sharding import SHARED, Mesh
 from ttt4rec_jax.training.host_data import HostSteps
 from ttt4rec_jax.training.program import Epoch, Program, Training, make_program
@@ -43,6 +43,7 @@ def make_evaluator(program: Program) -> Evaluator:
         program.config.model.max_len,
         protocols(program.config),
         program.mesh,
+        max(cutoffs(program.config.record.top_k)),
     )
 
 

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -34,6 +34,8 @@ from ttt4rec_jax.training.progress import (
 from ttt4rec_jax.training.records import Log, Records, open_records, resumed, save
 from ttt4rec_jax.training.step import EpochSums, TrainState
 
+T = TypeVar("T")
+Ranked = tuple[dict[str, Ranks], np.ndarray | None]  # ranks, and the lists if there are any
 # (run, the epoch as a line of metrics.jsonl, the run's parameters after it) -> None or "stop"
 OnEpoch = Callable[[int, dict[str, Any], Any], str | None]
 
@@ -223,17 +225,18 @@ def untrained_outcome(executables: Executables) -> Outcome:
     program = executables.program
     started = time.perf_counter()
     validation = executables.evaluate.of_runs(program.params_R, "validation")
-    test = executables.evaluate.of_runs(program.params_R, "test")
+    test_R = executables.evaluate.of_runs_with_lists(program.params_R, "test")
+    test, lists = finite(test_R[0])
     seconds = {
         "compile": executables.seconds,
         "epochs": [],
         "evaluate": time.perf_counter() - started,
     }
     metrics = summary(finite(validation[0]))
-    return Outcome([], 0, program.num_parameters, metrics, finite(test[0]), seconds)
+    return Outcome([], 0, program.num_parameters, metrics, test, seconds, lists)
 
 
-def finite(ranks: dict[str, Ranks] | ArithmeticError) -> dict[str, Ranks]:
+def finite(ranks: T | ArithmeticError) -> T:
     """Return the ranks; raise the error if there is one instead."""
     if isinstance(ranks, ArithmeticError):
         raise ranks
@@ -251,16 +254,13 @@ def trained_outcomes(
     program = executables.program
     num_runs = len(program.configs)
     started = time.perf_counter()
-    test_R: Sequence[dict[str, Ranks] | ArithmeticError] = [{}] * num_runs
+    test_R: Sequence[Ranked | ArithmeticError] = [({}, None)] * num_runs
     if rank_test:
-        test_R = executables.evaluate.of_runs(
-            best_params(program, progress, state, records), "test"
-        )
+        params_R = best_params(program, progress, state, records)
+        test_R = executables.evaluate.of_runs_with_lists(params_R, "test")
     test_seconds = (time.perf_counter() - started) / num_runs
 
-    def outcome(
-        run: RunProgress, test: dict[str, Ranks] | ArithmeticError
-    ) -> Outcome | DivergedError:
+    def outcome(run: RunProgress, ranked: Ranked | ArithmeticError) -> Outcome | DivergedError:
         if run.error:
             return DivergedError(run.error)
         evaluation = [line["evaluation_seconds"] for line in run.history]
@@ -271,7 +271,8 @@ def trained_outcomes(
         }
         validation = run.history[run.best_epoch - 1]["validation"]
         size = program.num_parameters
-        return Outcome(run.history, run.best_epoch, size, validation, finite(test), seconds)
+        test, lists = finite(ranked)
+        return Outcome(run.history, run.best_epoch, size, validation, test, seconds, lists)
 
     return [outcome(run, test) for run, test in zip(progress.runs, test_R, strict=True)]
 

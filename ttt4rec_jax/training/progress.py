@@ -23,6 +23,7 @@ class Outcome(NamedTuple):
 
     history: a dict per epoch, as in metrics.jsonl. best_epoch: from 1; 0 without training.
     validation: {protocol: {metric: value}} of the best epoch. test_ranks: {protocol: ranks}.
+    test_lists: the best items of the full catalogue for each test target [T, k], if it was ranked.
     """
 
     history: list[dict]
@@ -31,6 +32,7 @@ class Outcome(NamedTuple):
     validation: dict[str, dict[str, float]]
     test_ranks: dict[str, Ranks]
     seconds: dict
+    test_lists: np.ndarray | None = None
 
 
 @dataclasses.dataclass
