@@ -37,7 +37,7 @@ def rank_by_scorer(
         target_Bx1 = dataset.items[positions_B][:, None]
         negatives_BxN = targets.negatives[part]
         candidates_BxC = np.concatenate([target_Bx1, negatives_BxN], 1).astype(np.int32)
-        score_BxC = checked(score(history_BxL, candidates_BxC), candidates_BxC.shape)
+        score_BxC = scored_in_disorder(score, history_BxL, candidates_BxC, first)
         counted = negatives_BxN > 0
         above, equal = compare(score_BxC[:, 1:], score_BxC[:, :1], counted)
         counts["sampled"].append((above, equal, counted.sum(1)))
@@ -53,6 +53,19 @@ def rank_by_scorer(
         protocol: Ranks(*(np.concatenate(x).astype(np.int64) for x in zip(*parts, strict=True)))
         for protocol, parts in counts.items()
     }
+
+
+def scored_in_disorder(
+    score: ScoreFunction, history_BxL: np.ndarray, candidates_BxC: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return the scores of candidates that the scorer sees in random order, the target anywhere.
+
+    So a scorer that favours what comes first, as a sort does, gains nothing by it.
+    """
+    order_BxC = np.random.default_rng(seed).random(candidates_BxC.shape).argsort(1)
+    shuffled_BxC = np.take_along_axis(candidates_BxC, order_BxC, 1)
+    score_BxC = checked(score(history_BxL, shuffled_BxC), candidates_BxC.shape)
+    return np.take_along_axis(score_BxC, order_BxC.argsort(1), 1)
 
 
 def histories(
