@@ -1,0 +1,96 @@
+"""What a batch asks of the device: states brought up to date, and lists."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ttt4rec_jax.service.live import with_items
+from ttt4rec_jax.service.models import NO_CLICKS, k_computed
+from ttt4rec_jax.service.rows import Row, Served, guarded, unanswered
+from ttt4rec_jax.serving.load_export import set_bits
+
+
+def compute(rows: Sequence[Row]) -> None:
+    """Bring the states of rows up to date and make the lists that they ask for.
+
+    All rows of a model share its calls. A state that was not brought up to date, because a call
+    failed, still tells after how many clicks it is.
+    """
+    for served in {id(row.served): row.served for row in rows}.values():
+        mine = [row for row in rows if row.served is served]
+        advance(served, [row for row in mine if row.live])
+        rank_sessions(served, [row for row in mine if row.live and row.k])
+        rank_histories(served, [row for row in mine if row.histories])
+
+
+def advance(served: Served, rows: list[Row]) -> None:
+    """Add the clicks that states lack, except for the last one of a row that asks for a list."""
+    lives = []
+    lacking = []
+    for row in rows:
+        now = row.items[:-1] if row.k else row.items
+        lives.append(row.live)
+        lacking.append(np.concatenate([row.lacking, now]) if len(now) else row.lacking)
+    caught_up = served.live.caught_up([live for live in lives if live], lacking)
+    for row, live in zip(rows, caught_up, strict=True):
+        is_last_left = bool(row.k and len(row.items))
+        row.live = live._replace(clicks=row.after - is_last_left)
+
+
+def rank_sessions(served: Served, rows: list[Row]) -> None:
+    """Add the last click of each row to its state and make its list, in one call of the device."""
+    if not rows:
+        return
+    lives = []
+    last = [row.items[-1:] for row in rows]
+    excluded_BxW = np.stack([row.excluded_W for row in rows])
+    for row, click, excluded_W in zip(rows, last, excluded_BxW, strict=True):
+        live = row.live
+        assert live
+        seen = with_items(live.seen, click) if len(click) else live.seen
+        lives.append(live._replace(seen=seen, clicks=row.after))
+        if row.request.exclude_seen:
+            excluded_W[: len(seen)] |= seen
+    k = k_computed(served.model, max(row.k for row in rows))
+    states, best = served.model.step([live.state for live in lives], last, excluded_BxW, k)
+
+    def make_list(row: Row) -> None:
+        i = place[row]
+        row.live = lives[i]._replace(state=states[i])
+        if row.after:
+            row.best = served.items.best(best.scores[i], best.items[i], row.k)
+        else:
+            row.best = served.items.popular(excluded_BxW[i], row.k)
+
+    place = {row: i for i, row in enumerate(rows)}
+    guarded(make_list, rows)
+
+
+def rank_histories(served: Served, rows: list[Row]) -> None:
+    """Make the lists for the histories of all rows, in few calls of the device."""
+    if not rows:
+        return
+    owners = [row for row in rows for _ in row.histories]
+    histories = [history for row in rows for history in row.histories]
+    excluded_BxW = np.stack([row.excluded_W for row in owners])
+    seen = [
+        history if row.request.exclude_seen else NO_CLICKS
+        for row, history in zip(owners, histories, strict=True)
+    ]
+    set_bits(excluded_BxW, seen)
+    k = k_computed(served.model, max(row.k for row in rows))
+    best = served.model.rank(histories, excluded_BxW, k)
+    lists: dict[Row, list[str]] = {row: [] for row in rows}
+
+    def make_list(row: Row) -> None:
+        i = next(places)
+        if len(histories[i]):
+            text = served.items.best(best.scores[i], best.items[i], row.k)
+        else:
+            text = served.items.popular(excluded_BxW[i], row.k)
+        lists[row].append(f"{{{text}}}")
+
+    places = iter(range(len(owners)))
+    guarded(make_list, owners)
+    for row in unanswered(rows):
+        row.best = f'"lists": [{", ".join(lists[row])}]'
