@@ -27,6 +27,7 @@ from ttt4rec_jax.service.store import Store
 logger = logging.getLogger(__name__)
 BACKLOG = 2048
 RESTART_S = 1.0  # before a worker that died is started again
+SWITCH_S = 0.0005  # threads that take turns more often than by default let answers out sooner
 
 
 def serve(config: ServiceConfig, load: Load, folder: Path) -> None:
@@ -34,6 +35,7 @@ def serve(config: ServiceConfig, load: Load, folder: Path) -> None:
 
     folder: an empty one for the Unix socket, for this process and its workers alone.
     """
+    sys.setswitchinterval(SWITCH_S)
     with listening(config) as listener:
         store = open_store(config)
         asyncio.run(_Server(config, load, store, listener, folder).run())

@@ -68,16 +68,8 @@ class SqliteStore:
 
     def counts(self, sessions: list[str]) -> dict[str, int]:
         """Return the number of clicks of each session that exists and has not expired."""
-        found: dict[str, int] = {}
         with _reported():
-            for first in range(0, len(sessions), IDS):
-                some = sessions[first : first + IDS]
-                rows = self.reader.execute(
-                    f"SELECT id, clicks FROM sessions WHERE id IN ({_marks(some)}) AND expires > ?",
-                    (*some, int(self.now())),
-                )
-                found.update(rows)
-        return found
+            return self._counts(self.reader, sessions)
 
     def outcomes(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Return the number of clicks after the request of each known (session, key)."""
@@ -113,7 +105,7 @@ class SqliteStore:
                 "INSERT INTO sessions VALUES (?, 0, ?)",
                 [(session, expires) for session in changes.creates],
             )
-            conflicts = {a.session for a in changes.appends if not self._append(a, expires)}
+            conflicts = self._append(changes.appends, expires)
             for (session, version), saved in changes.saved.items():
                 self._save(session, version, saved)
             self._remove(changes.deletes)
@@ -132,21 +124,34 @@ class SqliteStore:
             self.reader.close()
             self.writer.close()
 
-    def _append(self, append: Append, expires: int) -> bool:
-        """Add clicks; return False if the session is not as expected."""
-        session, (first, ids), key = append
-        stop = first + len(ids)
-        updated = self.writer.execute(
-            "UPDATE sessions SET clicks = ?, expires = ? WHERE id = ? AND clicks = ?",
-            (stop, expires, session, first),
+    def _append(self, appends: list[Append], expires: int) -> set[str]:
+        """Add clicks; return the sessions that are not as expected."""
+        counts = self._counts(self.writer, [append.session for append in appends])
+        written = [a for a in appends if counts.get(a.session) == a.clicks.first]
+        stops = [clicks.first + len(clicks.ids) for _, clicks, _ in written]
+        self.writer.executemany(
+            "UPDATE sessions SET clicks = ?, expires = ? WHERE id = ?",
+            [(stop, expires, a.session) for a, stop in zip(written, stops, strict=True)],
         )
-        if not updated.rowcount:
-            return False
-        self.writer.execute(
+        self.writer.executemany(
             "INSERT INTO clicks VALUES (?, ?, ?, ?, ?)",
-            (session, first, stop, json.dumps(ids), key or None),
+            [
+                (session, clicks.first, stop, json.dumps(clicks.ids), key or None)
+                for (session, clicks, key), stop in zip(written, stops, strict=True)
+            ],
         )
-        return True
+        return {append.session for append in appends} - {append.session for append in written}
+
+    def _counts(self, connection: sqlite3.Connection, sessions: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for first in range(0, len(sessions), IDS):
+            some = sessions[first : first + IDS]
+            rows = connection.execute(
+                f"SELECT id, clicks FROM sessions WHERE id IN ({_marks(some)}) AND expires > ?",
+                (*some, int(self.now())),
+            )
+            found.update(rows)
+        return found
 
     def _save(self, session: str, version: str, saved: Saved) -> None:
         """Save a state, unless the session is gone, and drop clicks that need not be kept."""
