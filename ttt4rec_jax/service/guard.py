@@ -125,7 +125,8 @@ class Guard:
 
     def _note(self, scope: Message, status: int, number: str, seconds: float) -> None:
         """Count a request, and log it by its route, which holds no id."""
-        route: str = scope.get("route_path") or getattr(scope.get("route"), "path", "none")
+        found = scope.get("route_path") or getattr(scope.get("route"), "path", None)
+        route = str(found or "none")
         metrics.note(route, status, seconds)
         if self.log:
             self.log.note(number, scope["method"], route, status, seconds)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -57,9 +58,11 @@ def listening(config: ServiceConfig) -> Iterator[socket.socket]:
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         listener = socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else error
         raise UserError(
-            f"--port: cannot listen on {config.host}:{config.port} "
-            f"({getattr(error, 'strerror', None) or error}); choose another --port or --host"
+            f"--port: cannot listen on {config.host}:{config.port} ({reason}); "
+            "choose another --port or --host"
         ) from error
     with listener:
         yield listener
