@@ -49,8 +49,8 @@ def test_no_request_of_the_description_fails(service):
         statuses[operation.label] = set()
         for kind in schemathesis.GenerationMode:
             statuses[operation.label] |= attack(operation, kind, session)
-    assert len(statuses) == 10
-    assert {404, 422} <= statuses["POST /v1/sessions/{id}/clicks"]
+    assert len(statuses) == 11
+    assert 422 in statuses["POST /v1/sessions/{id}/clicks"]
     assert all(min(found) < 300 or "{id}" in name for name, found in statuses.items()), statuses
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttt4rec_jax.runs.items import Catalogue
-from ttt4rec_jax.service.problems import Problem
+from ttt4rec_jax.service.models import Best
 
 
 class Items:
@@ -33,17 +33,21 @@ class Items:
                     break
         return found
 
-    def best(self, scores_k: np.ndarray, items_k: np.ndarray, k: int) -> str:
-        """Return the JSON of the k best items, without excluded ones. Raises Problem for NaN."""
-        scores = scores_k.tolist()
-        parts: list[str] = []
-        for score, item in zip(scores, items_k.tolist(), strict=True):
-            if score == float("-inf") or not item or len(parts) == k:
-                break
-            if score != score:
-                raise Problem("damaged-model", "An item's score is NaN; copy the run again.")
-            parts.append(f'{self.json[item - 1]}, "score": {score!r}}}')
-        return f'"items": [{", ".join(parts)}], "source": "model"'
+    def best(self, best: Best, k_B: Sequence[int]) -> list[str]:
+        """Return the JSON of each row's k best items, without excluded ones; "" for a NaN."""
+        allowed_B = ((best.scores > -np.inf) & (best.items > 0)).sum(1).tolist()
+        is_nan_B = np.isnan(best.scores).any(1).tolist()
+        texts = []
+        for scores, items, k, allowed, is_nan in zip(
+            best.scores.tolist(), best.items.tolist(), k_B, allowed_B, is_nan_B, strict=True
+        ):
+            count = min(k, allowed)
+            parts = [
+                f'{self.json[item - 1]}, "score": {score:.7g}}}'  # as precise as they are
+                for item, score in zip(items[:count], scores[:count], strict=True)
+            ]
+            texts.append("" if is_nan else f'"items": [{", ".join(parts)}], "source": "model"')
+        return texts
 
     def popular(self, excluded_W: np.ndarray, k: int) -> str:
         """Return the JSON of the items with the most training clicks, which are the scores."""

@@ -6,8 +6,12 @@ import numpy as np
 
 from ttt4rec_jax.service.live import with_items
 from ttt4rec_jax.service.models import NO_CLICKS, k_computed
-from ttt4rec_jax.service.rows import Row, Served, guarded, unanswered
+from ttt4rec_jax.service.problems import Problem
+from ttt4rec_jax.service.requests import Answer
+from ttt4rec_jax.service.rows import Row, Served
 from ttt4rec_jax.serving.load_export import set_bits
+
+DAMAGED = Problem("damaged-model", "The score of an item is NaN; copy the run again.")
 
 
 def compute(rows: Sequence[Row]) -> None:
@@ -53,17 +57,13 @@ def rank_sessions(served: Served, rows: list[Row]) -> None:
             excluded_W[: len(seen)] |= seen
     k = k_computed(served.model, max(row.k for row in rows))
     states, best = served.model.step([live.state for live in lives], last, excluded_BxW, k)
-
-    def make_list(row: Row) -> None:
-        i = place[row]
+    texts = served.items.best(best, [row.k for row in rows])
+    for i, row in enumerate(rows):
         row.live = lives[i]._replace(state=states[i])
-        if row.after:
-            row.best = served.items.best(best.scores[i], best.items[i], row.k)
-        else:
-            row.best = served.items.popular(excluded_BxW[i], row.k)
-
-    place = {row: i for i, row in enumerate(rows)}
-    guarded(make_list, rows)
+        popular = "" if row.after else served.items.popular(excluded_BxW[i], row.k)
+        row.best = popular or texts[i]
+        if not row.best:
+            row.answer = Answer.of(DAMAGED)
 
 
 def rank_histories(served: Served, rows: list[Row]) -> None:
@@ -80,17 +80,12 @@ def rank_histories(served: Served, rows: list[Row]) -> None:
     set_bits(excluded_BxW, seen)
     k = k_computed(served.model, max(row.k for row in rows))
     best = served.model.rank(histories, excluded_BxW, k)
+    texts = served.items.best(best, [row.k for row in owners])
     lists: dict[Row, list[str]] = {row: [] for row in rows}
-
-    def make_list(row: Row) -> None:
-        i = next(places)
-        if len(histories[i]):
-            text = served.items.best(best.scores[i], best.items[i], row.k)
-        else:
-            text = served.items.popular(excluded_BxW[i], row.k)
-        lists[row].append(f"{{{text}}}")
-
-    places = iter(range(len(owners)))
-    guarded(make_list, owners)
-    for row in unanswered(rows):
+    for row, history, text, excluded_W in zip(owners, histories, texts, excluded_BxW, strict=True):
+        best_text = text if len(history) else served.items.popular(excluded_W, row.k)
+        lists[row].append(f"{{{best_text}}}")
+    for row in rows:
         row.best = f'"lists": [{", ".join(lists[row])}]'
+        if "{}" in lists[row]:
+            row.answer = Answer.of(DAMAGED)

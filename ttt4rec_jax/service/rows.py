@@ -66,7 +66,7 @@ def make_row(request: Request, models: Mapping[str, Served]) -> Row:
     try:
         clicks = [request.items] if request.kind == "clicks" else []
         items = encode(clicks, request.unknown, "items")
-        histories = encode(request.histories, request.unknown)
+        histories = encode(request.histories, request.unknown) if request.histories else []
         excluded_W = model.nothing_excluded
         if request.include_only is not None:
             (included,) = encode([request.include_only], request.unknown, "include_only")

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import uvloop
+
 from data_prep.settings import UserError
 from ttt4rec_jax.service.device import Device, Load
 from ttt4rec_jax.service.link import Channel, deliver
@@ -39,7 +41,8 @@ def serve(config: ServiceConfig, load: Load, folder: Path) -> None:
     sys.setswitchinterval(SWITCH_S)
     with listening(config) as listener:
         store = open_store(config)
-        asyncio.run(_Server(config, load, store, listener, folder).run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Server(config, load, store, listener, folder).run())
 
 
 def open_store(config: ServiceConfig) -> Store:

@@ -218,7 +218,8 @@ class Engine:
         ranked = []
         for part, rows in self._batches(len(clicks)):
             count = len(clicks[part])
-            before = self.params, pad_rows(np.stack(states[part]), rows)
+            padding = [states[part.start]] * (rows - count)
+            before = self.params, np.stack([*states[part], *padding])
             padded_clicks = [*clicks[part], *[NO_CLICKS] * (rows - count)]
             if blocked is None:
                 state_BxS = recurrent.advance_all(*before, padded_clicks)
