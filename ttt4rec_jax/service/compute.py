@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttt4rec_jax.service.live import with_items
+from ttt4rec_jax.service.live import Live, with_items
 from ttt4rec_jax.service.models import NO_CLICKS, k_computed
 from ttt4rec_jax.service.problems import Problem
 from ttt4rec_jax.service.requests import Answer
@@ -38,28 +38,30 @@ def advance(served: Served, rows: list[Row]) -> None:
     caught_up = served.live.caught_up([live for live in lives if live], lacking)
     for row, live in zip(rows, caught_up, strict=True):
         is_last_left = bool(row.k and len(row.items))
-        row.live = live._replace(clicks=row.after - is_last_left)
+        row.live = Live(row.after - is_last_left, live.state, live.seen, live.saved)
 
 
 def rank_sessions(served: Served, rows: list[Row]) -> None:
     """Add the last click of each row to its state and make its list, in one call of the device."""
     if not rows:
         return
-    lives = []
+    lives: list[Live] = []
+    seens = []
     last = [row.items[-1:] for row in rows]
     excluded_BxW = np.stack([row.excluded_W for row in rows])
     for row, click, excluded_W in zip(rows, last, excluded_BxW, strict=True):
         live = row.live
         assert live
         seen = with_items(live.seen, click) if len(click) else live.seen
-        lives.append(live._replace(seen=seen, clicks=row.after))
+        lives.append(live)
+        seens.append(seen)
         if row.request.exclude_seen:
             excluded_W[: len(seen)] |= seen
     k = k_computed(served.model, max(row.k for row in rows))
     states, best = served.model.step([live.state for live in lives], last, excluded_BxW, k)
     texts = served.items.best(best, [row.k for row in rows])
     for i, row in enumerate(rows):
-        row.live = lives[i]._replace(state=states[i])
+        row.live = Live(row.after, states[i], seens[i], lives[i].saved)
         popular = "" if row.after else served.items.popular(excluded_BxW[i], row.k)
         row.best = popular or texts[i]
         if not row.best:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import itertools
 import logging
 import secrets
 import time
@@ -42,6 +43,8 @@ class Guard:
         self.app = app
         self.config = config
         self.api_key = api_key.encode()
+        self.prefix = secrets.token_hex(4)
+        self.numbers = itertools.count(1)
         self.log = AccessLog() if config.access_log else None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -50,7 +53,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        number = secrets.token_hex(8)
+        number = f"{self.prefix}-{next(self.numbers):x}"
         status = 0
 
         async def send_and_note(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -12,12 +13,17 @@ KNOWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"
 FLUSH_S = 0.1
 
 
+@functools.lru_cache(2)
+def _second(now: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+
+
 class JsonFormatter(logging.Formatter):
     """A record as JSON: time, level, event, the fields of `extra`, and a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        moment = _second(int(record.created))
         entry = {
             "time": f"{moment}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
@@ -40,7 +46,7 @@ class AccessLog:
     def note(self, number: str, method: str, route: str, status: int, seconds: float) -> None:
         """Add a line. Called in an event loop; number, route: text that needs no escapes."""
         now = time.time()
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        moment = _second(int(now))
         self.lines.append(
             f'{{"time": "{moment}.{int(now % 1 * 1000):03}Z", "level": "info", '
             f'"event": "request", "process": {self.process}, "request": "{number}", '

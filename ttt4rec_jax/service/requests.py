@@ -35,9 +35,11 @@ class Request:
 
     def to_bytes(self) -> bytes:
         """Return the request as JSON, without fields at their defaults."""
-        changed = {
-            name: value for name in FIELDS if (value := getattr(self, name)) != DEFAULTS[name]
-        }
+        changed = {}
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
+            if value != default:
+                changed[name] = value
         return json.dumps(changed).encode()
 
     @classmethod
@@ -46,8 +48,7 @@ class Request:
         return cls(**json.loads(content))
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Request))
-DEFAULTS = {name: getattr(Request(""), name) for name in FIELDS}
+DEFAULTS = dataclasses.asdict(Request(""))
 
 
 class Answer(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from data_prep.settings import UserError
+from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.service.answers import Items
 from ttt4rec_jax.service.live import Live, LiveSessions
 from ttt4rec_jax.service.models import NO_CLICKS, Model
@@ -64,8 +65,7 @@ def make_row(request: Request, models: Mapping[str, Served]) -> Row:
     model = served.model
     encode = model.items.encode
     try:
-        clicks = [request.items] if request.kind == "clicks" else []
-        items = encode(clicks, request.unknown, "items")
+        items = encode_clicks(request, model.items)
         histories = encode(request.histories, request.unknown) if request.histories else []
         excluded_W = model.nothing_excluded
         if request.include_only is not None:
@@ -80,7 +80,14 @@ def make_row(request: Request, models: Mapping[str, Served]) -> Row:
     except UserError as error:
         raise Problem("unknown-item", str(error)) from error
     k = min(request.k, model.max_k)  # fewer items than the limit, or an export of shorter lists
-    return Row(request, served, items[0] if items else NO_CLICKS, histories, excluded_W, k)
+    return Row(request, served, items, histories, excluded_W, k)
+
+
+def encode_clicks(request: Request, catalogue: Catalogue) -> np.ndarray:
+    """Return the clicks of a request as items. Raises UserError for unknown ids."""
+    if len(request.items) == 1 and (item := catalogue.by_id.get(request.items[0])):
+        return np.array([item], np.int32)  # nearly always
+    return catalogue.encode([request.items], request.unknown, "items")[0]
 
 
 def unanswered(rows: Iterable[Row]) -> list[Row]:
