@@ -34,6 +34,7 @@ from ttt4rec_jax.cli.command import FinishedRun
 
 ROOT = Path(__file__).parents[2]
 K = 10
+LIVE_S = 10  # of clicks in all live sessions, between two looks at their number
 EMPTY = """
 import sys, uvicorn
 from fastapi import FastAPI, Response
@@ -49,7 +50,7 @@ for line in io.lines("ids.txt") do ids[#ids + 1] = line end
 local items = {}
 for line in io.lines("items.txt") do items[#items + 1] = line end
 local headers = {["Content-Type"] = "application/json"}
-local n = 0
+local n = START
 request = function()
   n = n + 1
   local body = '{"items":["' .. items[math.random(#items)] .. '"],"k":10}'
@@ -90,9 +91,14 @@ class Wrk:
         self.folder = folder
         self.port = port
 
-    def run(self, script: str, connections: int, seconds: float, path: str = "/") -> dict:
-        """Return requests/s, milliseconds (p50, p99), and answers that were no success."""
-        (self.folder / "load.lua").write_text(script)
+    def run(
+        self, script: str, connections: int, seconds: float, path: str = "/", start: int = 0
+    ) -> dict:
+        """Return requests/s, milliseconds (p50, p99), and answers that were no success.
+
+        start: the place in ids.txt of the first session that is clicked.
+        """
+        (self.folder / "load.lua").write_text(script.replace("START", str(start)))
         flags = ["-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "10s"]
         address = f"http://127.0.0.1:{self.port}{path}"
         command = ["wrk", *flags, "-s", "load.lua", address]
@@ -233,17 +239,19 @@ def memory_mb(process: subprocess.Popen) -> float:
 
 
 def measure_live(flags: ServiceFlags, wrk: Wrk, process: subprocess.Popen) -> dict[str, float]:
-    """Return what many live sessions take, each with a few clicks."""
+    """Return what many live sessions take, each of which is clicked at least once."""
     before = memory_mb(process)
     open_sessions(wrk, flags.live)
     start = time.monotonic()
-    wrk.run(CLICKS, 256, 10)
-    rate = wrk.run(CLICKS, 256, 10)
+    clicks = 0
+    while clicks < flags.live:  # each once at least
+        load = wrk.run(CLICKS, 256, LIVE_S, start=clicks)
+        clicks += int(load["per_s"] * LIVE_S)
     size = sum(file.stat().st_size for file in wrk.folder.glob("sessions.sqlite3*")) / 1e6
     return {
         "live sessions": flags.live,
-        "seconds of clicks": time.monotonic() - start,
-        "clicks/s over all of them": rate["per_s"],
+        "clicks": clicks,
+        "clicks/s over all of them": clicks / (time.monotonic() - start),
         "memory before, MB": before,
         "memory after, MB": memory_mb(process),
         "store, MB": size,

@@ -84,6 +84,7 @@ class _Server:
         self.listener = listener
         self.link = folder / "link"
         self.stopping = asyncio.Event()
+        self.failed = False
         self.device = Device(load, store, config, self._deliver)
 
     async def run(self) -> None:
@@ -105,12 +106,15 @@ class _Server:
         await asyncio.to_thread(self.device.stop)
         links.close()
         logger.info("stopped")
+        if self.failed:
+            raise UserError("the programs cannot be compiled; the log above says why")
 
     def _start(self) -> None:
         try:
             self.device.start()
         except Exception:
             logger.exception("the programs cannot be compiled")
+            self.failed = True
             self.loop.call_soon_threadsafe(self.stopping.set)
 
     def _deliver(self, answers: list) -> None:
