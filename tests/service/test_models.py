@@ -21,7 +21,7 @@ def test_no_request_waits_for_a_compilation(random_dataset, case):
     made = make_recommender(config, random_dataset)
     graphdef, params = split_model(config, random_dataset)
     model = RunModel(Recommender(config, graphdef, params, made.items, SIZES), 30)
-    models.warm(model, SIZES)
+    assert len(list(models.warm(model, SIZES))) == len(SIZES)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **more: "backend_compile" in event and compiled.append(more)

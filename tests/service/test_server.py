@@ -97,6 +97,16 @@ def test_a_service_lives_and_dies_in_order(run, environment, tmp_path):
         service.process.kill()
 
 
+def test_a_service_can_be_stopped_while_it_compiles(run, environment, tmp_path):
+    environment = environment | {"PYTHONPATH": str(ROOT)}
+    service = Process(tmp_path, environment, f"--run={run}", "--program_cache=none")
+    while "listening" not in service.log.read_text():
+        assert service.process.poll() is None, service.log.read_text()
+        time.sleep(0.02)
+    assert service.stop() == 0
+    assert log_of(service)[-1]["event"] == "stopped"
+
+
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_kills_lose_and_repeat_nothing(run, environment, tmp_path, store):
     """A short form of kill_service.py, which is a command of its own."""

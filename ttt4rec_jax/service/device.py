@@ -38,11 +38,15 @@ class Device:
         self.executor = Executor(load(), store, config)
         self.batcher = Batcher(self.executor, config, deliver)
         self.is_ready = False
+        self.is_stopping = False  # set from outside: what is being compiled is not finished
         self.loading = threading.Lock()
 
     def start(self) -> None:
         """Compile all programs, and begin to answer requests."""
-        self._warm({name: served.model for name, served in self.executor.served.items()})
+        try:
+            self._warm({name: served.model for name, served in self.executor.served.items()})
+        except Problem:
+            return
         self.batcher.start()
         self.is_ready = True
         logger.info("ready", extra={"models": self.models()})
@@ -124,5 +128,8 @@ class Device:
         return Answer(200, json.dumps({"models": self.models()}).encode())
 
     def _warm(self, models: Mapping[str, Model]) -> None:
+        """Compile all programs. Raises Problem if the service stops meanwhile."""
         for model in models.values():
-            warm(model, self.config.batch_sizes)
+            for _ in warm(model, self.config.batch_sizes):
+                if self.is_stopping:
+                    raise Problem("not-ready", "The service is stopping.")

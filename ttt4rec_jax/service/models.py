@@ -3,7 +3,7 @@
 Axis letters: B rows of a batch, V items, W bytes of a bit mask over items, S size of a state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -173,8 +173,11 @@ def k_computed(model: Model, k: int) -> int:
     return min(FEWEST, model.max_k) if k <= FEWEST else model.max_k
 
 
-def warm(model: Model, batch_sizes: Sequence[int]) -> None:
-    """Call a model in every shape that requests can take, so that none waits for a compilation."""
+def warm(model: Model, batch_sizes: Sequence[int]) -> Iterator[None]:
+    """Call a model in every shape that requests can take, so that none waits for a compilation.
+
+    Yields after each number of rows, so that the caller can stop.
+    """
     most = batch_sizes[-1]
     sizes = batch_sizes
     if isinstance(model, ExportModel):
@@ -190,6 +193,7 @@ def warm(model: Model, batch_sizes: Sequence[int]) -> None:
             model.step(states, [click] * size, excluded_BxW, k)
             for length in _lengths(model):
                 model.rank([np.repeat(click, length)] * size, excluded_BxW, k)
+        yield
 
 
 def _lengths(model: Model) -> list[int]:

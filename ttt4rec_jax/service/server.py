@@ -98,11 +98,13 @@ class _Server:
         workers = [asyncio.create_task(self._worker()) for _ in range(self.config.workers)]
         host, port = self.listener.getsockname()[:2]
         logger.info("listening", extra={"host": host, "port": port})
-        starting = threading.Thread(target=self._start, daemon=True)
+        starting = threading.Thread(target=self._start)
         starting.start()
         await self.stopping.wait()
         logger.info("stopping")
+        self.device.is_stopping = True
         await asyncio.gather(*workers)
+        await asyncio.to_thread(starting.join)
         await asyncio.to_thread(self.device.stop)
         links.close()
         logger.info("stopped")
@@ -127,7 +129,7 @@ class _Server:
             except Problem as problem:
                 logger.warning("not reloaded: %s", problem)
 
-        threading.Thread(target=reload, daemon=True).start()
+        threading.Thread(target=reload).start()
 
     async def _worker(self) -> None:
         """Keep one worker running until the service stops."""
