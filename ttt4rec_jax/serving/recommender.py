@@ -58,11 +58,9 @@ class Recommender:
         items: Catalogue,
         batch_sizes: Sequence[int] = (),
     ):
-        """Prepare a model for requests; programs are compiled on demand.
+        """graphdef, params: the model of `config`, split by nnx.Param; params is a plain dict.
 
-        graphdef, params: the model of `config`, split by nnx.Param; params is a plain dict.
-        batch_sizes: the ascending numbers of requests that device calls are padded to, each of
-        which is compiled on its own; () for powers of two.
+        batch_sizes: ascending numbers of rows to which batches are padded; () for powers of two.
         """
         self.config = config
         self.items = items
