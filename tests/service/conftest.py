@@ -1,7 +1,7 @@
 """Small models behind the service."""
 
 import pytest
-from helpers.service import local_service
+from helpers.service import REDIS_SERVER, local_service, redis_server
 from starlette.testclient import TestClient
 
 from ttt4rec_jax.service.models import RunModel
@@ -30,3 +30,11 @@ def service(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     with local_service(models, folder) as (link, app), TestClient(app) as client:
         yield link.device, client
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory):
+    if not REDIS_SERVER:
+        pytest.skip("needs valkey-server or redis-server")
+    with redis_server(tmp_path_factory.mktemp("redis")) as (_, url):
+        yield url

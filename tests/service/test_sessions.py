@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from data_prep.settings import UserError
 from ttt4rec_jax.service.executor import Executor
 from ttt4rec_jax.service.models import RunModel
+from ttt4rec_jax.service.redis_store import RedisStore
 from ttt4rec_jax.service.requests import Answer, Request
 from ttt4rec_jax.service.settings import ServiceConfig
 from ttt4rec_jax.service.sqlite_store import SqliteStore
@@ -19,20 +20,28 @@ from ttt4rec_jax.service.store import StoreError
 from ttt4rec_jax.serving.recommender import Recommender
 
 
-@pytest.fixture
-def make_executor(models, tmp_path):
+@pytest.fixture(params=["sqlite"])
+def make_executor(models, tmp_path, request):
     """A function that starts another process's executor of the same store, so to speak."""
     executors = []
 
+    def open_store(config):
+        options = config.session_ttl_s, config.keep_clicks
+        if request.param == "sqlite":
+            return SqliteStore(tmp_path / "s.sqlite3", *options)
+        return RedisStore(request.getfixturevalue("redis_url"), *options)
+
     def make(models=models, **settings):
         config = ServiceConfig(**{"max_batch": 8, "keep_clicks": 64} | settings)
-        store = SqliteStore(tmp_path / "s.sqlite3", config.session_ttl_s, config.keep_clicks)
-        executors.append(Executor(models, store, config))
+        executors.append(Executor(models, open_store(config), config))
         return executors[-1]
 
     yield make
     for executor in executors:
         executor.close()
+
+
+in_every_store = pytest.mark.parametrize("make_executor", ["sqlite", "redis"], indirect=True)
 
 
 def json_of(answer: Answer):
@@ -95,6 +104,7 @@ def test_a_state_is_the_same_however_it_came_about(make_executor, request, long_
     assert first.store.saved(id, version).clicks >= 64
 
 
+@in_every_store
 def test_a_new_model_reads_the_kept_clicks_or_refuses(
     make_executor, ttt, random_dataset, long_history
 ):
@@ -118,6 +128,7 @@ def test_a_new_model_reads_the_kept_clicks_or_refuses(
     assert json_of(executor.execute([Request("session", session=long)])[0])["clicks"] == 201
 
 
+@in_every_store
 def test_replicas_share_a_session(make_executor, ttt, long_history):
     replicas = [make_executor(), make_executor()]
     id = open_session(replicas[0])
@@ -129,6 +140,7 @@ def test_replicas_share_a_session(make_executor, ttt, long_history):
         assert_same_lists(answer, session.recommend(5))
 
 
+@in_every_store
 def test_a_click_that_comes_between_is_noticed(make_executor, monkeypatch):
     one = make_executor()
     two = make_executor()

@@ -3,7 +3,6 @@
 import sqlite3
 
 import pytest
-from helpers.service import REDIS_SERVER, redis_server
 
 from data_prep.settings import UserError
 from ttt4rec_jax.service.redis_store import RedisStore
@@ -11,14 +10,6 @@ from ttt4rec_jax.service.sqlite_store import SqliteStore
 from ttt4rec_jax.service.store import Append, Changes, Clicks, Saved, StoreError
 
 KEEP = 64
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    if not REDIS_SERVER:
-        pytest.skip("needs valkey-server or redis-server")
-    with redis_server(tmp_path_factory.mktemp("redis")) as (_, url):
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "redis"])

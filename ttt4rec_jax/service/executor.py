@@ -15,7 +15,7 @@ from ttt4rec_jax.service.rows import Row, Served, guarded, make_row, unanswered
 from ttt4rec_jax.service.settings import SAVE_EVERY, ServiceConfig
 from ttt4rec_jax.service.store import Append, Changes, Clicks, Store, StoreError
 
-PURGE_S = 30.0  # between two removals of expired sessions
+PURGE_S = 300.0  # between two removals of expired sessions, which look at all sessions
 NO_SUCH_SESSION = "It has expired, was deleted, or never existed; open a new one."
 
 
@@ -98,7 +98,7 @@ class Executor:
         """Give a new session its id. Raises Problem."""
         if self.num_sessions >= self.config.max_sessions:
             detail = f"{self.num_sessions:,} sessions are open; try again later."
-            raise Problem("too-many-sessions", detail, retry_after=int(PURGE_S))
+            raise Problem("too-many-sessions", detail, retry_after=60)
         self.num_sessions += 1
         row.request.session = secrets.token_urlsafe(16)
 

@@ -19,12 +19,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from data_prep.settings import UserError
 from ttt4rec_jax.service.store import Append, Changes, Clicks, Saved, StoreError
 
 PREFIX = "ttt4rec:1:"
 TIMEOUT_S = 5.0
+# A write whose answer was lost may have happened: only the client can tell, by its key.
+NO_RETRY = Retry(NoBackoff(), 0)
 # KEYS: session, clicks, open. ARGV: id, expected number, number after, request, key, ttl, expires
 APPEND = """
 local n = redis.call('HGET', KEYS[1], 'n')
@@ -70,7 +74,7 @@ class RedisStore:
         self.now = now
         try:
             self.client: Any = redis.Redis.from_url(
-                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=NO_RETRY
             )
             self.client.ping()
             self.durability = _durability(self.client)
