@@ -38,7 +38,7 @@ class ServiceConfig:
         10_000, "Sessions whose state stays in memory; others are read from the store.", low=1
     )
     max_batch: int = option(
-        256, "Most requests that one call of the device answers.", low=1, high=4096
+        128, "Most requests that one call of the device answers.", low=1, high=4096
     )
     batch_wait_ms: float = option(
         0.0,
