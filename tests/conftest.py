@@ -41,12 +41,14 @@ SLOW = (
     "test_a_benchmark_runs[layer-flags0]",
     "test_a_benchmark_runs[catalogue-flags2]",
     "test_a_session_equals_the_whole_history[b4]",
+    "test_kills_lose_and_repeat_nothing[redis]",
 )
 
 
 # files of few tests that take long: they come first, so that no process waits for them at the end
 LONG_FILES = (
     "test_kills.py",
+    "test_server.py",
     "test_processes.py",
     "test_main.py",
     "test_optim.py",

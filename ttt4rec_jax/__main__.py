@@ -24,6 +24,7 @@ COMMANDS = {
     "candidates": Entry("cli.candidates", "Write what another library needs to be judged."),
     "recommend": Entry("cli.recommend", "Recommend items with a finished run."),
     "export": Entry("cli.export", "Export a finished run to serve it without this package."),
+    "serve": Entry("cli.serve", "Serve live sessions over HTTP, with a page to click."),
     "plot": Entry("cli.plot", "Plot the loss and validation curves of runs."),
     "reproduce": Entry("paper.command", "Reproduce the paper's tables and figures."),
 }

@@ -59,11 +59,17 @@ class Engine:
     """
 
     def __init__(
-        self, graphdef: nnx.GraphDef, params: dict[str, Any], num_items: int, max_len: int
+        self,
+        graphdef: nnx.GraphDef,
+        params: dict[str, Any],
+        num_items: int,
+        max_len: int,
+        batch_sizes: Sequence[int] = (),
     ):
         """Compute all item vectors of a two-tower model; other programs are compiled on demand.
 
         graphdef, params: the model split by nnx.Param, the parameters as a plain dict.
+        batch_sizes: the ascending numbers of rows that batches are padded to; () for powers of two.
         """
         self.process = os.getpid()
         model = nnx.merge(graphdef, params)
@@ -75,7 +81,9 @@ class Engine:
         self.recurrent = RecurrentPrograms(graphdef, params) if is_recurrent(model) else None
         self.num_slots = item_NxC.size
         at_most = min(ranking.TILE, max(MAX_SCORES // self.num_slots, 1))
-        self.batch_size = 1 << at_most.bit_length() - 1
+        fitting = [size for size in batch_sizes if size <= at_most]
+        self.batch_sizes = fitting or [1 << power for power in range(at_most.bit_length())]
+        self.batch_size = self.batch_sizes[-1]
 
         def item_vectors(params):
             return jax.lax.map(nnx.merge(graphdef, params).item_vectors, item_NxC)
@@ -210,7 +218,8 @@ class Engine:
         ranked = []
         for part, rows in self._batches(len(clicks)):
             count = len(clicks[part])
-            before = self.params, pad_rows(np.stack(states[part]), rows)
+            padding = [states[part.start]] * (rows - count)
+            before = self.params, np.stack([*states[part], *padding])
             padded_clicks = [*clicks[part], *[NO_CLICKS] * (rows - count)]
             if blocked is None:
                 state_BxS = recurrent.advance_all(*before, padded_clicks)
@@ -248,8 +257,8 @@ class Engine:
         """Yield (slice of the requests, number of rows to pad them to) for each batch."""
         for first in range(0, count, self.batch_size):
             size = min(self.batch_size, count - first)
-            rows = self.batch_size if count > self.batch_size else next_power_of_two(size)
-            yield slice(first, first + size), rows
+            padded = min(rows for rows in self.batch_sizes if rows >= size)
+            yield slice(first, first + size), self.batch_size if first else padded
 
     def _padded_k(self, k: int) -> int:
         return min(next_power_of_two(k, 16), self.num_slots)

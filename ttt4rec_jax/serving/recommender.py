@@ -56,12 +56,16 @@ class Recommender:
         graphdef: nnx.GraphDef,
         params: dict[str, Any],
         items: Catalogue,
+        batch_sizes: Sequence[int] = (),
     ):
-        """graphdef, params: the model of `config`, split by nnx.Param; params is a plain dict."""
+        """graphdef, params: the model of `config`, split by nnx.Param; params is a plain dict.
+
+        batch_sizes: ascending numbers of rows to which batches are padded; () for powers of two.
+        """
         self.config = config
         self.items = items
         self.params = params
-        self.engine = Engine(graphdef, params, len(items), config.max_len)
+        self.engine = Engine(graphdef, params, len(items), config.max_len, batch_sizes)
         self.is_constant_cost = self.engine.recurrent is not None
 
     @classmethod
