@@ -83,3 +83,16 @@ def test_a_module_without_the_interface_is_refused(data):
 def test_settings_are_frozen(run):
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.config.model.dim = 3
+
+
+def test_new_users_are_told_apart(environment):
+    options = {"split": "user_holdout", "holdout_users": 0.2}
+    data = t4r.prepare("synthetic", cache_dir=environment["TTT4REC_CACHE_DIR"], **options)
+    run = t4r.train(data, "popularity", progress=False, segments=True)
+    parts = run.result["test_by_user"]
+    assert parts == run.result["segments"]["user"]
+    assert (parts["warm"]["targets"], parts["new"]["targets"]) == (1200, 300)
+    share = [parts[name]["targets"] * parts[name]["full"]["ndcg@10"] / 1500 for name in parts]
+    assert sum(share) == pytest.approx(run.test["full"]["ndcg@10"])
+    assert "300 new users (users without a training click)" in str(run)
+    assert data.items["clicks"].sum() == (data.dataset.train_ends - data.dataset.offsets[:-1]).sum()

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from pages import NAMES, PAGES, ROOT, blocks
 
-COMMANDS = ("train", "sweep", "compare", "recommend", "export", "reproduce", "plot")
+COMMANDS = (
+    *("train", "sweep", "compare", "evaluate", "candidates", "recommend", "export"),
+    *("reproduce", "plot"),
+)
 SCRIPTS = {"main": "train"} | {name: name for name in COMMANDS if name not in ("train", "sweep")}
 # what running text names beside the flags of commands: flags of other programs, and a placeholder
 OF_OTHERS = {"help", "name", "noname", "xla_gpu_exclude_nondeterministic_ops"}
