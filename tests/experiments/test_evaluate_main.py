@@ -125,7 +125,7 @@ MISTAKES = {
     "--scores=scores.csv --top_k=0": "--top_k: '0' in '0' is not a whole number from 1 to 1,000",
     "--scores=scores.csv --top_k=1,x": "'x' in '1,x'",
     "--scores=scores.csv --name=sasrec": "--name: 'sasrec' is a model of this package",
-    "--scores=scores.csv --run_dir=runs": "runs exists and is not empty",
+    "--scores=scores.csv --run_dir=runs": "runs exists and is not an empty folder",
     "--scores=scores.csv --dataset=beuty": "unknown data set (did you mean 'beauty'?)",
 }
 

@@ -87,8 +87,8 @@ def _evaluate(argv: list[str]) -> None:
     parsed = COMMAND.parse(argv)
     flags = parsed.settings(EvaluateFlags)
     config = JudgedConfig(data=parsed.settings(DataConfig), name=flags.recommender, seed=flags.seed)
-    if flags.run_dir and not RunFolder(Path(flags.run_dir)).is_free():  # before anything takes time
-        raise UserError(f"--run_dir: {flags.run_dir} exists and is not empty; name another folder")
+    if flags.run_dir:
+        RunFolder(Path(flags.run_dir)).check_free()  # before anything takes time
     start_jax()  # which the modules below import
     from data_prep.prepare import prepare
     from ttt4rec_jax.data.dataset import load_dataset

@@ -190,15 +190,9 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([*lines, *more_lines(content)])
 
 
-def check_free(path: Path) -> None:
-    """Raise UserError if a result cannot be written into a folder of this path."""
-    if not RunFolder(path).is_free():
-        raise UserError(f"--run_dir: {path} exists and is not empty; name another folder")
-
-
 def write(path: Path, content: dict[str, Any], judgement: Judgement, dataset: Dataset) -> None:
     """Write result.json and test_ranks.parquet into a new folder. Raises UserError."""
-    check_free(path)
     folder = RunFolder(path)
+    folder.check_free()
     with folder.locked():
         folder.write_result(content, judgement.ranks, dataset.test.users, judgement.listed)
