@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from pages import NAMES, PAGES, ROOT, blocks
 
-COMMANDS = (
-    *("train", "sweep", "compare", "evaluate", "candidates", "recommend", "export"),
-    *("reproduce", "plot"),
-)
+from ttt4rec_jax.__main__ import COMMANDS
+
 SCRIPTS = {"main": "train"} | {name: name for name in COMMANDS if name not in ("train", "sweep")}
 # what running text names beside the flags of commands: flags of other programs, and a placeholder
 OF_OTHERS = {"help", "name", "noname", "xla_gpu_exclude_nondeterministic_ops"}
