@@ -161,6 +161,8 @@ def _settings(config: DataConfig, source: Source) -> dict:
     parts: dict = {"kind": config.split}
     if config.split == "temporal":
         parts |= {"validation_time": config.validation_time, "test_time": config.test_time}
+    elif config.split == "user_holdout":
+        parts["holdout_users"] = config.holdout_users
     return {
         "filters": {
             "user_core": source.user_core if config.user_core < 0 else config.user_core,
@@ -218,11 +220,7 @@ def prepared(
     Raise UserError if there is nothing to evaluate.
     """
     items, times, offsets, tables = sequences
-    parts = (
-        split.leave_one_out(offsets)
-        if config.split == "leave_one_out"
-        else split.temporal(offsets, times, config.validation_time, config.test_time)
-    )
+    parts = _split(config, offsets, times)
     for part in ("validation", "test"):
         if not len(getattr(parts, part)):
             reason = f"no user has a {part} target and a click to train on"
@@ -249,6 +247,14 @@ def prepared(
         same = titles.with_columns(pl.col("id").cast(tables["items"].schema["id"], strict=False))
         tables["items"] = tables["items"].join(same, on="id", how="left", maintain_order="left")
     return arrays, tables
+
+
+def _split(config: DataConfig, offsets: np.ndarray, times: np.ndarray) -> split.Split:
+    if config.split == "temporal":
+        return split.temporal(offsets, times, config.validation_time, config.test_time)
+    if config.split == "user_holdout":
+        return split.user_holdout(offsets, config.holdout_users, config.data_seed)
+    return split.leave_one_out(offsets)
 
 
 def _pool(

@@ -211,8 +211,12 @@ class DataConfig:
         "leave_one_out",
         "How clicks are split. leave_one_out: a user's last click is the test target and the one "
         "before it the validation target. temporal: by two points in time (validation_time, "
-        "test_time) for all users.",
-        choices=("leave_one_out", "temporal"),
+        "test_time) for all users. user_holdout: as leave_one_out, but no click of some users "
+        "(holdout_users) is trained on.",
+        choices=("leave_one_out", "temporal", "user_holdout"),
+    )
+    holdout_users: float = option(
+        0.1, "split=user_holdout: share of evaluated users who are new.", above=0.0, high=1.0
     )
     validation_time: float = option(
         0.8,
@@ -288,8 +292,7 @@ def _check_own_file(config: DataConfig) -> None:
     if without_time and config.split == "temporal":
         raise UserError("--split=temporal: needs times, and none are read; use leave_one_out")
     if config.where:
-        from data_prep.where import (
-            check_condition,  # imports polars, which others need not wait for
-        )
+        # imports polars, which others need not wait for
+        from data_prep.where import check_condition
 
         check_condition(config.where)

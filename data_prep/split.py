@@ -27,6 +27,21 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     return Split(np.where(evaluated, ends - 2, ends), last - 1, last)
 
 
+def user_holdout(offsets: np.ndarray, share: float, seed: int) -> Split:
+    """Split as leave-one-out, but train on no click of some users, who are new to the model.
+
+    share: of the users with targets, at least one; they are drawn by the seed. Their targets have
+    the same places as those of the other users, and the clicks before them are their history.
+    """
+    parts = leave_one_out(offsets)
+    evaluated = np.flatnonzero(np.diff(offsets) >= 3)
+    count = max(1, round(share * len(evaluated))) if len(evaluated) else 0
+    new = np.random.default_rng((seed, 3)).choice(evaluated, count, replace=False)
+    train_ends = parts.train_ends.copy()
+    train_ends[new] = offsets[new]
+    return parts._replace(train_ends=train_ends)
+
+
 def temporal(
     offsets: np.ndarray, times: np.ndarray, validation_time: float, test_time: float
 ) -> Split:

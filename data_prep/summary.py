@@ -174,7 +174,12 @@ def notices_of(manifest: dict[str, Any]) -> list[str]:
             "--dedup=consecutive or all drops them"
         )
     if without := figures["users_without_training"]:
-        found.append(f"{without:,} users have no training click, so they are not evaluated")
+        are_new = manifest["split"]["kind"] == "user_holdout"
+        found.append(
+            f"{without:,} users are new: none of their clicks is trained on"
+            if are_new
+            else f"{without:,} users have no training click, so they are not evaluated"
+        )
     for part in ("validation", "test"):
         targets = manifest["counts"][part]
         if few := figures[f"{part}_without_negatives"]:

@@ -83,3 +83,30 @@ def test_a_module_without_the_interface_is_refused(data):
 def test_settings_are_frozen(run):
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.config.model.dim = 3
+
+
+def test_new_users_are_told_apart(environment):
+    options = {"split": "user_holdout", "holdout_users": 0.2}
+    data = t4r.prepare("synthetic", cache_dir=environment["TTT4REC_CACHE_DIR"], **options)
+    run = t4r.train(data, "popularity", progress=False, segments=True)
+    parts = run.result["test_by_user"]
+    assert parts == run.result["segments"]["user"]
+    assert (parts["warm"]["targets"], parts["new"]["targets"]) == (1200, 300)
+    share = [parts[name]["targets"] * parts[name]["full"]["ndcg@10"] / 1500 for name in parts]
+    assert sum(share) == pytest.approx(run.test["full"]["ndcg@10"])
+    assert "300 new users (users without a training click)" in str(run)
+    assert data.items["clicks"].sum() == (data.dataset.train_ends - data.dataset.offsets[:-1]).sum()
+
+
+def test_a_run_records_the_numbers_k_that_are_asked_for(data):
+    run = t4r.train(data, "popularity", progress=False, top_k="1,50")
+    assert {"hit@1", "map@50", "ndcg@10"} <= run.test["full"].keys()
+    assert {"coverage@1", "gini@50", "novelty@50_ci95"} <= run.result["beyond_accuracy"].keys()
+    assert "coverage@10" not in run.result["beyond_accuracy"]
+    assert "NDCG@50" in str(run) and "NDCG@10 " not in str(run)
+    most = data.items["clicks"].max()
+    assert run.result["beyond_accuracy"]["popularity@1"] <= most
+    with pytest.raises(t4r.UserError, match="--top_k: 'x' in 'x' is not a whole number"):
+        t4r.train(data, "popularity", progress=False, top_k="x")
+    alone = t4r.train(data, "popularity", progress=False, full_catalogue=False)
+    assert "beyond_accuracy" not in alone.result

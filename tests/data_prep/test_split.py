@@ -61,6 +61,18 @@ def test_temporal_is_the_brute_force_one(users, first, gap):
     assert as_lists(split.temporal(offsets, times, first, second)) == [train_ends, validation, test]
 
 
+def test_new_users_have_the_targets_of_the_others_and_nothing_to_train_on():
+    offsets = np.cumsum([0, *[2, 3, 5, 8] * 10])
+    one = split.leave_one_out(offsets)
+    parts = split.user_holdout(offsets, 0.2, 0)
+    assert np.array_equal(parts.test, one.test)
+    assert np.array_equal(parts.validation, one.validation)
+    new = parts.train_ends == offsets[:-1]
+    assert new.sum() == 6 and not new[::4].any(), "users without targets only train"
+    assert np.array_equal(parts.train_ends[~new], one.train_ends[~new])
+    assert not np.array_equal(split.user_holdout(offsets, 0.2, 1).train_ends, parts.train_ends)
+
+
 def test_temporal_by_hand():
     # Cuts at 8 and 9 of 10 clicks. User 1 begins after the first cut: no targets, no training
     # click.

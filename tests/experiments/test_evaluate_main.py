@@ -119,13 +119,35 @@ def test_every_target_is_in_the_ranks(judged, cwd):
     assert (table["full_listed"] == 20).all()
 
 
+def test_a_finished_result_at_other_k_and_by_segment(judged, cwd, environment, synthetic_run):
+    """Of a recommender that was judged, and of a run of main.py."""
+    _, result = judged
+    flags = ["--run=runs/popular", "--top_k=10,20", "--segments"]
+    done = run_script("evaluate", environment, *flags, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line]
+    (row,) = [row for row in rows if row[0] == "HR@10"]
+    assert row[-3] == f"{result['test']['full']['hit@10']:.4f}"
+    assert "NDCG@10 by clicks before the target" in done.stdout
+    folder, _ = synthetic_run
+    trained = json.loads((folder / "run" / "result.json").read_text())
+    done = run_script("evaluate", environment, "--run=run", "--top_k=10,50", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    figure = f"{trained['test']['full']['ndcg@10']:.4f}"
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("NDCG@10 ")]
+    assert figure in row and "HR@50" in done.stdout and "seconds " in done.stdout
+
+
 MISTAKES = {
     "": "--recommendations, --scores: both are missing",
     "--recommendations=nowhere.csv": "--recommendations: nowhere.csv is not there",
     "--scores=scores.csv --top_k=0": "--top_k: '0' in '0' is not a whole number from 1 to 1,000",
     "--scores=scores.csv --top_k=1,x": "'x' in '1,x'",
     "--scores=scores.csv --name=sasrec": "--name: 'sasrec' is a model of this package",
-    "--scores=scores.csv --run_dir=runs": "runs exists and is not empty",
+    "--scores=scores.csv --run_dir=runs": "runs exists and is not an empty folder",
+    "--run=runs/popular --scores=scores.csv": "--run: give no --scores with it",
+    "--run=runs/popular --dataset=ml1m": "--dataset: give no data with --run",
+    "--run=from": "it holds no run",
     "--scores=scores.csv --dataset=beuty": "unknown data set (did you mean 'beauty'?)",
 }
 

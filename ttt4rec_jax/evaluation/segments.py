@@ -4,6 +4,7 @@ head, middle, tail  Items in the order of their training clicks, cut where they 
                     and two thirds of all training clicks. Items with equally many clicks are in the
                     same part, so that no order among them matters.
 cold                Items without a training click.
+warm, new           Users with and without a training click, if some targets are of new users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,11 @@ from ttt4rec_jax.metrics import CUTOFFS, Ranks, chosen_ranks, summarise
 
 HISTORY_BOUNDS = (0, 1, 5, 10, 20, 50, 100)  # the lowest number of clicks of each part
 PARTS = ("head", "middle", "tail", "cold")
-GROUPS = {"history": "clicks before the target", "item": "training clicks on the target"}
+GROUPS = {
+    "history": "clicks before the target",
+    "item": "training clicks on the target",
+    "user": "whether any click of the user was trained on",
+}
 
 
 def segments(
@@ -33,6 +38,9 @@ def segments(
         "history": {name: bound_T == n for n, name in enumerate(history_names())},
         "item": {name: part_T == n for n, name in enumerate(PARTS)},
     }
+    is_new = dataset.train_ends[targets.users] == dataset.offsets[targets.users]
+    if is_new.any():
+        groups["user"] = {"warm": ~is_new, "new": is_new}
     return {
         group: {name: chosen for name, chosen in of_group.items() if chosen.any()}
         for group, of_group in groups.items()

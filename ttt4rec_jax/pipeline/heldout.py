@@ -53,8 +53,11 @@ class HeldOut(NamedTuple):
             found["beyond_accuracy"] = beyond_accuracy(
                 lists, self.clicks, target_T, top_k, self.categories
             )
+        groups = segments(self.dataset, targets, self.clicks)
+        if "user" in groups:
+            of_users = by_segment(ranks, {"user": groups["user"]}, known)
+            found["test_by_user"] = of_users["user"]
         if with_segments:
-            groups = segments(self.dataset, targets, self.clicks)
             numbers = sorted({*CUTOFFS, *top_k})
             found["segments"] = by_segment(ranks, groups, known, numbers)
         return found
@@ -81,18 +84,20 @@ def row(name: str, values: Iterable[str], protocols: list[str]) -> str:
 
 
 def item_lines(result: dict[str, Any]) -> list[str]:
-    """Return the main metric of warm and of cold targets, if there are cold ones."""
+    """Return the main metric of warm and cold targets, and of warm and new users, if there are."""
     lines = []
-    for name, part in result.get("test_by_item", {}).items():
-        protocols = [p for p in PROTOCOLS if p in part]
-        if part["targets"] and protocols:
-            metric = main_metric([part[p] for p in protocols])
-            cells = row("", (f"{part[p][metric]:.4f}" for p in protocols), protocols)
-            what = "with" if name == "warm" else "without"
-            lines.append(
-                f"{cells}   {label(metric)} of the {part['targets']:,} {name} targets "
-                f"(items {what} a training click)"
-            )
+    kinds = ("test_by_item", "targets", "items"), ("test_by_user", "users", "users")
+    for key, of, what in kinds:
+        for name, part in result.get(key, {}).items():
+            protocols = [p for p in PROTOCOLS if p in part]
+            if part["targets"] and protocols:
+                metric = main_metric([part[p] for p in protocols])
+                cells = row("", (f"{part[p][metric]:.4f}" for p in protocols), protocols)
+                having = "with" if name == "warm" else "without"
+                lines.append(
+                    f"{cells}   {label(metric)} of the {part['targets']:,} {name} {of} "
+                    f"({what} {having} a training click)"
+                )
     return lines
 
 
@@ -133,7 +138,8 @@ def segment_lines(result: dict[str, Any]) -> list[str]:
                 for p in protocols
             )
             lines.append(f"{row(name, cells, protocols)}   {entry['targets']:,} targets")
-    if lines and (without := result["dataset"].get("users_without_training")):
+    without = result["dataset"].get("users_without_training")
+    if lines and without and "test_by_user" not in result:
         lines.append(f"{'':<10} {without:,} users have no training click, and no target")
     return lines
 

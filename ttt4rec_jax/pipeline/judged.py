@@ -22,6 +22,7 @@ from ttt4rec_jax.pipeline import result as results
 from ttt4rec_jax.pipeline.heldout import HeldOut, more_lines
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
+from ttt4rec_jax.runs.read import Run
 
 # What was found in lists or scores, and what was done with it. {0} is the number.
 FOUND = {
@@ -171,8 +172,38 @@ def result(
     }
 
 
+def again(
+    run: Run, prepared: Path, dataset: Dataset, top_k: Sequence[int], with_segments: bool
+) -> dict[str, Any]:
+    """Return the content of a finished run's result at other numbers k and by segment.
+
+    The ranks on disk determine it; what the lists are like stays as it was. dataset: that of the
+    run. Raises UserError if it is another one.
+    """
+    if run.result["dataset"]["sha256"] != dataset.manifest["sha256"]:
+        raise UserError(
+            f"--run: {run.path} is of other data (sha256 {run.result['dataset']['sha256'][:16]}, "
+            f"found {dataset.manifest['sha256'][:16]}); give the --data_dir that it was trained on"
+        )
+    values, bounds = metrics(Judgement(run.ranks, run.listed, {}, (), None), top_k)
+    record = {**run.result["config"].get("record", {}), "top_k": ",".join(map(str, top_k))}
+    return {
+        **run.result,
+        "config": run.result["config"] | {"record": record},
+        "top_k": list(top_k),
+        "test": values,
+        **({"bounds": bounds} if bounds else {}),
+        **held_out(prepared, dataset).entries(run.ranks, None, top_k, with_segments, run.listed),
+    }
+
+
 def table(content: dict[str, Any]) -> str:
-    """Return the table of a judged recommender: data, protocol, what was found, test metrics."""
+    """Return the table of a judged recommender: data, protocol, what was found, test metrics.
+
+    For the content of a run's result, returns the table of that.
+    """
+    if "judged" not in content:
+        return results.table(content)
     lines = results.header_lines(content)
     lines.append(f"model      {content['model']}, from elsewhere")
     notes = content["judged"]["notes"]
@@ -193,6 +224,6 @@ def table(content: dict[str, Any]) -> str:
 def write(path: Path, content: dict[str, Any], judgement: Judgement, dataset: Dataset) -> None:
     """Write result.json and test_ranks.parquet into a new folder. Raises UserError."""
     folder = RunFolder(path)
-    folder.check({}, resume=False)
+    folder.check_free()
     with folder.locked():
         folder.write_result(content, judgement.ranks, dataset.test.users, judgement.listed)

@@ -100,8 +100,9 @@ def evaluation_protocol(
     order = manifest.get("time_unit", "")
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
+    new = f", {data.holdout_users:g} of the users new" if data.split == "user_holdout" else ""
     return {
-        "split": data.split + f", time {order}" * order.startswith("none"),
+        "split": data.split + new + f", time {order}" * order.startswith("none"),
         **trained,
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",

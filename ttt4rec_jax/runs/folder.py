@@ -64,6 +64,13 @@ class RunFolder:
                 "or --resume the run in it"
             )
 
+    def check_free(self) -> None:
+        """Raise UserError if nothing new can be written there, since there is something already."""
+        if not self.is_free():
+            raise UserError(
+                f"--run_dir: {self.path} exists and is not an empty folder; name another"
+            )
+
     def is_free(self) -> bool:
         """Return whether the folder is missing, or empty except for what a killed process left."""
         if not self.path.exists():
