@@ -6,6 +6,7 @@ The header of an array says how large it is; a false one could ask for any amoun
 import io
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ import numpy as np
 
 # deflate makes a file at most this many times smaller (https://zlib.net/zlib_tech.html)
 MOST_DEFLATED = 1032
+# what NumPy's parser of headers raises beside ValueError
+HEADER_ERRORS = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 
 
 def load(path: Path, mapped: bool = False) -> np.ndarray:
@@ -54,7 +57,10 @@ def check_header(file: IO[bytes], size: int) -> None:
         if version == (1, 0)
         else np.lib.format.read_array_header_2_0
     )
-    shape, _, dtype = read_header(file)
+    try:
+        shape, _, dtype = read_header(file)
+    except HEADER_ERRORS as error:
+        raise ValueError(f"its header is not one of NumPy ({type(error).__name__})") from error
     expected = file.tell() + math.prod(shape) * dtype.itemsize
     if dtype.hasobject or min(shape, default=0) < 0 or expected != size:
         raise ValueError(

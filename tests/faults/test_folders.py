@@ -23,6 +23,7 @@ from ttt4rec_jax.pipeline import resume, sweep
 from ttt4rec_jax.runs import items, read, verified
 from ttt4rec_jax.runs.folder import RunFolder, load_config
 from ttt4rec_jax.runs.load import check_fits, load_run
+from ttt4rec_jax.serving import load_export
 
 DATA = "ab" * 32
 
@@ -305,6 +306,23 @@ def test_a_false_shape_is_refused_before_memory_is_taken(tmp_path, shape):
     (tmp_path / "x.npy").write_bytes(honest)
     assert arrays.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
     assert arrays.load(tmp_path / "x.npy", mapped=True).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"}", b"("), (b"{", b"("), (b"(3,)", b"((((")])
+def test_a_header_that_is_no_literal_is_refused(tmp_path, old, new):
+    """NumPy's own error for some of these is one of the tokenizer, and no ValueError."""
+    content = npy(np.arange(3)).replace(old, new)
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(ValueError):
+        arrays.load(tmp_path / "x.npy")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(ValueError):
+        arrays.load_all(file.getvalue(), ["x"])
+    (tmp_path / "x.npz").write_bytes(file.getvalue())
+    with pytest.raises(load_export.UNREADABLE):
+        load_export.read_arrays(tmp_path / "x.npz")
 
 
 def test_a_prepared_array_of_a_false_shape_is_one_line(tmp_path):

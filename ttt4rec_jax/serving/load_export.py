@@ -35,6 +35,7 @@ import hashlib
 import io
 import json
 import os
+import tokenize
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ VERSION = 1
 UNREADABLE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
     *(TypeError, ValueError, zipfile.BadZipFile),
+    *(SyntaxError, tokenize.TokenError),  # by NumPy, of an array's header
 )
 MAX_BATCH = 64  # rows of one call of a program
 Ids = Iterable[int | str]
