@@ -41,23 +41,32 @@ def clicked(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Clicked:
 
 
 def draw(
-    users: np.ndarray, history: Clicked, pool: np.ndarray, count: int, seed: tuple[int, ...]
+    users: np.ndarray,
+    history: Clicked,
+    pool: np.ndarray,
+    count: int,
+    seed: tuple[int, ...],
+    apart: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return [T, count] int32: for each of users [T] (ascending) `count` distinct unclicked items.
 
     They are drawn one after another, with probabilities proportional to their frequency in `pool`:
     1..V for uniform sampling, the training clicks for sampling by popularity. The rows of users who
     have clicked so many items that fewer are left are 0, which is no item. Raise UserError if these
-    are all users.
+    are all users. apart: rows [T] that are drawn after all others and by another seed, so that they
+    change nothing for the others.
     """
     weights = np.bincount(pool, minlength=history.base)
-    bits = np.random.PCG64(np.random.SeedSequence(seed))
     drawn = np.zeros((len(users), count), np.int32)
     eligible = _have_enough(users, history, weights, count)
+    is_apart = np.zeros(len(users), bool) if apart is None else apart
+    groups = {seed: eligible[~is_apart[eligible]], (*seed, 1): eligible[is_apart[eligible]]}
     rows = max(BLOCK // count, 1)
-    for start in range(0, len(eligible), rows):
-        block = eligible[start : start + rows]
-        drawn[block] = _draw_block(users[block], history, pool, weights, count, bits)
+    for seed_of_group, members in groups.items():
+        bits = np.random.PCG64(np.random.SeedSequence(seed_of_group))
+        for start in range(0, len(members), rows):
+            block = members[start : start + rows]
+            drawn[block] = _draw_block(users[block], history, pool, weights, count, bits)
     return drawn
 
 

@@ -40,6 +40,7 @@ from data_prep import (
     store,
     summary,
     synthetic,
+    windows,
 )
 from data_prep.catalogue.entry import Layout, Source
 from data_prep.settings import DataConfig, UserError
@@ -61,6 +62,7 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
     $TTT4REC_CACHE_DIR, or a folder in the user's cache directory. Raise UserError for any error
     that the user can correct.
     """
+    windows.check_named(config)
     cache = sources.user_folder(cache_dir, "TTT4REC_CACHE_DIR", "prepared")
     source = sources.find(config)
     path, layout = _file(source, sources.user_folder(data_dir, "TTT4REC_DATA_DIR", "data"))
@@ -87,10 +89,10 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
             origin.check_unchanged(path, before)
         else:
             parsed = _from_memory(synthetic.generate(config.data_seed))
-        parsed, kept, dropped = _filtered(parsed, config.dedup, filters)
+        parsed, kept, dropped, window = _filtered(parsed, config, filters)
         sequences = in_sequence(kept, filters)
         del kept
-        arrays, tables = prepared(sequences, titles, config)
+        arrays, tables = prepared(sequences, titles, config, window)
         whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
         lookup = index.click_index(*whole)
         on_items = index.clicks_per_item(arrays["items"], len(tables["items"]))
@@ -126,11 +128,12 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
 
 
 def _filtered(
-    parsed: Clicks, dedup: str, filters: dict[str, int]
-) -> tuple[Clicks, pl.LazyFrame, dict[str, int]]:
-    """Return the clicks without their table, those that the filters keep, and counts of rows.
+    parsed: Clicks, config: DataConfig, filters: dict[str, int]
+) -> tuple[Clicks, pl.LazyFrame, dict[str, int], windows.Window | None]:
+    """Return the clicks without their table, those that are kept, counts of rows, and the window.
 
-    The table is given up to free the memory for what follows.
+    The table is given up to free the memory for what follows. The window is that of a rolling
+    split: later clicks are dropped before anything is counted by the filters.
     """
     kept = parsed.table.lazy()
     left = len(parsed.table)
@@ -139,13 +142,20 @@ def _filtered(
         "skipped": parsed.bad.count,
         "where": parsed.excluded,
         "dedup": 0,
+        "later": 0,
     }
-    if dedup != "none":
-        kept = clicks.without_repeats(kept, dedup).collect(engine="streaming").lazy()
+    if config.dedup != "none":
+        kept = clicks.without_repeats(kept, config.dedup).collect(engine="streaming").lazy()
         counts["dedup"] = left - kept.select(pl.len()).collect().item()
     counts["left"] = left - counts["dedup"]
+    window = windows.window_of(kept, config) if config.split == "rolling" else None
+    if window:
+        kept = kept.filter(pl.col("time") < window.end)
+        before = kept.select(pl.len()).collect(engine="streaming").item()
+        counts["later"] = counts["left"] - before
+        counts["left"] = before
     kept = clicks.k_core(kept, filters["user_core"], filters["item_core"])
-    return parsed._replace(table=parsed.table.clear()), kept, counts
+    return parsed._replace(table=parsed.table.clear()), kept, counts, window
 
 
 def _file(source: Source, data_dir: Path) -> tuple[Path | None, Layout]:
@@ -161,8 +171,11 @@ def _settings(config: DataConfig, source: Source) -> dict:
     parts: dict = {"kind": config.split}
     if config.split == "temporal":
         parts |= {"validation_time": config.validation_time, "test_time": config.test_time}
+        parts["new_users"] = "test"  # where users without a training click have targets
     elif config.split == "user_holdout":
         parts["holdout_users"] = config.holdout_users
+    elif config.split == "rolling":
+        parts |= {n: getattr(config, n) for n in ("validation_time", "windows", "window")}
     return {
         "filters": {
             "user_core": source.user_core if config.user_core < 0 else config.user_core,
@@ -213,17 +226,20 @@ def in_sequence(kept: pl.LazyFrame, filters: dict[str, int]) -> Sequences:
 
 
 def prepared(
-    sequences: Sequences, titles: pl.DataFrame | None, config: DataConfig
+    sequences: Sequences,
+    titles: pl.DataFrame | None,
+    config: DataConfig,
+    window: windows.Window | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, pl.DataFrame]]:
-    """Return the arrays and the tables of the prepared folder.
+    """Return the arrays and the tables of the prepared folder. window: that of a rolling split.
 
     Raise UserError if there is nothing to evaluate.
     """
     items, times, offsets, tables = sequences
-    parts = _split(config, offsets, times)
+    parts = _split(config, offsets, times, window)
     for part in ("validation", "test"):
         if not len(getattr(parts, part)):
-            reason = f"no user has a {part} target and a click to train on"
+            reason = f"no user has a {part} target and a click before it"
             raise UserError(
                 f"--split={config.split}: {reason}; use more data, other filters or other cuts"
             )
@@ -240,7 +256,12 @@ def prepared(
         users = np.searchsorted(offsets, positions, side="right") - 1
         arrays[f"{part}_targets"] = positions.astype(np.int64)
         arrays[f"{part}_negatives"] = negatives.draw(
-            users, history, pool, config.eval_negatives, (config.data_seed, number)
+            users,
+            history,
+            pool,
+            config.eval_negatives,
+            (config.data_seed, number),
+            split.is_new(offsets, parts.train_ends, users),
         )
     tables = {name: ids.select("id") for name, ids in tables.items()}
     if titles is not None:
@@ -249,7 +270,11 @@ def prepared(
     return arrays, tables
 
 
-def _split(config: DataConfig, offsets: np.ndarray, times: np.ndarray) -> split.Split:
+def _split(
+    config: DataConfig, offsets: np.ndarray, times: np.ndarray, window: windows.Window | None
+) -> split.Split:
+    if window:
+        return split.at_times(offsets, times, window.validation, window.test)
     if config.split == "temporal":
         return split.temporal(offsets, times, config.validation_time, config.test_time)
     if config.split == "user_holdout":

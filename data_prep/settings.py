@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from data_prep.agreement import check_agreement
 from data_prep.errors import UserError as UserError
 from data_prep.errors import first_line as first_line
 from data_prep.errors import nearest as nearest
-from data_prep.suffixes import file_suffix as file_suffix
 
 # The largest magnitude of each numeric type. Numbers are compared with it, because math.isfinite
 # raises OverflowError for a whole number that no float can hold.
@@ -211,16 +211,15 @@ class DataConfig:
         "leave_one_out",
         "How clicks are split. leave_one_out: a user's last click is the test target and the one "
         "before it the validation target. temporal: by two points in time (validation_time, "
-        "test_time) for all users. user_holdout: as leave_one_out, but no click of some users "
-        "(holdout_users) is trained on.",
-        choices=("leave_one_out", "temporal", "user_holdout"),
-    )
-    holdout_users: float = option(
-        0.1, "split=user_holdout: share of evaluated users who are new.", above=0.0, high=1.0
+        "test_time) for all users. user_holdout: like leave_one_out, but a share of the users "
+        "(holdout_users) is not trained on at all. rolling: by time, in several windows one after "
+        "the other (windows), each with a run of its own.",
+        choices=("leave_one_out", "temporal", "user_holdout", "rolling"),
     )
     validation_time: float = option(
         0.8,
-        "split=temporal: fraction of all clicks, in time order, that precede validation.",
+        "split=temporal, rolling: fraction of all clicks, in time order, that precede validation, "
+        "of rolling that of the first window.",
         above=0.0,
         high=1.0,
     )
@@ -229,6 +228,22 @@ class DataConfig:
         "split=temporal: fraction of all clicks, in time order, that precede the test.",
         above=0.0,
         high=1.0,
+    )
+    holdout_users: float = option(
+        0.1,
+        "split=user_holdout: share of the users that are held out, half of them for validation and "
+        "half for the test.",
+        above=0.0,
+        high=0.9,
+    )
+    windows: int = option(
+        4, "split=rolling: number of windows after validation_time.", low=2, high=100
+    )
+    window: int = option(
+        0,
+        "split=rolling: the one window to train and test, from 1; 0: all of them, one after the "
+        "other.",
+        low=0,
     )
     eval_negatives: int = option(
         99, "Negatives per target in the sampled evaluation sets.", low=1, high=10_000
@@ -252,47 +267,4 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        _check_own_file(self)
-        if self.split == "temporal" and not self.validation_time < self.test_time:
-            raise UserError(
-                f"--validation_time: found {self.validation_time}, expected less than "
-                f"--test_time={self.test_time}"
-            )
-
-
-OF_OWN_FILES = (
-    "user_col",
-    "item_col",
-    "time_col",
-    "columns",
-    "layout",
-    "separator",
-    "member",
-    "comment_prefix",
-    "time_format",
-)
-
-
-def _check_own_file(config: DataConfig) -> None:
-    """Raise UserError for options about a file that do not fit it or one another."""
-    if not file_suffix(config.dataset):
-        for name in OF_OWN_FILES:
-            if getattr(config, name):
-                raise UserError(
-                    f"--{name}: only for a file of your own; the columns of {config.dataset!r} are "
-                    "known; leave it out"
-                )
-    if config.layout == "sequences":
-        for name in ("columns", "time_col", "time_format", "where", "user_col", "item_col"):
-            if getattr(config, name):
-                raise UserError(
-                    f"--{name}: not for --layout=sequences, whose rows hold a user and items alone"
-                )
-    without_time = config.time_col == "none" or config.layout == "sequences"
-    if without_time and config.split == "temporal":
-        raise UserError("--split=temporal: needs times, and none are read; use leave_one_out")
-    if config.where:
-        # imports polars, which others need not wait for
-        from data_prep.where import check_condition
-
-        check_condition(config.where)
+        check_agreement(self)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from data_prep.agreement import BY_TIME
 from data_prep.catalogue import CATALOGUE
 from data_prep.catalogue.entry import Layout, Source
 from data_prep.settings import DataConfig, UserError
@@ -20,10 +21,10 @@ def find(config: DataConfig) -> Source:
     if file_suffix(config.dataset):
         return _own(config)
     source = CATALOGUE[config.dataset]
-    if config.split == "temporal" and not source.layout.has_times:
+    if config.split in BY_TIME and not source.layout.has_times:
         raise UserError(
-            f"--split=temporal: {config.dataset} has no times; use leave_one_out, or another data "
-            "set"
+            f"--split={config.split}: {config.dataset} has no times; use leave_one_out, or another "
+            "data set"
         )
     if not config.where:
         return source

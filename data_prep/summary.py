@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from data_prep.index import blocks, clicks_per_item, is_training
+from data_prep.split import is_new
 from data_prep.times import AS_IN_FILE, NO_TIME, PER_SECOND, unit_of
 
 # what files write where a value is missing
@@ -59,6 +60,8 @@ def summarise(
     is_known = counts > clicks_per_item(items[held_out], len(counts))
     figures["users_without_training"] = int((arrays["train_ends"] == offsets[:-1]).sum())
     for part in ("validation", "test"):
+        users = np.searchsorted(offsets, arrays[f"{part}_targets"], side="right") - 1
+        figures[f"{part}_new_users"] = int(is_new(offsets, arrays["train_ends"], users).sum())
         figures[f"{part}_cold_targets"] = int(
             (~is_known[items[arrays[f"{part}_targets"]] - 1]).sum()
         )
@@ -143,6 +146,7 @@ def lines(manifest: dict[str, Any]) -> list[str]:
         "skipped": rows["skipped"],
         "not met by --where": rows["where"],
         "repeats (--dedup)": rows["dedup"],
+        "after the window": rows.get("later", 0),
         "by the cores": rows["cores"],
     }
     read = f"{rows['read']:,} rows read" + "".join(
@@ -174,12 +178,7 @@ def notices_of(manifest: dict[str, Any]) -> list[str]:
             "--dedup=consecutive or all drops them"
         )
     if without := figures["users_without_training"]:
-        are_new = manifest["split"]["kind"] == "user_holdout"
-        found.append(
-            f"{without:,} users are new: none of their clicks is trained on"
-            if are_new
-            else f"{without:,} users have no training click, so they are not evaluated"
-        )
+        found.append(f"{without:,} users have no training click; {_new_users(figures)}")
     for part in ("validation", "test"):
         targets = manifest["counts"][part]
         if few := figures[f"{part}_without_negatives"]:
@@ -193,6 +192,13 @@ def notices_of(manifest: dict[str, Any]) -> list[str]:
                 f"{cold:,} of {targets:,} {part} targets are items without training clicks"
             )
     return found
+
+
+def _new_users(figures: dict[str, Any]) -> str:
+    """Return which targets users without a training click have."""
+    counts = {part: figures.get(f"{part}_new_users", 0) for part in ("validation", "test")}
+    have = [f"{count:,} have a {part} target" for part, count in counts.items() if count]
+    return "of these, " + " and ".join(have) if have else "they are not evaluated"
 
 
 def _text(value: str) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ttt4rec_jax.api.compare import Comparison, compare
     from ttt4rec_jax.api.data import Data, candidates, datasets, prepare
     from ttt4rec_jax.api.evaluate import evaluate
+    from ttt4rec_jax.api.rolling import rolling
     from ttt4rec_jax.api.run import Run, load
     from ttt4rec_jax.api.search import SearchResult, search
     from ttt4rec_jax.api.train import sweep, train
@@ -44,6 +45,7 @@ NAMES = {
     "prepare": ("api.data", "prepare"),
     "register": ("models.custom", "register"),
     "register_inner": ("models.custom", "register_inner"),
+    "rolling": ("api.rolling", "rolling"),
     "search": ("api.search", "search"),
     "sweep": ("api.train", "sweep"),
     "train": ("api.train", "train"),
@@ -74,6 +76,7 @@ __all__ = [
     "prepare",
     "register",
     "register_inner",
+    "rolling",
     "search",
     "sweep",
     "train",

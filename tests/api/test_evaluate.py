@@ -91,10 +91,10 @@ def test_new_users_are_told_apart(environment):
     run = t4r.train(data, "popularity", progress=False, segments=True)
     parts = run.result["test_by_user"]
     assert parts == run.result["segments"]["user"]
-    assert (parts["warm"]["targets"], parts["new"]["targets"]) == (1200, 300)
-    share = [parts[name]["targets"] * parts[name]["full"]["ndcg@10"] / 1500 for name in parts]
+    assert (parts["warm"]["targets"], parts["new"]["targets"]) == (1200, 150)
+    share = [parts[name]["targets"] * parts[name]["full"]["ndcg@10"] / 1350 for name in parts]
     assert sum(share) == pytest.approx(run.test["full"]["ndcg@10"])
-    assert "300 new users (users without a training click)" in str(run)
+    assert "150 new users (users without a training click)" in str(run)
     assert data.items["clicks"].sum() == (data.dataset.train_ends - data.dataset.offsets[:-1]).sum()
 
 

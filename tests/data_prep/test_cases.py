@@ -173,7 +173,7 @@ def test_cold_targets_are_counted(case):
     found = case("temporal_cold.csv", split="temporal")
     assert found.manifest["summary"]["test_cold_targets"] > 0
     assert "test targets are items without training clicks" in found.notices
-    assert "35 users have no training click" in found.notices
+    assert "35 users have no training click; of these, 35 have a test target" in found.notices
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,24 @@ def test_negatives_are_distinct_items_that_the_user_never_clicks(problem, data):
             assert set(row) <= set(range(1, num_items + 1)) - set(sequences[user])
 
 
+def test_rows_that_are_drawn_apart_change_nothing_for_the_others():
+    rng = np.random.default_rng(0)
+    sequences = [rng.choice(np.arange(1, 31), 22, replace=False).tolist() for _ in range(60)]
+    history, _ = history_of(sequences, 30)
+    apart = rng.random(60) < 0.4
+    users = np.arange(60)
+    pool = np.arange(1, 31)  # 8 of 30 items are left, so that many rows need further rounds
+    drawn = negatives.draw(users, history, pool, 7, (3, 1), apart)
+    alone = negatives.draw(users[~apart], history, pool, 7, (3, 1))
+    assert np.array_equal(drawn[~apart], alone)
+    for user, row in enumerate(drawn.tolist()):
+        assert len(set(row) - {0}) == 7
+        assert not set(row) & set(sequences[user])
+    # not the random numbers of the others again
+    first = negatives.draw(users[apart], history, pool, 7, (3, 1))
+    assert not np.array_equal(drawn[apart], first)
+
+
 def chi_square(observed, expected):
     return ((observed - expected) ** 2 / expected).sum()
 

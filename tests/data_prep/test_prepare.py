@@ -35,7 +35,7 @@ def brute(rows, user_core, item_core):
     }
 
 
-@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal", "user_holdout"])
 def test_the_folder_equals_a_brute_force_preparation(config, tmp_path, split):
     config = dataclasses.replace(config, split=split, validation_time=0.5, test_time=0.8)
     folder = prepare(config, cache_dir=tmp_path / "cache")
@@ -57,7 +57,8 @@ def test_the_folder_equals_a_brute_force_preparation(config, tmp_path, split):
     for targets in (dataset.validation, dataset.test):
         for position, user, drawn in zip(*targets, strict=True):
             first, last = dataset.offsets[user : user + 2]
-            assert first < dataset.train_ends[user] <= position < last
+            assert first < position < last
+            assert dataset.train_ends[user] <= position
             assert len(set(drawn.tolist()) - set(dataset.items[first:last].tolist())) == 3
             if split == "leave_one_out":
                 assert position == last - (2 if targets is dataset.validation else 1)

@@ -41,7 +41,16 @@ from data_prep.settings import DataConfig, UserError
         ),
         (
             {"split": "tempral"},
-            "--split: 'tempral' is not one of leave_one_out, temporal (did you mean 'temporal'?)",
+            "--split: 'tempral' is not one of leave_one_out, temporal, user_holdout, rolling "
+            "(did you mean 'temporal'?)",
+        ),
+        (
+            {"split": "rolling", "window": 5},
+            "--window: found 5, expected at most --windows=4",
+        ),
+        (
+            {"dataset": "x.csv", "time_col": "none", "split": "rolling"},
+            "--split=rolling: needs times, and none are read; use leave_one_out",
         ),
         (
             {"split": "temporal", "validation_time": 0.9},

@@ -1,10 +1,14 @@
-"""The two splits against brute-force twins."""
+"""The splits against brute-force twins."""
+
+import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import split
+from data_prep.errors import UserError
 
 TIMES = st.lists(
     st.lists(st.integers(0, 20), min_size=1, max_size=8).map(sorted), min_size=1, max_size=12
@@ -56,25 +60,66 @@ def test_temporal_is_the_brute_force_one(users, first, gap):
         train_ends.append(start + before)
         if before and between:
             validation.append(start + before)
-        if before and before + between < len(user):
-            test.append(start + before + between)
+        # the first click of the test part that has a history, whenever that was clicked
+        later = [n for n, t in enumerate(user) if t >= cuts[1] and n > 0]
+        if later:
+            test.append(start + later[0])
     assert as_lists(split.temporal(offsets, times, first, second)) == [train_ends, validation, test]
 
 
-def test_new_users_have_the_targets_of_the_others_and_nothing_to_train_on():
-    offsets = np.cumsum([0, *[2, 3, 5, 8] * 10])
-    one = split.leave_one_out(offsets)
-    parts = split.user_holdout(offsets, 0.2, 0)
-    assert np.array_equal(parts.test, one.test)
-    assert np.array_equal(parts.validation, one.validation)
-    new = parts.train_ends == offsets[:-1]
-    assert new.sum() == 6 and not new[::4].any(), "users without targets only train"
-    assert np.array_equal(parts.train_ends[~new], one.train_ends[~new])
-    assert not np.array_equal(split.user_holdout(offsets, 0.2, 1).train_ends, parts.train_ends)
-
-
 def test_temporal_by_hand():
-    # Cuts at 8 and 9 of 10 clicks. User 1 begins after the first cut: no targets, no training
-    # click.
-    offsets, times = flat([[0, 1, 2, 8], [8, 9], [3, 4, 5, 9]])
-    assert as_lists(split.temporal(offsets, times, 0.6, 0.8)) == [[3, 4, 9], [3], [9]]
+    # Cuts at 8 and 9. Users 1, 3 and 4 begin after the first cut: they have no training click and
+    # no validation target, and a test target if there is a click before it. User 3's has none.
+    offsets, times = flat([[0, 1, 2, 8], [8, 9], [3, 4, 5, 9], [9], [9, 9]])
+    expected = [[3, 4, 9, 10, 11], [3], [5, 9, 12]]
+    assert as_lists(split.at_times(offsets, times, 8, 9)) == expected
+    assert split.is_new(offsets, np.array(expected[0]), np.array([1, 2, 4])).tolist() == [1, 0, 1]
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=40),
+    st.floats(0.05, 0.9),
+    st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=200)
+def test_user_holdout_holds_out_whole_users(counts, share, seed):
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    evaluated = [user for user, count in enumerate(counts) if count >= 3]
+    half = int(share * len(evaluated) / 2)
+    if not half:
+        with pytest.raises(UserError, match="less than one user"):
+            split.user_holdout(offsets, share, seed)
+        return
+    found = split.user_holdout(offsets, share, seed)
+    assert as_lists(found) == as_lists(split.user_holdout(offsets, share, seed))
+    validation, test = (np.searchsorted(offsets, x, side="right") - 1 for x in found[1:])
+    in_both = set(validation) & set(test)
+    held_out = set(evaluated) - in_both
+    assert len(validation) == len(test) == len(evaluated) - half
+    assert len(held_out) == 2 * half
+    assert set(validation) | set(test) == set(evaluated)
+    for user, (start, end) in enumerate(itertools.pairwise(offsets)):
+        if user in held_out:  # no click is for training; the last one is the target
+            assert found.train_ends[user] == start
+            assert (end - 1 in found.validation) != (end - 1 in found.test)
+        else:
+            assert found.train_ends[user] == end - 2 * (user in in_both)
+        if user in in_both:
+            assert end - 2 in found.validation
+            assert end - 1 in found.test
+    for positions in found[1:]:
+        assert (np.diff(positions) > 0).all()
+
+
+def test_every_user_is_as_likely_to_be_held_out():
+    offsets = np.arange(0, 3 * 41, 3)
+    times = np.zeros((2, 40), int)
+    for seed in range(400):
+        found = split.user_holdout(offsets, 0.5, seed)
+        is_held_out = found.train_ends == offsets[:-1]
+        for part, positions in enumerate((found.validation, found.test)):
+            times[part] += is_held_out & np.isin(np.arange(40), positions // 3)
+    assert times.sum() == 400 * 20
+    # 100 expected of each, with a standard deviation of 8.7
+    assert times.min() > 60
+    assert times.max() < 140

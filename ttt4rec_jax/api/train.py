@@ -115,7 +115,7 @@ def _experiment(
     if on_epoch is not None and not callable(on_epoch):
         raise UserError(f"on_epoch: {on_epoch!r} is not a function")
     data = as_data(data)
-    log = log or _silent
+    log = log or silent
     if run_dir is not None:
         options = options | {"run_dir": str(run_dir)}
     lists, given = option_lists(data.config, model, options)
@@ -186,5 +186,5 @@ def _values_of(config: Config) -> dict[str, Any]:
     return {n: value for section in config.to_dict().values() for n, value in section.items()}
 
 
-def _silent(line: str) -> None:
+def silent(line: str) -> None:
     """Log nothing."""

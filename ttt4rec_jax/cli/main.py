@@ -17,7 +17,7 @@ from ttt4rec_jax.cli.command import exit_code, invocation
 from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.config import Config
 from ttt4rec_jax.config.execution import RunConfig
-from ttt4rec_jax.pipeline import resume
+from ttt4rec_jax.pipeline import resume, windows
 from ttt4rec_jax.pipeline.combinations import combine
 from ttt4rec_jax.runs.folder import RunFolder
 
@@ -74,7 +74,7 @@ def _train(argv: list[str], started: float, progress: _Progress) -> None:
     if lists["dataset"] == [LIST]:
         print(shown_lines(table.listing()), flush=True)
         return
-    progress.lists = resume.complete(lists, progress.given, _print)
+    progress.lists = windows.expanded(resume.complete(lists, progress.given, _print))
     combinations, run_config = combine(progress.lists)
     first = next(iter(combinations.values()))
     root = run_folder(first, run_config.run_dir, is_sweep=len(combinations) > 1)

@@ -19,7 +19,7 @@ from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.data.examples import steps_of, training_examples
 from ttt4rec_jax.parallel import processes
-from ttt4rec_jax.pipeline import sweep
+from ttt4rec_jax.pipeline import sweep, windows
 from ttt4rec_jax.pipeline.devices import platform, start_devices
 from ttt4rec_jax.pipeline.experiment import Experiment, fit, saved_results, train_all
 from ttt4rec_jax.pipeline.resume import check_folder
@@ -48,9 +48,13 @@ def run(
     Raises UserError, or Interrupted after everything has been saved.
     """
     config = next(iter(combinations.values()))
-    mesh = start_devices(run_config, len(combinations))
+    parts = windows.by_data(combinations)
+    mesh = start_devices(run_config, max(map(len, parts)))
     if config.record.tensorboard:
         tensorboard.check_installed()
+    if len(parts) > 1:
+        _run_windows(parts, run_config, root, flags, started)
+        return
     prepared, dataset = load(config, run_config)
     prepare_seconds = time.perf_counter() - started
     if not processes.is_primary():
@@ -78,6 +82,44 @@ def run(
                 log=reporter({name: RunFolder(root.path / name) for name in combinations}),
             )
         )
+
+
+def _run_windows(
+    parts: list[dict[str, Config]],
+    run_config: RunConfig,
+    root: RunFolder,
+    flags: dict[str, list],
+    started: float,
+) -> None:
+    """Do what `run` does for the windows of a rolling split, one after the other."""
+    combinations = {name: config for part in parts for name, config in part.items()}
+    log = reporter({name: RunFolder(root.path / name) for name in combinations})
+
+    def loaded(part: dict[str, Config]) -> Experiment:
+        began = time.perf_counter()
+        prepared, dataset = load(next(iter(part.values())), run_config)
+        prepare_seconds = time.perf_counter() - began
+        introduce(dataset, prepared, root)
+        return Experiment(
+            combinations=part,
+            flags=flags,
+            root=root,
+            dataset=dataset,
+            items=catalogue.from_prepared(prepared, dataset),
+            mesh=None,
+            platform=platform(),
+            started=began,
+            prepare_seconds=prepare_seconds,
+            log=log,
+        )
+
+    if run_config.dry_run:
+        for part in parts:
+            print(shown_lines(dry_run(part, loaded(part).dataset, root.path)))
+        return
+    with root.locked():
+        check_folder(root, combinations, run_config.resume)
+        windows.train_all(map(loaded, parts), combinations)
 
 
 def search(asked: Search, run_config: RunConfig, root: RunFolder, started: float) -> dict:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.split import is_new
 from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.metrics import CUTOFFS, Ranks, chosen_ranks, summarise
 
@@ -38,9 +39,9 @@ def segments(
         "history": {name: bound_T == n for n, name in enumerate(history_names())},
         "item": {name: part_T == n for n, name in enumerate(PARTS)},
     }
-    is_new = dataset.train_ends[targets.users] == dataset.offsets[targets.users]
-    if is_new.any():
-        groups["user"] = {"warm": ~is_new, "new": is_new}
+    is_new_T = is_new(dataset.offsets, dataset.train_ends, targets.users)
+    if is_new_T.any():
+        groups["user"] = {"warm": ~is_new_T, "new": is_new_T}
     return {
         group: {name: chosen for name, chosen in of_group.items() if chosen.any()}
         for group, of_group in groups.items()

@@ -69,6 +69,15 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
     or {"error": text}}. Raises UserError if no combination has a result, or if a run was started
     on other data, and Interrupted after everything has been saved.
     """
+    results = train_missing(experiment)
+    if experiment.is_sweep:
+        write_sweep(results, experiment)
+    experiment.log(f"results    {experiment.root.path}")
+    return results
+
+
+def train_missing(experiment: Experiment) -> dict[str, dict]:
+    """Train every combination that has no result yet; return the results of all, as train_all."""
     manifest = experiment.dataset.manifest
     resume.check_data(experiment.root, experiment.combinations, manifest["sha256"])
     if experiment.is_sweep:
@@ -77,7 +86,7 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
     results = saved_results(experiment.folders, experiment.combinations)
     if not experiment.is_sweep:
         if "model" in results.get("", {}) and jax.process_count() == 1:  # others cannot know
-            experiment.log(f"\n{result.table(results[''])}\nresults    {experiment.root.path}")
+            experiment.log(f"\n{result.table(results[''])}")
             return results
         results = {}  # a run that failed is tried again
     for name, folder in experiment.folders.items():
@@ -97,9 +106,6 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
         for name, outcome in train_group(group, experiment).items():
             if name not in results:
                 results[name] = write_result(name, outcome, experiment)
-    if experiment.is_sweep:
-        write_sweep(results, experiment)
-    experiment.log(f"results    {experiment.root.path}")
     return results
 
 

@@ -17,7 +17,12 @@ from ttt4rec_jax.pipeline.heldout import METRIC_COLUMNS, HeldOut, more_lines, ro
 from ttt4rec_jax.training.progress import Outcome, selected
 
 # counts of the manifest's summary that are in result.json where they are not 0
-IN_RESULT = ("users_without_training", "test_cold_targets", "test_without_negatives")
+IN_RESULT = (
+    "users_without_training",
+    "test_new_users",
+    "test_cold_targets",
+    "test_without_negatives",
+)
 
 
 def result(
@@ -100,9 +105,8 @@ def evaluation_protocol(
     order = manifest.get("time_unit", "")
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
-    new = f", {data.holdout_users:g} of the users new" if data.split == "user_holdout" else ""
     return {
-        "split": data.split + new + f", time {order}" * order.startswith("none"),
+        "split": split_text(data) + f", time {order}" * order.startswith("none"),
         **trained,
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",
@@ -112,6 +116,15 @@ def evaluation_protocol(
         else "not ranked (--nofull_catalogue)",
         "ties": "at their expectation",
     }
+
+
+def split_text(data: DataConfig) -> str:
+    """Return the split, with what the metrics depend on."""
+    if data.split == "user_holdout":
+        return f"user_holdout, {data.holdout_users:g} of the users, seed {data.data_seed}"
+    if data.split == "rolling":
+        return f"rolling, window {data.window} of {data.windows} after {data.validation_time:g}"
+    return data.split
 
 
 def table(result: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ from ttt4rec_jax.plots.figure import png, save
 from ttt4rec_jax.plots.results import intervals, rank_distributions, segments
 from ttt4rec_jax.plots.search import search
 from ttt4rec_jax.plots.sweeps import heat_map, line_over_seeds, lines_by_range
+from ttt4rec_jax.plots.windows import by_window
 
 __all__ = [
     "INNER",
+    "by_window",
     "curves",
     "epochs_and_line",
     "heat_map",
