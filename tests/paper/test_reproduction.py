@@ -162,7 +162,8 @@ def test_a_claim_without_its_runs_is_undecided_and_chance_is_not_shown(tmp_path)
 
 def test_several_verdicts_are_combined():
     assert claims.combine([claims.HELD, claims.HELD]) == claims.HELD
-    assert claims.combine([claims.HELD, claims.UNDECIDED]) == claims.HELD_IN_PART
+    assert claims.combine([claims.HELD, claims.UNDECIDED]) == claims.UNDECIDED
+    assert claims.combine([claims.HELD, claims.NOT_SHOWN]) == claims.HELD_IN_PART
     assert claims.combine([claims.DID_NOT_HOLD, claims.UNDECIDED]) == claims.DID_NOT_HOLD
     assert claims.combine([claims.NOT_SHOWN, claims.UNDECIDED]) == claims.NOT_SHOWN
     assert claims.combine([]) == claims.UNDECIDED

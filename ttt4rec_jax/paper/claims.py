@@ -42,12 +42,17 @@ class Claim(NamedTuple):
 
 
 def combine(verdicts: list[str]) -> str:
-    """Combine verdicts: their common one if all agree, "held in part" if some of them held."""
+    """Combine verdicts: their common one if all agree, "held in part" if some of them held.
+
+    While some cannot be decided and the others all held, the claim cannot be decided either.
+    """
     if not verdicts:
         return UNDECIDED
     if len(set(verdicts)) == 1:
         return verdicts[0]
     decided = [verdict for verdict in verdicts if verdict != UNDECIDED]
+    if set(decided) == {HELD}:
+        return UNDECIDED
     if HELD in decided or HELD_IN_PART in decided:
         return HELD_IN_PART
     return DID_NOT_HOLD if DID_NOT_HOLD in decided else NOT_SHOWN
