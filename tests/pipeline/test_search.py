@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
 
@@ -155,3 +156,7 @@ def test_mistakes_on_the_command_line_are_one_line(found, tmp_path, capsys, monk
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
     assert "preset_out" in command([]).usage("search.py")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["search.py", "--model=sasrec", "--dataset=synthetic", "--run_dir=new"]) == 2
+    assert "pip install 'ttt4rec_jax[search]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

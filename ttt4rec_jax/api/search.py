@@ -16,6 +16,7 @@ from ttt4rec_jax.config import memory
 from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.pipeline import presets
 from ttt4rec_jax.pipeline import search_report as report
+from ttt4rec_jax.pipeline.search import import_optuna
 from ttt4rec_jax.pipeline.search import run as search_options
 from ttt4rec_jax.pipeline.search_space import (
     Choice,
@@ -89,6 +90,7 @@ def search(
     Returns: the best run, whose test set has been ranked, and all trials. Raises UserError if no
     trial has a value, and Interrupted after everything has been saved.
     """
+    import_optuna()  # before anything is prepared or written
     data = as_data(data)
     if run_dir is not None:
         options = options | {"run_dir": str(run_dir)}

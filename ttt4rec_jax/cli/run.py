@@ -23,6 +23,7 @@ from ttt4rec_jax.pipeline import sweep, windows
 from ttt4rec_jax.pipeline.devices import platform, start_devices
 from ttt4rec_jax.pipeline.experiment import Experiment, fit, saved_results, train_all
 from ttt4rec_jax.pipeline.resume import check_folder
+from ttt4rec_jax.pipeline.search import import_optuna
 from ttt4rec_jax.pipeline.search import run as search_options
 from ttt4rec_jax.pipeline.search_space import Search
 from ttt4rec_jax.runs import items as catalogue
@@ -127,6 +128,7 @@ def search(asked: Search, run_config: RunConfig, root: RunFolder, started: float
 
     Raises UserError, or Interrupted after everything has been saved.
     """
+    import_optuna()  # before anything is prepared or written
     config = asked.combination({name: one.first for name, one in asked.space.items()})
     mesh = start_devices(run_config, asked.batch)
     prepared, dataset = load(config, run_config)
