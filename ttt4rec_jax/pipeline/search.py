@@ -192,7 +192,9 @@ def train_trials(study: Any, asked: Search, base: Experiment, batch: list[Any]) 
     def on_epoch(name: str, line: dict[str, Any], params: Any) -> str | None:
         if (trial := by_name.get(name)) is None:
             return None
-        trial.report(selected(line, combinations[name].eval.select_by), line["epoch"])
+        with warnings.catch_warnings():  # an epoch that a kill undid has been reported already
+            warnings.simplefilter("ignore")
+            trial.report(selected(line, combinations[name].eval.select_by), line["epoch"])
         return "stop" if trial.should_prune() else None
 
     everyone = settings_by_folder(asked, trials(study))
