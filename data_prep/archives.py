@@ -44,6 +44,7 @@ def readable(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         tarfile.TarError,
         NotImplementedError,
+        UnicodeDecodeError,  # of a member's name
     ) as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise UserError(

@@ -94,6 +94,13 @@ def test_damaged_archives(tmp_path, folder):
     archive(path, RATINGS, "ml-1m/rating.dat")
     message = error_of(readers.read, path, MOVIES.layout, "error", folder)
     assert "has no member 'ml-1m/ratings.dat' (did you mean 'ml-1m/rating.dat'?)" in message
+    archive(path, RATINGS, "é.dat")  # a name in UTF-8, whose first byte is changed
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xae\xae"))
+    for read, *more in (
+        (readers.read, MOVIES.layout, "error", folder),
+        (readers.read_titles, MOVIES.titles),
+    ):
+        assert "damaged or truncated" in error_of(read, path, *more)
     path.write_bytes(b"")
     assert "is empty" in error_of(readers.read, path, MOVIES.layout, "error", folder)
 
