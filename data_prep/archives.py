@@ -158,7 +158,9 @@ def _files(path: Path) -> list[str]:
     with readable(path):
         if path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                return [info.filename for info in archive.infolist() if not info.is_dir()]
+                names = (info.filename for info in archive.infolist())
+                # ZipInfo.is_dir fails for a file without a name
+                return [name for name in names if name and not name.endswith("/")]
         with tarfile.open(path, "r|*") as packed:
             return [entry.name for entry in packed if entry.isfile()]
 

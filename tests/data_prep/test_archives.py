@@ -101,6 +101,10 @@ def test_damaged_archives(tmp_path, folder):
         (readers.read_titles, MOVIES.titles),
     ):
         assert "damaged or truncated" in error_of(read, path, *more)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(zipfile.ZipInfo(""), RATINGS)
+    assert "holds 0 files (none)" in error_of(archives.only_member, path)
+    assert "has no member" in error_of(readers.read, path, MOVIES.layout, "error", folder)
     path.write_bytes(b"")
     assert "is empty" in error_of(readers.read, path, MOVIES.layout, "error", folder)
 
