@@ -151,11 +151,14 @@ def test_mistakes_on_the_command_line_are_one_line(found, tmp_path, capsys, monk
         (["--resume", f"--run_dir={root}", "--dropout=0:1"], "found 0:1; give the same"),
         (["--model=sasrec", "--preset=missing.json"], "is no file of a search"),
         (["--model=sasrec", "--preset=bset"], "did you mean 'best'"),
+        (["--model=sasrec", "--mesh=data:2"], "is trained on one device"),
     ):
         assert main(["search.py", *flags]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
     assert "preset_out" in command([]).usage("search.py")
+    assert main(["search.py", "--model=sasrec", "--dropout=0.1", "--dry_run"]) == 0
+    assert "learning_rate 0.0003:0.01:log" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["search.py", "--model=sasrec", "--dataset=synthetic", "--run_dir=new"]) == 2
     assert "pip install 'ttt4rec_jax[search]'" in capsys.readouterr().err

@@ -86,6 +86,13 @@ def _search(argv: list[str], started: float, roots: list[Path]) -> None:
             f"--run_dir: {root.path} exists and is not empty; name another folder, or --resume the "
             "search in it"
         )
+    if run_config.mesh or run_config.coordinator:
+        raise UserError("--mesh, --coordinator: a trial is trained on one device; leave them out")
+    if run_config.dry_run:
+        for name, one in asked.space.items():
+            print(shown(f"{name} {one.text()}"))
+        print(f"dry run   {asked.config.trials} trials; nothing is trained")
+        return
     start_jax()  # a wrong flag is reported before
     from ttt4rec_jax.cli import run
 
