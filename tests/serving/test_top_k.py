@@ -22,6 +22,41 @@ def test_top_k_equals_a_stable_sort_ties_included(k):
     np.testing.assert_array_equal(scores, np.take_along_axis(flat, expected, 1))
 
 
+@pytest.mark.parametrize("most_scores", [2**21, 1])  # by one product, and by tiles
+def test_top_k_of_users_equals_a_stable_sort_ties_included(monkeypatch, most_scores):
+    monkeypatch.setattr(top_k, "MOST_SCORES", most_scores)
+    random = np.random.default_rng(0)
+    item_NxCxD = random.integers(-2, 3, (3, 512, 4)).astype(np.float32)
+    user_BxKxD = random.integers(-2, 3, (5, 2, 4)).astype(np.float32)
+    blocked = random.random((5, 1500)) < 0.3
+    packed_BxW = np.stack([top_k.pack_mask(row) for row in blocked])
+    products_BxKxV = user_BxKxD @ item_NxCxD.reshape(-1, 4).T
+    flat = np.pad(blocked, ((0, 0), (0, 36)), constant_values=True)
+    flat = np.where(flat, -np.inf, products_BxKxV.max(1))
+    for k in (3, 150):  # by groups, and by the whole catalogue
+        scores, items = jax.jit(top_k.top_k_of_users, static_argnums=(0, 4))(
+            None, user_BxKxD, item_NxCxD, packed_BxW, k
+        )
+        expected = np.argsort(-flat, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(items - 1, expected)
+        np.testing.assert_array_equal(scores, np.take_along_axis(flat, expected, 1))
+
+
+@pytest.mark.parametrize("num_users", [1, 3, 8, 33])
+def test_scores_of_equal_items_are_equal_to_the_bit(num_users):
+    random = np.random.default_rng(0)
+    item_NxCxD = np.broadcast_to(random.normal(size=50).astype(np.float32), (5, 512, 50))
+    user_BxKxD = random.normal(size=(num_users, 1, 50)).astype(np.float32)
+    blocked_BxW = np.zeros((num_users, 5 * 64), np.uint8)
+    scores, items = jax.jit(top_k.top_k_of_users, static_argnums=(0, 4))(
+        None, user_BxKxD, item_NxCxD, blocked_BxW, 80
+    )
+    assert (scores == scores[:, :1]).all()
+    assert (items == np.arange(1, 81)).all()
+    all_scores = jax.jit(ranking.Products(None).items)(user_BxKxD, item_NxCxD.reshape(-1, 50))
+    assert (all_scores == all_scores[:1]).all()
+
+
 @pytest.mark.parametrize("num_items", [1, 30, 511, 512, 1025])
 def test_bits_of_blocked_items_and_of_padding(num_items):
     blocked = np.random.default_rng(0).random((3, num_items)) < 0.5
@@ -29,7 +64,7 @@ def test_bits_of_blocked_items_and_of_padding(num_items):
     set_one_by_one = np.repeat(top_k.pack_mask(np.zeros(num_items, bool))[None], 3, 0)
     set_bits(set_one_by_one, [np.concatenate([row, row[:1]]) for row in items])  # one item twice
     for bits in (set_one_by_one, np.stack([top_k.pack_mask(row) for row in blocked])):
-        mask = np.asarray(top_k.unpack_mask(jnp.asarray(bits)))
+        mask = np.asarray(top_k.unpack_mask(jnp.asarray(bits), 1))
         np.testing.assert_array_equal(mask[:, :num_items], blocked)
         assert mask[:, num_items:].all() and mask.shape[1] % ranking.TILE == 0
 

@@ -25,12 +25,27 @@ def grouped_top_k(score_NxBxC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]
         scores_Bxk, index_Bxk = jax.lax.top_k(score_NxBxC.swapaxes(0, 1).reshape(B, N * C), k)
         return scores_Bxk, index_Bxk + 1
     grouped = score_NxBxC.reshape(N, B, C // GROUP_SIZE, GROUP_SIZE)
-    maxima_BxG = grouped.max(-1).swapaxes(0, 1).reshape(B, -1)
+
+    def take(group_Bxk: jax.Array) -> jax.Array:
+        tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP_SIZE)
+        return grouped[tile_Bxk, jnp.arange(B)[:, None], group_of_tile_Bxk]
+
+    return best_of_groups(grouped.max(-1).swapaxes(0, 1).reshape(B, -1), take, k)
+
+
+def best_of_groups(
+    maxima_BxG: jax.Array, take: Callable[[jax.Array], jax.Array], k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return (scores, items) [B, k] of the largest scores, by the maxima of groups.
+
+    k is at most G. take: groups [B, k] -> the scores [B, k, GROUP_SIZE] of their items.
+    """
     # in the order of the catalogue, so that the first of items with equal scores comes first
     group_Bxk = jnp.sort(jax.lax.top_k(maxima_BxG, k)[1], 1)
-    tile_Bxk, group_of_tile_Bxk = jnp.divmod(group_Bxk, C // GROUP_SIZE)
-    score_BxkxG = grouped[tile_Bxk, jnp.arange(B)[:, None], group_of_tile_Bxk]
-    scores_Bxk, index_Bxk = jax.lax.top_k(score_BxkxG.reshape(B, k * GROUP_SIZE), k)
+    score_BxkxS = take(group_Bxk)
+    scores_Bxk, index_Bxk = jax.lax.top_k(
+        score_BxkxS.reshape(group_Bxk.shape[0], k * GROUP_SIZE), k
+    )
     first_Bxk = jnp.take_along_axis(group_Bxk, index_Bxk // GROUP_SIZE, 1) * GROUP_SIZE
     return scores_Bxk, first_Bxk + index_Bxk % GROUP_SIZE + 1
 

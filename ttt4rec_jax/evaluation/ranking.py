@@ -60,6 +60,14 @@ class Products:
 
         return over_interests(user_BxKxD, score, self.rule)
 
+    def items(self, user_BxKxD: jax.Array, item_VxD: jax.Array) -> jax.Array:
+        """Return the scores [V, B] of item vectors, with the items as rows."""
+
+        def score(user_BxD: jax.Array) -> jax.Array:
+            return jnp.matmul(item_VxD, user_BxD.T, precision=EXACT)
+
+        return over_interests(user_BxKxD, score, self.rule)
+
     def candidates(self, user_BxKxD: jax.Array, item_BxCxD: jax.Array) -> jax.Array:
         """Return the scores [B, C] of each user's own candidates, by their vectors."""
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttt4rec_jax.service.live import Live, with_items
+from ttt4rec_jax.service.live import Live
 from ttt4rec_jax.service.models import NO_CLICKS, k_computed
 from ttt4rec_jax.service.problems import Problem
 from ttt4rec_jax.service.requests import Answer
 from ttt4rec_jax.service.rows import Row, Served
 from ttt4rec_jax.serving.load_export import set_bits
+from ttt4rec_jax.serving.recurrent import join_rows
 
 DAMAGED = Problem("damaged-model", "The score of an item is NaN; copy the run again.")
 
@@ -45,23 +46,18 @@ def rank_sessions(served: Served, rows: list[Row]) -> None:
     """Add the last click of each row to its state and make its list, in one call of the device."""
     if not rows:
         return
-    lives: list[Live] = []
-    seens = []
+    lives = [row.live for row in rows if row.live]
     last = [row.items[-1:] for row in rows]
-    excluded_BxW = np.stack([row.excluded_W for row in rows])
-    for row, click, excluded_W in zip(rows, last, excluded_BxW, strict=True):
-        live = row.live
-        assert live
-        seen = with_items(live.seen, click) if len(click) else live.seen
-        lives.append(live)
-        seens.append(seen)
-        if row.request.exclude_seen:
-            excluded_W[: len(seen)] |= seen
+    seen_BxW = join_rows([live.seen for live in lives])
+    set_bits(seen_BxW, last)
+    excluded_BxW = join_rows([row.excluded_W for row in rows])
+    is_hidden_B = np.array([row.request.exclude_seen for row in rows])
+    excluded_BxW[:, : seen_BxW.shape[1]] |= seen_BxW * is_hidden_B[:, None]
     k = k_computed(served.model, max(row.k for row in rows))
     states, best = served.model.step([live.state for live in lives], last, excluded_BxW, k)
     texts = served.items.best(best, [row.k for row in rows])
     for i, row in enumerate(rows):
-        row.live = Live(row.after, states[i], seens[i], lives[i].saved)
+        row.live = Live(row.after, states[i], seen_BxW[i].copy(), lives[i].saved)
         popular = "" if row.after else served.items.popular(excluded_BxW[i], row.k)
         row.best = popular or texts[i]
         if not row.best:
@@ -74,7 +70,7 @@ def rank_histories(served: Served, rows: list[Row]) -> None:
         return
     owners = [row for row in rows for _ in row.histories]
     histories = [history for row in rows for history in row.histories]
-    excluded_BxW = np.stack([row.excluded_W for row in owners])
+    excluded_BxW = join_rows([row.excluded_W for row in owners])
     seen = [
         history if row.request.exclude_seen else NO_CLICKS
         for row, history in zip(owners, histories, strict=True)

@@ -33,6 +33,7 @@ class Executor:
         self.store = store
         self.committer = ThreadPoolExecutor(1, "commit")
         self.unsaved = Changes()  # states that the next commit saves
+        self.counts: dict[str, int] = {}  # clicks of sessions, as this process wrote them last
         self.num_sessions = store.purge()
         self.next_purge = time.monotonic() + PURGE_S
         self.use(models)
@@ -104,7 +105,7 @@ class Executor:
 
     def _look_up(self, rows: list[Row]) -> None:
         """Find how many clicks sessions have, and which requests were done before."""
-        rows = [row for row in rows if row.request.kind != "create"]
+        rows = [row for row in rows if row.request.kind != "create" and not self._recalled(row)]
         if not rows:
             return
         counts = self.store.counts([row.request.session for row in rows])
@@ -120,6 +121,23 @@ class Executor:
             if row.replayed >= 0:
                 row.items = row.items[:0]
 
+    def _recalled(self, row: Row) -> bool:
+        """Return whether a row's clicks can be written without a look at the store.
+
+        If the remembered number is wrong, nothing is written, and the row is executed again.
+        """
+        if not len(row.items) or row.request.key or self.store.has_other_writers:
+            return False
+        row.count = self.counts.get(row.request.session, -1)
+        return row.count >= 0
+
+    def _remember(self, session: str, count: int) -> None:
+        """Remember how many clicks a session has; the ones that were used last are remembered."""
+        self.counts.pop(session, None)
+        self.counts[session] = count
+        if len(self.counts) > self.config.cached_sessions:
+            self.counts.pop(next(iter(self.counts)))
+
     def _find_state(self, row: Row) -> None:
         """Find the state that a request needs, and the clicks that it lacks. Raises Problem.
 
@@ -127,7 +145,12 @@ class Executor:
         """
         is_due = row.after // SAVE_EVERY > row.count // SAVE_EVERY
         if row.request.kind in ("clicks", "list") and (row.k or is_due):
-            row.live, row.lacking = row.served.live.find(row.request.session, row.count)
+            try:
+                row.live, row.lacking = row.served.live.find(row.request.session, row.count)
+            except Problem:
+                if self.counts.pop(row.request.session, None) is None:
+                    raise
+                row.again = True  # perhaps the remembered number is wrong
 
     def _start_commit(self, rows: list[Row]) -> "Future[set[str]] | None":
         """Begin to write what rows change, together with states that wait to be saved."""
@@ -150,12 +173,18 @@ class Executor:
         try:
             conflicts = commit.result() if commit else set()
         except StoreError as error:
-            changing = ("create", "clicks", "delete")
-            self._refuse([row for row in rows if row.request.kind in changing], error)
+            changing = [row for row in rows if row.request.kind in ("create", "clicks", "delete")]
+            for row in changing:  # it is not known whether they were written
+                self.counts.pop(row.request.session, None)
+            self._refuse(changing, error)
             conflicts = set()
         for row in unanswered(rows):
             session = row.request.session
             row.again = session in conflicts
+            if row.again or row.request.kind == "delete":
+                self.counts.pop(session, None)
+            elif len(row.items):
+                self._remember(session, row.after)
             if row.request.kind == "delete":
                 self.num_sessions -= 1
                 for served in self.served.values():

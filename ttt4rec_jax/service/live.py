@@ -119,11 +119,7 @@ def ids_between(kept: list[Clicks], start: int, stop: int) -> list[str] | None:
 def with_items(seen: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Return a copy of a bit mask with items added."""
     seen = seen.copy()
-    if len(items) == 1:  # nearly always, and NumPy's general way takes ten times as long
-        bit = int(items[0]) - 1
-        seen[bit >> 3] |= 1 << (bit & 7)
-    else:
-        set_bits(seen[None], [items])
+    set_bits(seen[None], [items])
     return seen
 
 

@@ -62,6 +62,8 @@ end
 class RedisStore:
     """Sessions in a server of Redis or Valkey."""
 
+    has_other_writers = True
+
     def __init__(
         self, url: str, ttl_s: int, keep_clicks: int, now: Callable[[], float] = time.time
     ):

@@ -73,4 +73,4 @@ class ServiceConfig:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """The numbers of rows that device calls are padded to, ascending."""
-        return (*(size for size in (1, 4, 16, 32, 64) if size < self.max_batch), self.max_batch)
+        return (*(size for size in (1, 4, 8, 16, 32, 64) if size < self.max_batch), self.max_batch)

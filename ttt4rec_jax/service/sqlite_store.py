@@ -40,6 +40,7 @@ class SqliteStore:
     """Sessions in a SQLite file, by two connections: one that reads, one that writes."""
 
     durability = "A click is acknowledged when it is on disk: it survives kill -9 and power loss."
+    has_other_writers = False
 
     def __init__(
         self,
@@ -126,21 +127,22 @@ class SqliteStore:
 
     def _append(self, appends: list[Append], expires: int) -> set[str]:
         """Add clicks; return the sessions that are not as expected."""
-        counts = self._counts(self.writer, [append.session for append in appends])
-        written = [a for a in appends if counts.get(a.session) == a.clicks.first]
-        stops = [clicks.first + len(clicks.ids) for _, clicks, _ in written]
-        self.writer.executemany(
-            "UPDATE sessions SET clicks = ?, expires = ? WHERE id = ?",
-            [(stop, expires, a.session) for a, stop in zip(written, stops, strict=True)],
-        )
-        self.writer.executemany(
-            "INSERT INTO clicks VALUES (?, ?, ?, ?, ?)",
-            [
-                (session, clicks.first, stop, json.dumps(clicks.ids), key or None)
-                for (session, clicks, key), stop in zip(written, stops, strict=True)
-            ],
-        )
-        return {append.session for append in appends} - {append.session for append in written}
+        now = int(self.now())
+        rows = []
+        conflicts = set()
+        for session, (first, ids), key in appends:
+            stop = first + len(ids)
+            updated = self.writer.execute(
+                "UPDATE sessions SET clicks = ?, expires = ? "
+                "WHERE id = ? AND clicks = ? AND expires > ?",
+                (stop, expires, session, first, now),
+            )
+            if updated.rowcount:
+                rows.append((session, first, stop, json.dumps(ids), key or None))
+            else:
+                conflicts.add(session)
+        self.writer.executemany("INSERT INTO clicks VALUES (?, ?, ?, ?, ?)", rows)
+        return conflicts
 
     def _counts(self, connection: sqlite3.Connection, sessions: list[str]) -> dict[str, int]:
         found: dict[str, int] = {}

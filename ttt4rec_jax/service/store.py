@@ -51,10 +51,12 @@ class Store(Protocol):
     """Where sessions are kept. Every method raises StoreError if the store cannot be used.
 
     `commit` may run in one thread while another one reads.
-    durability: what an acknowledged click survives, as a sentence.
+    durability: what an acknowledged click survives, as a sentence. has_other_writers: whether
+    other processes are expected to add clicks to the same sessions; they may in either case.
     """
 
     durability: str
+    has_other_writers: bool
 
     def counts(self, sessions: list[str]) -> dict[str, int]:
         """Return the number of clicks of each of the sessions that exist and have not expired."""

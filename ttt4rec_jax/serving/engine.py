@@ -19,7 +19,7 @@ from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.models import StreamingModel, TwoTower
 from ttt4rec_jax.serving import top_k
 from ttt4rec_jax.serving.load_export import next_power_of_two, pad_rows, windows
-from ttt4rec_jax.serving.recurrent import RecurrentPrograms
+from ttt4rec_jax.serving.recurrent import RecurrentPrograms, join_rows
 
 MAX_SCORES = 2**24  # users x items of a batch: 64 MB
 MAX_CLICKS = 2**15  # of a batch of whole histories
@@ -146,7 +146,7 @@ class Engine:
             return self.rank_histories(states, blocked, k)
         if not states:
             return []
-        return self._rank_users(np.stack(states)[:, None, : self.recurrent.dim], blocked, k)
+        return self._rank_users(join_rows(states)[:, None, : self.recurrent.dim], blocked, k)
 
     def advance(
         self,
@@ -219,7 +219,7 @@ class Engine:
         for part, rows in self._batches(len(clicks)):
             count = len(clicks[part])
             padding = [states[part.start]] * (rows - count)
-            before = self.params, np.stack([*states[part], *padding])
+            before = self.params, join_rows([*states[part], *padding])
             padded_clicks = [*clicks[part], *[NO_CLICKS] * (rows - count)]
             if blocked is None:
                 state_BxS = recurrent.advance_all(*before, padded_clicks)
@@ -265,4 +265,5 @@ class Engine:
 
     def _num_allowed(self, blocked_BxW: np.ndarray) -> np.ndarray:
         """Return how many items are not blocked [B]."""
-        return self.num_slots - np.bitwise_count(blocked_BxW).sum(1, dtype=np.int64)
+        words = np.ascontiguousarray(blocked_BxW).view(np.uint64)  # of whole tiles
+        return self.num_slots - np.bitwise_count(words).sum(1, dtype=np.int64)

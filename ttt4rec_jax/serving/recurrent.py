@@ -4,6 +4,7 @@ The state of a session is one vector [S] of fixed size: the user vector at the l
 the recurrent state of every block.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,6 +77,11 @@ class RecurrentPrograms:
         for click_BxT, length_B in chunks:
             state_BxS = self.advance(params, click_BxT, length_B, state_BxS)
         return state_BxS
+
+
+def join_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Return vectors of one length as rows [B, n], faster than np.stack. There is at least one."""
+    return np.concatenate(rows).reshape(len(rows), -1)
 
 
 def chunked(clicks: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

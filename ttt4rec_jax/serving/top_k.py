@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt4rec_jax.evaluation import ranking
-from ttt4rec_jax.evaluation.best import grouped_top_k
+from ttt4rec_jax.evaluation.best import GROUP_SIZE, best_of_groups, grouped_top_k
+from ttt4rec_jax.serving.load_export import MAX_BATCH
 
 LOWEST = np.finfo(np.float32).min
+MOST_SCORES = 2**21  # users x items that one product scores: 8 MB, and more would leave the caches
 
 
 def pack_mask(blocked_V: np.ndarray) -> np.ndarray:
@@ -25,10 +27,11 @@ def pack_mask(blocked_V: np.ndarray) -> np.ndarray:
     return np.packbits(padded, bitorder="little")
 
 
-def unpack_mask(blocked_BxW: jax.Array) -> jax.Array:
-    """Return the mask [B, 8 W] of packed bits."""
-    bits_BxWx8 = (blocked_BxW[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
-    return bits_BxWx8.reshape(*blocked_BxW.shape[:-1], -1) > 0
+def unpack_mask(packed: jax.Array, axis: int) -> jax.Array:
+    """Return the mask of packed bits [..., W, ...], with an axis [8 W] in the place of `axis`."""
+    shift = jnp.arange(8, dtype=jnp.uint8).reshape(8, *[1] * (packed.ndim - axis - 1))
+    bits = (jnp.expand_dims(packed, axis + 1) >> shift) & 1
+    return bits.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1 :]) > 0
 
 
 def top_k_of_users(
@@ -36,10 +39,23 @@ def top_k_of_users(
 ) -> tuple[jax.Array, jax.Array]:
     """Return (scores, items) [B, k] by user vectors and the item vectors of ranking.item_tiles.
 
-    model: the model that they come from.
+    model: the model that they come from. Up to MOST_SCORES scores come from one product.
     """
-    score = functools.partial(ranking.Products(model).tile, user_BxKxD)
-    return top_k(score, item_NxCxD, blocked_BxW, k)
+    N, C, D = item_NxCxD.shape
+    B = user_BxKxD.shape[0]
+    products = ranking.Products(model)
+    at_once = B if isinstance(B, int) else MAX_BATCH  # an export's programs take any number
+    if at_once * N * C > MOST_SCORES or 2 * GROUP_SIZE * k > N * C:
+        return top_k(functools.partial(products.tile, user_BxKxD), item_NxCxD, blocked_BxW, k)
+    # Users are the last axis, along which the product, the mask and the maxima are vectorised.
+    score_VxB = jnp.maximum(products.items(user_BxKxD, item_NxCxD.reshape(-1, D)), LOWEST)
+    score_VxB = jnp.where(unpack_mask(blocked_BxW.T, 0), -jnp.inf, score_VxB)
+    score_GxSxB = score_VxB.reshape(-1, GROUP_SIZE, B)
+
+    def take(group_Bxk):
+        return score_GxSxB[group_Bxk, :, jnp.arange(B)[:, None]]
+
+    return best_of_groups(score_GxSxB.max(1).T, take, k)
 
 
 def top_k_of_histories(
@@ -71,6 +87,6 @@ def top_k(
     def score_tile(tile_and_blocked):
         tile_C, blocked_BxW = tile_and_blocked
         score_BxC = jnp.maximum(score(tile_C), LOWEST)  # NaN stays NaN
-        return jnp.where(unpack_mask(blocked_BxW), -jnp.inf, score_BxC)
+        return jnp.where(unpack_mask(blocked_BxW, 1), -jnp.inf, score_BxC)
 
     return grouped_top_k(jax.lax.map(score_tile, (tile_NxC, blocked_NxBxW)), k)
