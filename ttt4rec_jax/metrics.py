@@ -16,8 +16,13 @@ import numpy as np
 from data_prep.errors import UserError
 
 # the evaluation protocols, and what they are called
-PROTOCOLS = ("sampled", "full")
-PROTOCOL_TITLES = {"sampled": "sampled candidates", "full": "full catalogue"}
+PROTOCOLS = ("sampled", "full", "unfiltered")
+PROTOCOL_TITLES = {
+    "sampled": "sampled candidates",
+    "full": "full catalogue",
+    "unfiltered": "seen items kept",
+}
+USUAL_PROTOCOLS = ("sampled", "full")  # those of a run whose flags choose nothing else
 CUTOFFS = (5, 10, 20)
 AT_CUTOFFS = tuple(f"{name}@{k}" for k in CUTOFFS for name in ("hit", "ndcg"))
 MOST_CUTOFF = 1000

@@ -212,6 +212,30 @@ def test_a_run_without_the_full_catalogue_has_sampled_metrics_alone(data, tmp_pa
         t4r.train(data, "popularity", select_by="full/ndcg@10", **options)
 
 
+def test_seen_items_are_filtered_and_kept(data, run, tmp_path):
+    lines = []
+    options = {"progress": False, "log": lines.append, "filter_seen": False}
+    kept = t4r.train(data, "popularity", run_dir=tmp_path / "run", **options)
+    usual = t4r.train(data, "popularity", progress=False)
+    assert {name: kept.test[name] for name in usual.test} == usual.test
+    assert kept.test["unfiltered"]["ndcg@10"] < kept.test["full"]["ndcg@10"]
+    table = "\n".join(lines)
+    assert "unfiltered all 300 items" in table and "seen items kept" in table
+    # protocols that both runs have
+    table = t4r.compare(kept, run)
+    assert "seen items kept" not in str(table) and "full" in str(table)
+    with pytest.raises(t4r.UserError, match=r"unfiltered: .* has sampled, full only"):
+        t4r.compare(kept, run, protocol="unfiltered")
+    by_kept = t4r.train(data, "popularity", select_by="unfiltered/hit@5", **options)
+    assert by_kept.test == kept.test
+    for wrong in (
+        {"select_by": "unfiltered/hit@5"},
+        {"filter_seen": False, "full_catalogue": False},
+    ):
+        with pytest.raises(t4r.UserError, match="filter_seen=no"):
+            t4r.train(data, "popularity", progress=False, **wrong)
+
+
 def test_runs_are_compared_or_the_reason_is_given(data, run, tmp_path):
     other = t4r.train(data, "popularity", progress=False)
     comparison = t4r.compare(run, other, protocol="full")

@@ -39,6 +39,8 @@ COUNT = Command("Count.", (Section("Flags:", Flags),))
         (["-count", "4", "--loud"], Flags(count=4, loud=True), []),
         (["--loud", "--noloud"], Flags(), []),
         (["--loud=true", "--colour=blue"], Flags(loud=True, colour="blue"), []),
+        (["--loud=yes"], Flags(loud=True), []),
+        (["--loud", "--loud=no"], Flags(), []),
         (["a", "--count=4", "b", "--", "--c"], Flags(count=4), ["a", "b", "--c"]),
     ],
 )
@@ -57,7 +59,7 @@ def test_flags_are_read_as_absl_reads_them(argv, expected, positional):
         (COUNT, ["--count=0"], "--count: 0 is out of range, expected at least 1"),
         (COUNT, ["--rate=2"], "--rate: 2.0 is out of range, expected at most 1"),
         (COUNT, ["--colour=blu"], "'blu' is not one of red, blue (did you mean 'blue'?)"),
-        (COUNT, ["--loud=very"], "--loud=very: expected true or false"),
+        (COUNT, ["--loud=very"], "--loud=very: expected yes or no"),
         (COUNT, ["--loud", "false"], "'false': expected --flag=value"),
         (COUNT, ["count=4"], "'count=4': expected --flag=value"),
         (COUNT, ["--count"], "count"),

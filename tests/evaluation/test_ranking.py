@@ -13,6 +13,7 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.evaluation import best, counting, evaluator, ranking
+from ttt4rec_jax.metrics import PROTOCOLS
 
 
 class Table(nnx.Module):
@@ -56,7 +57,9 @@ def evaluator_of(dataset, model, k=0):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     clicks = batches.device_clicks(dataset)
-    return evaluator.Evaluator(graphdef, params, dataset, clicks, 3, list_length=k), params
+    protocols = dict.fromkeys(("validation", "test"), PROTOCOLS)
+    rank = evaluator.Evaluator(graphdef, params, dataset, clicks, 3, protocols, list_length=k)
+    return rank, params
 
 
 class Pairs(nnx.Module):
@@ -91,6 +94,7 @@ def test_ranks_and_lists_equal_brute_force(random_dataset, kind, monkeypatch):
             for protocol, others in (
                 ("sampled", targets.negatives[row].tolist()),
                 ("full", sorted(catalogue)),
+                ("unfiltered", sorted(set(range(1, 31)) - {target})),
             ):
                 expected = (
                     sum(scores[i] > scores[target] for i in others),

@@ -141,7 +141,7 @@ class Command:
             raise UserError("a flag's name is too long; see --help") from error
         except flags.IllegalFlagValueError as error:  # of a boolean flag: the others are text
             flag = str(error).removeprefix("flag ").partition(":")[0]
-            raise UserError(f"{flag}: expected true or false; see --help") from error
+            raise UserError(f"{flag}: expected yes or no; see --help") from error
         except flags.Error as error:
             raise UserError(f"{str(error).splitlines()[0]}; see --help") from error
         if positional and not self.positional:
@@ -159,10 +159,20 @@ class Command:
             for field in section.fields:
                 text = field.metadata.get("help", "")
                 if isinstance(field.default, bool):
-                    flags.DEFINE_boolean(field.name, field.default, text, flag_values=values)
+                    flag = flags.BooleanFlag(field.name, field.default, text)
+                    flag.parser = YesNoParser()
+                    flags.DEFINE_flag(flag, values)
                 else:
                     flags.DEFINE_string(field.name, str(field.default), text, flag_values=values)
         return values
+
+
+class YesNoParser(flags.BooleanParser):
+    """Reads "yes" and "no" beside what absl takes: true, false, t, f, 1, 0."""
+
+    def parse(self, argument: Any) -> bool:
+        """Return the value of a flag. Raises ValueError."""
+        return argument == "yes" if argument in ("yes", "no") else super().parse(argument)
 
 
 def invocation(program: str) -> list[str]:

@@ -131,12 +131,29 @@ class EvalConfig:
         "does; with --nofull_catalogue there are metrics among sampled negatives only.",
     )
 
+    filter_seen: bool = option(
+        True,
+        "Leave the items that the user clicked before out of the full catalogue; with "
+        "--filter_seen=no there are also metrics with these items among the candidates, as in the "
+        "tables of S3-Rec and its successors.",
+    )
+
     def __post_init__(self) -> None:
         check(self)
-        if self.select_by.startswith("full/") and not self.full_catalogue:
+        protocol = self.select_by.partition("/")[0]
+        if not self.full_catalogue and protocol != "sampled":
             raise UserError(
                 f"--nofull_catalogue: --select_by={self.select_by} needs the full catalogue; "
                 "choose one of its values that begin with sampled/"
+            )
+        if not self.full_catalogue and not self.filter_seen:
+            raise UserError(
+                "--filter_seen=no: needs the full catalogue; leave out --nofull_catalogue"
+            )
+        if protocol == "unfiltered" and self.filter_seen:
+            raise UserError(
+                f"--select_by={self.select_by}: seen items are left out; give --filter_seen=no, or "
+                "choose one of its values that begin with full/ or sampled/"
             )
 
 

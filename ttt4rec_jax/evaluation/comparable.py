@@ -65,7 +65,7 @@ def _incomparable(first: Run, other: Run, protocols: tuple[str, ...]) -> str:
         flags = "".join(f"--{k}={a[k]} against {b[k]}, " for k in a if a[k] != b[k])
         return f"data differ, {flags}sha256 {hashes[0][:16]} against {hashes[1][:16]}"
     for name in EVALUATION_TEXTS:
-        a, b = (run.result["protocol"][name] for run in (first, other))
+        a, b = (run.result["protocol"].get(name, "") for run in (first, other))
         if a != b and (name not in PROTOCOLS or name in protocols):
             return f"protocol {name!r} is {a!r} against {b!r}"
     if not np.array_equal(first.users, other.users):

@@ -173,7 +173,7 @@ def comparison(
         "protocol": {
             name: run.result["protocol"][name]
             for name in EVALUATION_TEXTS
-            if name not in PROTOCOLS or name in protocols
+            if name in run.result["protocol"] and (name not in PROTOCOLS or name in protocols)
         },
         "reference": first.name,
         "systems": {system.name: _description(system, first) for system in compared},

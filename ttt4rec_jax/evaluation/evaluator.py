@@ -13,7 +13,7 @@ from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.evaluation.grouping import group_by_length
 from ttt4rec_jax.evaluation.ranking import Counts, rank_targets
-from ttt4rec_jax.metrics import PROTOCOLS, Ranks
+from ttt4rec_jax.metrics import USUAL_PROTOCOLS, Ranks
 from ttt4rec_jax.models import TwoTower
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, RUNS, SHARED, Mesh
 
@@ -61,7 +61,7 @@ class Evaluator:
         self.clicks = clicks
         self.mesh = mesh = mesh or ONE_DEVICE
         self.sets = {"validation": dataset.validation, "test": dataset.test}
-        self.protocols = protocols or dict.fromkeys(self.sets, PROTOCOLS)
+        self.protocols = protocols or dict.fromkeys(self.sets, USUAL_PROTOCOLS)
         self._seen = {
             name: targets.positions - dataset.offsets[targets.users]
             for name, targets in self.sets.items()
@@ -81,7 +81,7 @@ class Evaluator:
         params: PyTree,
         clicks: Clicks,
         groups: Groups,
-        protocols: tuple[str, ...] = PROTOCOLS,
+        protocols: tuple[str, ...] = USUAL_PROTOCOLS,
         wants_lists: jax.Array | bool = False,
     ) -> tuple[dict[str, Counts], jax.Array, jax.Array]:
         """Return rank_targets' result for one run: the function that is compiled."""

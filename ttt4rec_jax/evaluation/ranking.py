@@ -16,7 +16,7 @@ from ttt4rec_jax.data.batches import Clicks, histories
 from ttt4rec_jax.data.dataset import Targets
 from ttt4rec_jax.evaluation.best import scan_best
 from ttt4rec_jax.evaluation.counting import Counts, count_scores, rank_sampled
-from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.metrics import USUAL_PROTOCOLS
 from ttt4rec_jax.models import HasItemTable, TwoTower, over_interests, rule_of
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh
 
@@ -144,9 +144,10 @@ def rank_full(
     users_B: jax.Array,
     clicks: Clicks,
 ) -> tuple[Counts, Best]:
-    """Return (greater, ties, NaNs, others) [B] of the target among tiles of the catalogue.
+    """Return (greater, ties, NaNs, others, greater seen, equal seen) [B] of the target.
 
-    Also returns the k best candidates, (scores, items) [B, k], the best first; for k = 0 none.
+    They count the items of tiles of the catalogue. Also returns the k best candidates, (scores,
+    items) [B, k], the best first; for k = 0 none.
 
     Items that the user clicked before the target are excluded; the target itself is a candidate
     even if it was clicked before. Excluded items are counted in each tile and subtracted, since a
@@ -186,7 +187,7 @@ def rank_full(
 
         seen_greater, seen_ties, seen = jax.lax.fori_loop(0, pieces, exclude, (zeros,) * 3)
         others = jnp.clip(num_items + 1 - first, 0, TILE) - seen
-        of_tile = greater - seen_greater, ties - seen_ties, nans, others
+        of_tile = greater - seen_greater, ties - seen_ties, nans, others, seen_greater, seen_ties
         counts = jax.tree.map(jnp.add, counts, of_tile)
         if not k:
             return counts, None
@@ -206,8 +207,8 @@ def rank_full(
     zeros = jnp.zeros_like(positions_B)
     if not k:
         none = jnp.zeros((len(zeros), 0)), jnp.zeros((len(zeros), 0), first_N.dtype)
-        return jax.lax.scan(tile, (zeros,) * 4, (first_N, tile_NxC))[0], none
-    return scan_best(tile, (zeros,) * 4, (first_N, tile_NxC), k, TILE)
+        return jax.lax.scan(tile, (zeros,) * 6, (first_N, tile_NxC))[0], none
+    return scan_best(tile, (zeros,) * 6, (first_N, tile_NxC), k, TILE)
 
 
 def rank_targets(
@@ -215,7 +216,7 @@ def rank_targets(
     clicks: Clicks,
     groups: dict[int, Targets],
     num_items: int,
-    protocols: tuple[str, ...] = PROTOCOLS,
+    protocols: tuple[str, ...] = USUAL_PROTOCOLS,
     mesh: Mesh = ONE_DEVICE,
     k: int = 0,
     wants_lists: jax.Array | bool = False,
@@ -272,8 +273,11 @@ def rank_targets(
                 )
             else:
                 counts, _ = count(0)
-            greater, ties, nan, others = counts
+            greater, ties, nan, others, seen_greater, seen_ties = counts
             ranks["full"] = greater, ties, others
+            if "unfiltered" in protocols:  # the target's tie with itself is one of the seen
+                all_others = jnp.full_like(others, num_items - 1)
+                ranks["unfiltered"] = greater + seen_greater, ties + seen_ties - 1, all_others
             nans += nan.sum()
         return ranks, nans, best
 

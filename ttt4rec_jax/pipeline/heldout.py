@@ -11,7 +11,11 @@ from ttt4rec_jax.evaluation.listed import is_unlisted, known_cutoffs
 from ttt4rec_jax.evaluation.segments import GROUPS, by_segment, segments
 from ttt4rec_jax.metrics import CUTOFFS, PROTOCOLS, Ranks, cutoff, label
 
-METRIC_COLUMNS = {"sampled": f"{'sampled':>18}", "full": f"{'full catalogue':>20}"}
+METRIC_COLUMNS = {
+    "sampled": f"{'sampled':>18}",
+    "full": f"{'full catalogue':>20}",
+    "unfiltered": f"{'seen items kept':>20}",
+}
 
 
 class HeldOut(NamedTuple):

@@ -4,6 +4,7 @@ from typing import Any
 
 from data_prep.settings import DataConfig
 from ttt4rec_jax.config import Config
+from ttt4rec_jax.config.training import EvalConfig
 from ttt4rec_jax.metrics import (
     PROTOCOLS,
     TOP_K,
@@ -95,14 +96,17 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
     }
-    return evaluation_protocol(config.data, manifest, trained, config.eval.full_catalogue)
+    return evaluation_protocol(config.data, manifest, trained, config.eval)
 
 
 def evaluation_protocol(
-    data: DataConfig, manifest: dict, trained: dict[str, str], full_catalogue: bool = True
+    data: DataConfig, manifest: dict, trained: dict[str, str], eval: EvalConfig | None = None
 ) -> dict[str, str]:
     """Return descriptions of the evaluation; trained: those of training and selection."""
     order = manifest.get("time_unit", "")
+    eval = eval or EvalConfig()
+    items = manifest["counts"]["items"]
+    kept = {} if eval.filter_seen else {"unfiltered": f"all {items} items"}
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
     return {
@@ -110,10 +114,10 @@ def evaluation_protocol(
         **trained,
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",
-        "full": f"all {manifest['counts']['items']} items less those in the user's history "
-        "before the target"
-        if full_catalogue
+        "full": f"all {items} items less those in the user's history before the target"
+        if eval.full_catalogue
         else "not ranked (--nofull_catalogue)",
+        **kept,
         "ties": "at their expectation",
     }
 
@@ -178,7 +182,8 @@ def metric_lines(result: dict[str, Any], top_k: tuple[int, ...]) -> list[str]:
         return f"{'>= ' if is_bound else ''}{test[protocol][name]:.4f} ± {half:.4f}"
 
     heads = f"{'test':<10}" + "".join(f" {METRIC_COLUMNS[p]}" for p in protocols)
-    lines = [heads + ("   (do not compare the two columns)" if len(protocols) > 1 else "")]
+    columns = "the two columns" if len(protocols) == 2 else "columns"
+    lines = [heads + (f"   (do not compare {columns})" if len(protocols) > 1 else "")]
     for name in shown_metrics(top_k):
         lines.append(row(label(name), (cell(p, name) for p in protocols), protocols))
     lines.append(row("tie rate", (f"{test[p]['tie_rate']:.4f}" for p in protocols), protocols))

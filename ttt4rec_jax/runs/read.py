@@ -16,7 +16,13 @@ from data_prep.files import parse_json, read_json
 from data_prep.settings import UserError, first_line
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.config.judged import JudgedConfig
-from ttt4rec_jax.metrics import COMPARED_METRICS, PROTOCOLS, Ranks, per_target
+from ttt4rec_jax.metrics import (
+    COMPARED_METRICS,
+    PROTOCOLS,
+    USUAL_PROTOCOLS,
+    Ranks,
+    per_target,
+)
 from ttt4rec_jax.runs import verified
 from ttt4rec_jax.runs.folder import RunFolder
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 # the entries of result.json's "protocol" in which comparable runs must agree
-EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties")
+EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties")  # of a result's "protocol", "" for absent ones
 COUNTS = ("users", "items", "interactions")
 
 
@@ -188,7 +194,7 @@ def _check_content(content: dict[str, Any], is_judged: bool) -> dict[str, dict[s
     Raises KeyError, TypeError, ValueError or AttributeError if something is missing from it.
     """
     data = content["dataset"]
-    texts = [content["protocol"][name] for name in EVALUATION_TEXTS]
+    texts = [content["protocol"][name] for name in ("split", *USUAL_PROTOCOLS, "ties")]
     if not (isinstance(data["sha256"], str) and all(isinstance(text, str) for text in texts)):
         raise TypeError("a digest or a protocol is not text")
     if not all(isinstance(data[name], int) for name in COUNTS):

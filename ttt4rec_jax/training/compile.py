@@ -12,7 +12,7 @@ import jax
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
-from ttt4rec_jax.metrics import PROTOCOLS, cutoffs
+from ttt4rec_jax.metrics import USUAL_PROTOCOLS, cutoffs
 from ttt4rec_jax.parallel.sharding import SHARED, Mesh
 from ttt4rec_jax.training.host_data import HostSteps
 from ttt4rec_jax.training.program import Epoch, Program, Training, make_program
@@ -29,8 +29,9 @@ def protocols(config: Config) -> dict[str, tuple[str, ...]]:
     if not config.eval.full_catalogue:
         return dict.fromkeys(("validation", "test"), ("sampled",))
     is_two_tower = MODELS[config.model.model].is_two_tower
-    is_cheap = is_two_tower or config.eval.select_by.startswith("full/")
-    return {"validation": PROTOCOLS if is_cheap else ("sampled",), "test": PROTOCOLS}
+    is_cheap = is_two_tower or not config.eval.select_by.startswith("sampled/")
+    all_of_them = USUAL_PROTOCOLS if config.eval.filter_seen else (*USUAL_PROTOCOLS, "unfiltered")
+    return {"validation": all_of_them if is_cheap else ("sampled",), "test": all_of_them}
 
 
 def make_evaluator(program: Program) -> Evaluator:

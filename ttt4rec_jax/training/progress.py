@@ -143,7 +143,7 @@ def epoch_problem(
 
 def epoch_text(line: dict, config: Config, name: str = "") -> str:
     """Return an epoch's results as one line of text."""
-    names = {"sampled": f"1:{config.data.eval_negatives}", "full": "full"}
+    names = {"sampled": f"1:{config.data.eval_negatives}", "full": "full", "unfiltered": "kept"}
     metrics_texts = [
         f"{names[p]} HR@10 {values['hit@10']:.4f} NDCG@10 {values['ndcg@10']:.4f}"
         for p in PROTOCOLS
