@@ -31,9 +31,9 @@ from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data import batches
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
-from ttt4rec_jax.metrics import PROTOCOLS
+from ttt4rec_jax.metrics import USUAL_PROTOCOLS
 
-RANKED = {"1:99": ("sampled",), "full": ("full",), "both": PROTOCOLS}
+RANKED = {"1:99": ("sampled",), "full": ("full",), "both": USUAL_PROTOCOLS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.settings import UserError
-from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS
+from ttt4rec_jax.metrics import PAPER_METRICS, USUAL_PROTOCOLS
 from ttt4rec_jax.paper.jobs import Job
 from ttt4rec_jax.runs.folder import RunFolder, write_text
 
@@ -98,7 +98,7 @@ def _run(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
 def _rounded(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {
         protocol: {name: round(metrics[protocol][name], DIGITS) for name in PAPER_METRICS}
-        for protocol in PROTOCOLS
+        for protocol in USUAL_PROTOCOLS
         if protocol in metrics
     }
 

@@ -3,7 +3,7 @@
 import statistics
 
 from ttt4rec_jax.evaluation.paired_test import LEVEL
-from ttt4rec_jax.metrics import PAPER_METRICS, PROTOCOLS, label
+from ttt4rec_jax.metrics import PAPER_METRICS, USUAL_PROTOCOLS, label
 from ttt4rec_jax.paper.document import Block, Cell, Heading, Row, Table, Text
 from ttt4rec_jax.paper.jobs import BASELINES, EXTRAS, PAPER, TITLES, Plan
 from ttt4rec_jax.paper.ledger import Trained
@@ -12,7 +12,7 @@ from ttt4rec_jax.paper.seeds import can_test, contrasts, single_runs
 
 PROTOCOL_LABELS = {"sampled": "1:99", "full": "full"}
 LONGEST_REASON = 60  # characters of a table cell
-COLUMNS = [(protocol, metric) for protocol in PROTOCOLS for metric in PAPER_METRICS]
+COLUMNS = [(protocol, metric) for protocol in USUAL_PROTOCOLS for metric in PAPER_METRICS]
 Column = tuple[str, str]
 TITLE_OF_DATASET = {
     "beauty": "Amazon Beauty",
