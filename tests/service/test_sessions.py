@@ -276,3 +276,11 @@ def test_clicks_of_another_process_are_noticed(make_executor, ttt):
     assert_same_lists(found, ttt.open_session([100, 200, 300, 400]).recommend(5))
     other.execute([Request("delete", session=session)])
     assert click(here, session, 100).status == 404
+
+
+def test_a_click_reads_no_count_from_a_store_of_its_own(make_executor, monkeypatch):
+    executor = make_executor()
+    session = open_session(executor)
+    click(executor, session, 100)
+    monkeypatch.setattr(executor.store, "counts", None)  # it would fail if it were called
+    assert json_of(click(executor, session, 200, k=3))["clicks"] == 2

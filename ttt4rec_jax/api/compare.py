@@ -38,7 +38,7 @@ def compare(*runs: Any, protocol: str = "both", top_k: Sequence[int] | None = No
         runs: Each a Run, the folder of a run, of a sweep or of a recommender that `evaluate` has
             judged, or a list of these. Runs that differ only in the seed are one system; the first
             run's system is the reference.
-        protocol: "sampled", "full" or "both".
+        protocol: "sampled", "full", "unfiltered", or "both": all that the runs have in common.
         top_k: Numbers k of the metrics of the first k items; by default 5 and 10.
 
     Raises UserError that says why, if the runs cannot be compared.

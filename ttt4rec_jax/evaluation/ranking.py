@@ -223,6 +223,8 @@ def rank_targets(
 ) -> tuple[dict[str, Counts], jax.Array, jax.Array]:
     """Return ranks of M batches of targets: {protocol: (greater, ties, others) [M, B]}, NaNs [M].
 
+    "unfiltered", the full catalogue with seen items, needs "full" among the protocols.
+
     Also returns the k best items of the full catalogue [M, B, k] if they are wanted, otherwise 0.
     Both ways are in one program, and only the one that is asked for is computed.
 

@@ -100,13 +100,13 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
 
 
 def evaluation_protocol(
-    data: DataConfig, manifest: dict, trained: dict[str, str], eval: EvalConfig | None = None
+    data: DataConfig, manifest: dict, trained: dict[str, str], evaluation: EvalConfig | None = None
 ) -> dict[str, str]:
     """Return descriptions of the evaluation; trained: those of training and selection."""
     order = manifest.get("time_unit", "")
-    eval = eval or EvalConfig()
+    evaluation = evaluation or EvalConfig()
     items = manifest["counts"]["items"]
-    kept = {} if eval.filter_seen else {"unfiltered": f"all {items} items"}
+    kept = {} if evaluation.filter_seen else {"unfiltered": f"all {items} items"}
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
     return {
@@ -115,7 +115,7 @@ def evaluation_protocol(
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",
         "full": f"all {items} items less those in the user's history before the target"
-        if eval.full_catalogue
+        if evaluation.full_catalogue
         else "not ranked (--nofull_catalogue)",
         **kept,
         "ties": "at their expectation",

@@ -30,8 +30,8 @@ def protocols(config: Config) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(("validation", "test"), ("sampled",))
     is_two_tower = MODELS[config.model.model].is_two_tower
     is_cheap = is_two_tower or not config.eval.select_by.startswith("sampled/")
-    all_of_them = USUAL_PROTOCOLS if config.eval.filter_seen else (*USUAL_PROTOCOLS, "unfiltered")
-    return {"validation": all_of_them if is_cheap else ("sampled",), "test": all_of_them}
+    chosen = USUAL_PROTOCOLS if config.eval.filter_seen else (*USUAL_PROTOCOLS, "unfiltered")
+    return {"validation": chosen if is_cheap else ("sampled",), "test": chosen}
 
 
 def make_evaluator(program: Program) -> Evaluator:
