@@ -284,3 +284,16 @@ def test_a_click_reads_no_count_from_a_store_of_its_own(make_executor, monkeypat
     click(executor, session, 100)
     monkeypatch.setattr(executor.store, "counts", None)  # it would fail if it were called
     assert json_of(click(executor, session, 200, k=3))["clicks"] == 2
+
+
+def test_a_wrong_memory_of_a_session_is_corrected(make_executor, ttt):
+    """As after a store was restored from an older copy: nothing is refused for it."""
+    executor = make_executor()
+    session = open_session(executor)
+    click(executor, session, 100, 200)
+    executor.counts[session] = 10
+    for served in executor.served.values():
+        served.live.drop(session)
+    found = json_of(click(executor, session, 300, k=5))
+    assert found["clicks"] == 3
+    assert_same_lists(found, ttt.open_session([100, 200, 300]).recommend(5))
