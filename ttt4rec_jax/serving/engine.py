@@ -265,5 +265,6 @@ class Engine:
 
     def _num_allowed(self, blocked_BxW: np.ndarray) -> np.ndarray:
         """Return how many items are not blocked [B]."""
-        words = np.ascontiguousarray(blocked_BxW).view(np.uint64)  # of whole tiles
-        return self.num_slots - np.bitwise_count(words).sum(1, dtype=np.int64)
+        # two bytes at a time, which is faster: a tile is of whole groups of 16 items
+        pair_BxP = np.ascontiguousarray(blocked_BxW).view(np.uint16)
+        return self.num_slots - np.bitwise_count(pair_BxP).sum(1, dtype=np.int64)
