@@ -28,7 +28,7 @@ from data_prep.settings import DataConfig, option
 from ttt4rec_jax import models
 from ttt4rec_jax.cli.command import DataFolders
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator
 from ttt4rec_jax.metrics import USUAL_PROTOCOLS
@@ -51,7 +51,7 @@ class EvaluationFlags(Figures, DataFolders):
 
 def measure(dataset: Dataset, model: ModelConfig, repeats: int) -> list[dict]:
     """Return a row for each way to rank the data set's test users."""
-    clicks = batches.device_clicks(dataset)
+    clicks = device_clicks(dataset)
     graphdef, stacked = models.split(
         model, dataset.num_items, np.zeros(1, np.uint32), *np.full((2, 1), 0.02, np.float32)
     )

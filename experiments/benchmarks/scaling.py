@@ -22,7 +22,7 @@ from data_prep.settings import UserError, option
 from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.config.execution import mesh_sizes
-from ttt4rec_jax.data.batches import Clicks
+from ttt4rec_jax.data.clicks import Clicks
 from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import RUNS, SHARED, DeviceMesh
 from ttt4rec_jax.training.optim import optimizer

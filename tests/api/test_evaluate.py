@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import ttt4rec_jax as t4r
-from ttt4rec_jax.data.batches import device_clicks
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.evaluation.evaluator import Evaluator
 from ttt4rec_jax.evaluation.scorer import rank_by_scorer
 

@@ -10,6 +10,7 @@ from helpers import make_dataset
 
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks, histories
 from ttt4rec_jax.data.examples import (
     Bucket,
     bucket_lengths,
@@ -38,7 +39,7 @@ def training_clicks(dataset):
 
 def epoch_of(dataset, config):
     """All batches of epoch 0, as numpy."""
-    clicks = batches.device_clicks(dataset)
+    clicks = device_clicks(dataset)
     examples, buckets = training_examples(dataset, config)
     of = step_buckets(0, buckets)
     order = epoch_order(jax.random.key(0), of, buckets)
@@ -119,7 +120,7 @@ def test_negatives_are_no_training_clicks_but_may_be_held_out_ones(random_datase
 
 
 def test_negatives_are_uniform_over_all_other_items(random_dataset):
-    clicks = batches.device_clicks(random_dataset)
+    clicks = device_clicks(random_dataset)
     user = int(np.argmax(np.diff(random_dataset.offsets)))
     known = set(training_clicks(random_dataset)[user])
     drawn = np.asarray(
@@ -144,9 +145,9 @@ def test_negatives_are_uniform_over_all_other_items(random_dataset):
 
 
 def test_histories_are_the_last_clicks_before_the_target(random_dataset):
-    clicks = batches.device_clicks(random_dataset)
+    clicks = device_clicks(random_dataset)
     test = random_dataset.test
-    history, length = batches.histories(
+    history, length = histories(
         clicks, jnp.asarray(test.positions), jnp.asarray(test.users), MAX_LEN
     )
     for row, (position, user) in enumerate(zip(test.positions, test.users, strict=True)):
@@ -234,7 +235,7 @@ def test_negatives_are_never_outside_the_catalogue_nor_of_the_users_training_cli
     examples, (bucket,) = training_examples(dataset, asked)
     users = np.asarray(examples.users)
     order = jnp.arange(len(users))
-    clicks = batches.device_clicks(dataset)
+    clicks = device_clicks(dataset)
     key = jax.random.key(0)
     batch = make_batch(clicks, examples, order, key, asked, num_items, bucket.length)
     negatives = np.asarray(batch.negatives)

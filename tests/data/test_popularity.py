@@ -7,6 +7,7 @@ from helpers import make_dataset
 
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.data.examples import training_examples
 from ttt4rec_jax.data.popularity import items_by_popularity, log_uniform_negatives
 from ttt4rec_jax.training import losses
@@ -61,7 +62,7 @@ make_batch = jax.jit(batches.make_batch, static_argnums=(4, 5, 6))
 def made(dataset, order, key, **train):
     config = Config(model=ModelConfig(max_len=4), train=TrainConfig(**train))
     examples, _ = training_examples(dataset, config)
-    clicks = batches.device_clicks(dataset)
+    clicks = device_clicks(dataset)
     return make_batch(clicks, examples, order, key, config, dataset.num_items, 4)
 
 

@@ -11,7 +11,7 @@ from helpers import make_dataset
 
 from ttt4rec_jax import models
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.evaluation import best, counting, evaluator, ranking
 from ttt4rec_jax.metrics import PROTOCOLS
 
@@ -56,7 +56,7 @@ def in_tiles(monkeypatch, size):
 def evaluator_of(dataset, model, k=0):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
-    clicks = batches.device_clicks(dataset)
+    clicks = device_clicks(dataset)
     protocols = dict.fromkeys(("validation", "test"), PROTOCOLS)
     rank = evaluator.Evaluator(graphdef, params, dataset, clicks, 3, protocols, list_length=k)
     return rank, params

@@ -8,6 +8,7 @@ from flax import nnx
 from ttt4rec_jax import models
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.data.examples import training_examples
 
 SIZES = {"model": "bert4rec", "dim": 8, "max_len": 6}
@@ -19,7 +20,7 @@ def test_masked_batches_mask_clicks_of_the_training_sequences(random_dataset):
         train=TrainConfig(batch_size=8, length_buckets=2),
     )
     assert config.train.targets == "masked"
-    clicks = batches.device_clicks(random_dataset)
+    clicks = device_clicks(random_dataset)
     mask = random_dataset.num_items + 1
     examples, buckets = training_examples(random_dataset, config)
     masked = 0

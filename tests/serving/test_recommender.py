@@ -17,7 +17,7 @@ import ttt4rec_jax
 from data_prep.settings import UserError
 from ttt4rec_jax import metrics
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.evaluation import evaluator, ranking
 from ttt4rec_jax.runs import items as catalogue
 from ttt4rec_jax.runs.folder import RunFolder
@@ -49,7 +49,7 @@ def test_test_histories_give_the_metrics_of_the_evaluation(
         recommender = make_recommender(recommender.config, random_dataset)
     graphdef, params = split_model(recommender.config, random_dataset)
     evaluate = evaluator.Evaluator(
-        graphdef, params, random_dataset, batches.device_clicks(random_dataset), L
+        graphdef, params, random_dataset, device_clicks(random_dataset), L
     )
     expected = metrics.summarise(evaluate(params, "test")["full"])
     targets = random_dataset.test

@@ -13,6 +13,7 @@ from helpers import SMALL, config_of, fit_run, fit_runs, run_main
 from data_prep.prepare import prepare
 from data_prep.settings import DataConfig
 from ttt4rec_jax.data import batches
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.data.dataset import load_dataset
 from ttt4rec_jax.data.examples import training_examples
 from ttt4rec_jax.evaluation import evaluator, ranking
@@ -102,7 +103,7 @@ def test_batches_are_those_of_the_device_bit_for_bit(kind, random_dataset, host_
 @pytest.mark.parametrize("kind", ["last", "every", "sampled", "masked"])
 def test_a_part_of_a_batch_is_made_of_its_own_users_clicks_alone(kind, random_dataset):
     asked = config(kind)
-    clicks = batches.device_clicks(random_dataset)
+    clicks = device_clicks(random_dataset)
     (examples, buckets) = training_examples(random_dataset, asked)
     order = np.arange(buckets[-1].first, buckets[-1].stop)[:12]
     rows = slice(4, 9)
@@ -193,7 +194,7 @@ def test_mapped_columns_are_not_copied(tmp_path):
     folder = prepare(DataConfig(dataset="synthetic"), cache_dir=tmp_path)
     dataset = load_dataset(folder, on_host=True)
     assert isinstance(dataset.items, np.memmap) and dataset.on_host
-    clicks = batches.device_clicks(dataset, host_data.host_device())
+    clicks = device_clicks(dataset, host_data.host_device())
     for name, column in (
         ("items", dataset.items),
         ("is_first", dataset.index["is_first"]),

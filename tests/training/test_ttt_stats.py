@@ -189,7 +189,9 @@ def test_a_statistic_that_is_not_finite_is_null(random_dataset):
     graphdef, params = models.split(
         small_config().model, random_dataset.num_items, zero.astype(np.uint32), zero, zero
     )
-    (block,) = ttt_stats.TttStats(graphdef, random_dataset, 4)(jax.tree.map(lambda x: x[0], params))
+    (block,) = ttt_stats.TttStats(graphdef, random_dataset, 4, "none")(
+        jax.tree.map(lambda x: x[0], params)
+    )
     assert block["weight_change"] == [None, None], "W_0 is 0"
     assert block["loss_before"] == block["loss_after"] == [0.0, 0.0] and block["rate"] == [
         0.125,

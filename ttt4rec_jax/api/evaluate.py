@@ -14,7 +14,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax.api.data import Data, Source, as_data
 from ttt4rec_jax.api.run import Run
 from ttt4rec_jax.config.judged import JudgedConfig
-from ttt4rec_jax.data.batches import device_clicks
+from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.evaluation.evaluator import Evaluator, NonFiniteScoresError
 from ttt4rec_jax.evaluation.scorer import rank_by_scorer
@@ -178,7 +178,7 @@ def _rank_module(
         graphdef,
         nnx.to_pure_dict(params),
         dataset,
-        device_clicks(dataset),
+        device_clicks(dataset, time=getattr(module, "time", "none")),
         max_len,
         list_length=k,
     )

@@ -37,10 +37,12 @@ def run(args: RecommendFlags) -> None:
     start_jax()  # a wrong file name is reported before
     from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
+    from ttt4rec_jax.serving.timed import check_untimed
 
     enable_compilation_cache(args.program_cache)
     args.import_own()
     recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
+    check_untimed(recommender.config.time, args.run, "this command")
     items = recommender.items
     if args.k > len(items):
         note(f"note: --k={args.k} exceeds the {len(items):,} items; lists are shorter")

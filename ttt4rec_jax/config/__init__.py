@@ -5,7 +5,8 @@ that earlier versions saved. training: TrainConfig, EvalConfig, RecordConfig.
 run: Config, which holds them all. Data preparation's settings are in data_prep.settings.
 """
 
-from ttt4rec_jax.config.models import MODELS, Capabilities, ModelConfig
+from ttt4rec_jax.config.capabilities import MODELS, Capabilities
+from ttt4rec_jax.config.models import ModelConfig
 from ttt4rec_jax.config.options import OPTIONS, TTT
 from ttt4rec_jax.config.run import (
     SECTIONS,

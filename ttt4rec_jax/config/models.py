@@ -1,27 +1,11 @@
-"""What each model can do, and the settings of a model. Imports no JAX."""
+"""The settings of a model. Imports no JAX."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 from data_prep.settings import UserError, check, option
+from ttt4rec_jax.config.capabilities import MODELS
 from ttt4rec_jax.config.options import OPTIONS
-
-
-class Capabilities(NamedTuple):
-    """What a model supports, so that impossible settings are refused before JAX is imported."""
-
-    # The values of --targets that it supports; targets=auto means the first one.
-    targets: tuple[str, ...]
-    # Whether it has parameters to train; a baseline has none.
-    trained: bool = True
-    # Whether a score is the dot product of a user vector and an item vector (a two-tower model).
-    is_two_tower: bool = True
-    # The values that target_tower=auto and positions=auto stand for.
-    target_tower: str = "none"
-    positions: str = "none"
-    # Whether --sparse_embeddings supports it: item ids only index rows of the table "embedding",
-    # so that optim.sparse_rows may renumber them.
-    sparse: bool = True
 
 
 class CustomModel(NamedTuple):
@@ -35,21 +19,6 @@ class CustomModel(NamedTuple):
     uses: tuple[str, ...]
 
 
-# Causal models: no output depends on a later click, so one pass can train every position.
-CAUSAL = ("last", "every")
-WINDOW = ("last",)
-MODELS = {
-    "ttt4rec": Capabilities(CAUSAL, target_tower="mlp"),
-    "sasrec": Capabilities(CAUSAL, positions="learned"),
-    "gru4rec": Capabilities(CAUSAL),
-    "din": Capabilities(WINDOW, is_two_tower=False),
-    "comirec_sa": Capabilities(WINDOW),
-    "comirec_dr": Capabilities(WINDOW),
-    "bert4rec": Capabilities(("masked", "last"), positions="learned", sparse=False),
-    "iclrec": Capabilities(CAUSAL, positions="learned", sparse=False),
-    "popularity": Capabilities(WINDOW, trained=False, sparse=False),
-    "itemknn": Capabilities(WINDOW, trained=False, is_two_tower=False, sparse=False),
-}
 CUSTOM: dict[str, CustomModel] = {}  # by name; the capabilities of each are in MODELS
 INNER = ["linear", "mlp"]  # the names of the inner learners; see ttt/inner.py
 
@@ -211,6 +180,13 @@ class ModelConfig:
         "none",
         "Network that a user vector passes through: a tanh MLP or none.",
         choices=("none", "mlp"),
+    )
+    time: str = option(
+        "none",
+        "Time gaps whose embeddings are added to those of the clicks. gaps: the gap before each "
+        "click. request: also the gap after it, so that the model knows when the list is asked "
+        "for; its metrics are comparable with those of other such models only.",
+        choices=("none", "gaps", "request"),
     )
     initializer: str = option(
         "default",

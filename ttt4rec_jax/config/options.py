@@ -25,6 +25,7 @@ OPTIONS = {
     "target_tower": TWO_TOWER,
     "input_layer": TWO_TOWER,
     "user_tower": TWO_TOWER,
+    "time": ("ttt4rec", "sasrec", "gru4rec"),
     "num_interests": COMIREC,
     "interest_rule": COMIREC,
     "routing": ("comirec_dr",),

@@ -88,6 +88,11 @@ class Config:
             raise UserError(
                 f"--ttt_stats: --model={name} has no TTT layers; leave it out, or choose {models}"
             )
+        if self.train.sparse_embeddings and self.model.time != "none":
+            raise UserError(
+                f"--sparse_embeddings: a model with --time={self.model.time} does not support it; "
+                "leave one of them out"
+            )
         if self.train.sparse_embeddings and not model.sparse:
             models = ", ".join(other for other, can in MODELS.items() if can.sparse)
             raise UserError(

@@ -1,32 +1,17 @@
-"""The data as training and evaluation read them. A batch is a function of (seed, epoch, step)."""
+"""Training batches: each one a function of (seed, epoch, step)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ttt4rec_jax.config import Config, ModelConfig
-from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.data.clicks import Clicks, histories, windows
 from ttt4rec_jax.data.examples import Examples
 from ttt4rec_jax.data.popularity import log_uniform_negatives
 
 ALL = slice(None)  # rows of a batch
-
-
-class Clicks(NamedTuple):
-    """The clicks of a data set on a device, as training and evaluation read them.
-
-    Flat click positions are int32. items [E]; starts [users]: the position of a user's first click;
-    is_first, gaps and gap_starts: see data_prep.index.click_index.
-    """
-
-    items: jax.Array
-    starts: jax.Array
-    is_first: jax.Array
-    gaps: jax.Array
-    gap_starts: jax.Array
 
 
 class Batch(NamedTuple):
@@ -44,66 +29,6 @@ class Batch(NamedTuple):
     weight: jax.Array
     negatives: jax.Array
     log_expected: Any = ()
-
-
-def device_clicks(dataset: Dataset, device: jax.Device | None = None) -> Clicks:
-    """Put the clicks and their indices on a device, by default the default device.
-
-    If the device is a CPU, memory-mapped arrays are used without a copy.
-    """
-    index = dataset.index
-    arrays = (
-        dataset.items,
-        dataset.offsets[:-1].astype(np.int32),
-        index["is_first"],
-        index["gaps"],
-        index["gap_starts"],
-    )
-    # device_put instead of jnp.asarray, which compiles a program for each shape
-    return Clicks(*jax.device_put(arrays, device))
-
-
-def clicks_of(
-    dataset: Dataset, positions: np.ndarray, users: np.ndarray, capacity: int
-) -> tuple[Clicks, np.ndarray]:
-    """Return the clicks up to and including some targets, and the targets' positions among them.
-
-    In the result, each target is a user of its own. capacity: the length of the arrays, which are
-    padded with zeros. Evaluation samples no negatives, so `gaps` is empty.
-    """
-    starts = dataset.offsets[users]
-    counts = positions - starts + 1
-    ends = np.cumsum(counts)
-    source = np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1])
-    padding = (0, capacity - len(source))
-    items = np.pad(dataset.items[source], padding)
-    is_first = np.pad(dataset.index["is_first"][source], padding)
-    no_gaps = np.zeros(1, np.int32)
-    clicks = Clicks(items, (ends - counts).astype(np.int32), is_first, no_gaps, no_gaps)  # type: ignore[arg-type]
-    return clicks, (ends - 1).astype(np.int32)
-
-
-def lengths_read(max_len: int) -> tuple[int, ...]:
-    """Return the lengths, ascending, to which histories are padded outside of training.
-
-    Most histories are short: three lengths cost a little compilation and save three quarters of
-    the time on Beauty.
-    """
-    return (max_len,) if max_len < 32 else (-(-max_len // 6), -(-max_len // 3), max_len)
-
-
-def windows(clicks: Clicks, first_B: jax.Array, stop_B: jax.Array, max_len: int) -> jax.Array:
-    """Return clicks first..stop-1 of each row, at most max_len, zero-padded to [B, max_len]."""
-    position_BxL = first_B[:, None] + jnp.arange(max_len)
-    return jnp.where(position_BxL < stop_B[:, None], clicks.items[position_BxL], 0)
-
-
-def histories(
-    clicks: Clicks, positions_B: jax.Array, users_B: jax.Array, max_len: int
-) -> tuple[jax.Array, jax.Array]:
-    """Return the last max_len clicks before each position [B, L], and their number [B]."""
-    first_B = jnp.maximum(clicks.starts[users_B], positions_B - max_len)
-    return windows(clicks, first_B, positions_B, max_len), positions_B - first_B
 
 
 def sample_negatives(
@@ -225,8 +150,8 @@ def last_click(clicks: Clicks, batch: Rows, length: int) -> TrainingTargets:
 def every_click(clicks: Clicks, batch: Rows, length: int) -> TrainingTargets:
     """Return targets="every": the target of each position is the click after it."""
     first_B = batch.end_B - batch.count_B
-    history = windows(clicks, first_B, batch.end_B, length)
-    target_BxL = windows(clicks, first_B + 1, batch.end_B + 1, length)
+    history = windows(clicks.read, first_B, batch.end_B, length)
+    target_BxL = windows(clicks.items, first_B + 1, batch.end_B + 1, length)
     weight_BxL = batch.is_real_B[:, None] & (target_BxL > 0)
     return TrainingTargets(history, batch.count_B, target_BxL, weight_BxL, batch.user_B[:, None])
 
@@ -235,7 +160,7 @@ def masked_clicks(
     clicks: Clicks, batch: Rows, length: int, masked: Callable, mask: int
 ) -> TrainingTargets:
     """Return targets="masked": the masked clicks. masked: lengths [B] -> which positions are."""
-    target_BxL = windows(clicks, batch.end_B - batch.count_B, batch.end_B + 1, length + 1)
+    target_BxL = windows(clicks.items, batch.end_B - batch.count_B, batch.end_B + 1, length + 1)
     length_B = batch.count_B + 1
     masked_BxL = masked(length_B)
     history = jnp.where(masked_BxL, mask, target_BxL)

@@ -25,7 +25,8 @@ class Targets(NamedTuple):
 class Dataset:
     """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks are adjacent.
 
-    items [E], offsets [users + 1] and train_ends [users]: see data_prep.prepare. stored_index: the
+    items [E], offsets [users + 1], train_ends [users] and timestamps [E] (None if there are none):
+    see data_prep.prepare. stored_index: the
     arrays of data_prep.index.click_index, computed on demand if not given. on_host: whether the
     arrays stay on the host, where they may be memory-mapped, instead of being copied to the device
     (training/host_data.py).
@@ -39,6 +40,7 @@ class Dataset:
     test: Targets
     stored_index: dict[str, np.ndarray] | None = None
     on_host: bool = False
+    timestamps: np.ndarray | None = None
 
     @property
     def num_items(self) -> int:
@@ -64,10 +66,10 @@ def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
     on_host: memory-map the arrays, so that only the parts that are used are read.
     """
 
-    def array(name: str) -> np.ndarray:
+    def array(name: str, mapped: bool = on_host) -> np.ndarray:
         path = folder / f"{name}.npy"
         try:
-            return arrays.load(path, mapped=on_host)
+            return arrays.load(path, mapped=mapped)
         except ValueError as error:
             raise UserError(
                 f"{path}: damaged ({first_line(error)}); remove {folder}, and the data are "
@@ -91,4 +93,5 @@ def load_dataset(folder: Path, on_host: bool = False) -> Dataset:
         test=targets("test"),
         stored_index={name: array(name) for name in ("is_first", "gaps", "gap_starts")},
         on_host=on_host,
+        timestamps=array("timestamps", mapped=True),
     )

@@ -46,7 +46,7 @@ def training_examples(
     Every training click except a user's first is a target exactly once. targets="last": an example
     has one target. targets="every" or "masked": a user's targets are cut into segments of max_len,
     counted from the last one, and sorted by length into the buckets that need the least padding.
-    device: see `batches.device_clicks`.
+    device: see `clicks.device_clicks`.
     """
     targets = config.train.targets
     max_len = config.model.max_len

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ttt4rec_jax.data.batches import Clicks, clicks_of, lengths_read
+from ttt4rec_jax.data.clicks import Clicks, clicks_of, lengths_read
 from ttt4rec_jax.data.dataset import Dataset, Targets
+from ttt4rec_jax.data.time_gaps import click_codes
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.evaluation.grouping import group_by_length
 from ttt4rec_jax.evaluation.ranking import Counts, rank_targets
@@ -68,10 +69,14 @@ class Evaluator:
         }
         largest = max(map(len, self._seen.values()))
         rows = min(ranking.TILE, largest + -largest % mesh.data)
-        is_two_tower = isinstance(nnx.merge(graphdef, params), TwoTower)
+        model = nnx.merge(graphdef, params)
+        is_two_tower = isinstance(model, TwoTower)
         lengths = lengths_read(max_len) if is_two_tower else (max_len,)
         per_dispatch = None if clicks is not None else BATCHES_PER_DISPATCH
         self.grouping = group_by_length(self._seen, max_len, lengths, rows, per_dispatch)
+        time = getattr(model, "time", "none")
+        on_host = clicks is None and time != "none"
+        self._timed = click_codes(dataset, time) if on_host else None
         if clicks is not None:
             self.clicks = mesh.place(clicks, SHARED)
             self.targets = {name: mesh.place(self._groups(name), SHARED) for name in self.sets}
@@ -212,7 +217,11 @@ class Evaluator:
         """Return the arguments that rank some batches, with only the clicks that they need."""
         targets = Targets(*(x[batch_MxB] for x in self.sets[name]))
         clicks, positions = clicks_of(
-            self.dataset, targets.positions.ravel(), targets.users.ravel(), self.capacity[length]
+            self.dataset,
+            targets.positions.ravel(),
+            targets.users.ravel(),
+            self.capacity[length],
+            self._timed,
         )
         users = np.arange(batch_MxB.size, dtype=np.int32)
         packed = Targets(

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ttt4rec_jax.data.batches import Clicks, histories
+from ttt4rec_jax.data.clicks import Clicks, histories
 from ttt4rec_jax.data.dataset import Targets
 from ttt4rec_jax.evaluation.best import scan_best
 from ttt4rec_jax.evaluation.counting import Counts, count_scores, rank_sampled

@@ -76,7 +76,7 @@ class Gru4Rec(TwoTowerModel):
     ) -> Float[Array, "B *positions 1 D"]:
         """Return user vectors: [B, 1, D] at the last click, or [B, L, 1, D] at every one."""
         *layer_keys, embedding_key = split_key(key, len(self.layers) + 1)
-        x = dropout(self.read(self.embedding[...][history_BxL]), self.dropout, embedding_key)
+        x = dropout(self.read(self.embed(history_BxL)), self.dropout, embedding_key)
         for layer, layer_key in zip(self.layers, layer_keys, strict=True):
             x = dropout(layer(x), self.dropout, layer_key)
         x = x if every else last_valid(x, length_B)[:, 0]

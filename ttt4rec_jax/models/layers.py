@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.dense import EMBEDDING_RANGE, Mlp, TanhLayer, normal
+from ttt4rec_jax.models.gap_embeddings import GapEmbeddings
 from ttt4rec_jax.models.interface import Key
 from ttt4rec_jax.ttt.forward import Length
 
@@ -199,6 +200,16 @@ class TwoTowerModel(nnx.Module):
         )
         self.input_layer = TanhLayer(config.dim, rngs) if config.input_layer == "tanh" else None
         self.temperature = config.temperature if config.score == "cosine" else None
+        self.time = config.time
+        self.num_items = num_items
+        self.gaps = None if config.time == "none" else GapEmbeddings(config, rngs)
+
+    def embed(self, clicks: Int[Array, "*clicks"]) -> Float[Array, "*clicks D"]:
+        """Return the embeddings of clicks: of their items and, with --time, of their time gaps."""
+        if self.gaps is None:
+            return self.embedding[...][clicks]
+        gaps, items = jnp.divmod(clicks, self.num_items + 1)
+        return self.embedding[...][items] + self.gaps(gaps)
 
     def read(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Return what the first layer reads of embedded clicks: x, or the input layer of x."""
@@ -254,6 +265,13 @@ class BlockRecommender(TwoTowerModel):
         x = self.represent(history_BxL, length_B, every, key)
         return self.user_vectors(x if every else x[:, 0])
 
+    def first_input(self, click_BxL: Int[Array, "*B L"]) -> Float[Array, "*B L D"]:
+        """Return what the first block reads of clicks, without dropout."""
+        x = self.embed(click_BxL)
+        if self.positions is not None:
+            x = x + self.positions[: x.shape[-2]]
+        return self.read(x)
+
     def represent(
         self,
         history_BxL: Int[Array, "B L"],
@@ -263,10 +281,7 @@ class BlockRecommender(TwoTowerModel):
     ) -> Float[Array, "B L_or_1 D"]:
         """Return the last block's output, normalised: [B, L, D], or [B, 1, D] at the last click."""
         *block_keys, embedding_key = split_key(key, len(self.blocks) + 1)
-        x = self.embedding[...][history_BxL]
-        if self.positions is not None:
-            x = x + self.positions[: x.shape[1]]
-        x = dropout(self.read(x), self.dropout, embedding_key)
+        x = dropout(self.first_input(history_BxL), self.dropout, embedding_key)
         last = len(self.blocks) - 1
         for depth, (block, block_key) in enumerate(zip(self.blocks, block_keys, strict=True)):
             x = block(x, length_B, last_only=not every and depth == last, key=block_key)

@@ -73,7 +73,7 @@ class Ttt4Rec(BlockRecommender):
         Returns: (user vectors [1, D] at the last of them, as `encode` returns; the next state). The
         cost does not depend on how many clicks the state has seen.
         """
-        x = self.read(self.embedding[...][click_L])
+        x = self.first_input(click_L)
         after = []
         last = len(self.blocks) - 1
         for depth, (block, before) in enumerate(zip(self.blocks, state, strict=True)):

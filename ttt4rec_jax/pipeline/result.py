@@ -96,7 +96,8 @@ def protocol(config: Config, manifest: dict) -> dict[str, str]:
         "training": f"{loss}; {windows}, the last {config.model.max_len} clicks",
         "selection": f"best epoch by validation {config.eval.select_by}, test scored once",
     }
-    return evaluation_protocol(config.data, manifest, trained, config.eval)
+    told = {"request": "at a time that the model is told"} if config.model.time == "request" else {}
+    return evaluation_protocol(config.data, manifest, trained, config.eval) | told
 
 
 def evaluation_protocol(

@@ -68,12 +68,17 @@ class Catalogue:
         ]
 
     def encode(
-        self, histories: Iterable[Iterable[Any]], unknown: str = "error", what: str = "histories"
+        self,
+        histories: Iterable[Iterable[Any]],
+        unknown: str = "error",
+        what: str = "histories",
+        keep_unknown: bool = False,
     ) -> list[np.ndarray]:
         """Return the items of each history's ids, in order.
 
-        unknown: "error", or "skip" to leave out ids that are not in the data. what: the name of the
-        argument with the histories, for errors. Raises UserError that lists unknown ids.
+        unknown: "error", or "skip" to leave out ids that are not in the data; keep_unknown: 0 in
+        their place. what: the name of the argument with the histories, for errors. Raises UserError
+        that lists unknown ids.
         """
         if unknown not in ("error", "skip"):
             raise UserError(
@@ -103,7 +108,7 @@ class Catalogue:
                 missing |= {
                     str(id)[:60]: None for id, item in zip(ids, items, strict=True) if not item
                 }
-                items = [item for item in items if item]
+                items = items if keep_unknown else [item for item in items if item]
             encoded.append(np.array(items, np.int32))
         if missing and unknown == "error":
             more = ", ..." if len(missing) > MAX_LISTED else ""

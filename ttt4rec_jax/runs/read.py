@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 # the entries of result.json's "protocol" in which comparable runs must agree
-EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties")  # of a result's "protocol", "" for absent ones
+EVALUATION_TEXTS = (
+    "split",
+    *PROTOCOLS,
+    "ties",
+    "request",
+)  # of a result's "protocol", "" for absent ones
 COUNTS = ("users", "items", "interactions")
 
 

@@ -15,6 +15,7 @@ from ttt4rec_jax.serving import load_export
 from ttt4rec_jax.serving.load_export import ExportedModel, ExportError, windows
 from ttt4rec_jax.serving.recommender import Recommender
 from ttt4rec_jax.serving.recurrent import CHUNK_SIZES
+from ttt4rec_jax.serving.timed import check_untimed
 from ttt4rec_jax.serving.top_k import pack_mask
 
 NO_CLICKS = np.zeros(0, np.int32)
@@ -159,7 +160,9 @@ def load(
             raise UserError(f"--run: {error}") from error
     from ttt4rec_jax.runs.load import load_run
 
-    recommender = Recommender(*load_run(folder, data_dir, cache_dir), batch_sizes)
+    model = load_run(folder, data_dir, cache_dir)
+    check_untimed(model[0].time, folder, "the service")
+    recommender = Recommender(*model, batch_sizes)
     return RunModel(recommender, min(max_k, len(recommender.items)))
 
 
@@ -198,7 +201,7 @@ def warm(model: Model, batch_sizes: Sequence[int]) -> Iterator[None]:
 
 def _lengths(model: Model) -> list[int]:
     """Return a length of history for each length that histories are padded to."""
-    from ttt4rec_jax.data.batches import lengths_read
+    from ttt4rec_jax.data.clicks import lengths_read
 
     return list(lengths_read(model.engine.max_len)) if isinstance(model, RunModel) else [1]
 

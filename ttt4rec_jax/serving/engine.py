@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from data_prep.settings import UserError
-from ttt4rec_jax.data.batches import lengths_read
+from ttt4rec_jax.data.clicks import lengths_read
 from ttt4rec_jax.evaluation import ranking
 from ttt4rec_jax.models import StreamingModel, TwoTower
 from ttt4rec_jax.serving import top_k
@@ -78,6 +78,7 @@ class Engine:
         self.num_items = num_items
         self.max_len = max_len
         self.is_two_tower = is_two_tower(model)
+        self.is_timed = getattr(model, "time", "none") != "none"
         self.recurrent = RecurrentPrograms(graphdef, params) if is_recurrent(model) else None
         self.num_slots = item_NxC.size
         at_most = min(ranking.TILE, max(MAX_SCORES // self.num_slots, 1))
@@ -125,7 +126,8 @@ class Engine:
         """Return whether a vector is a valid state: of the right size, or of items."""
         if self.recurrent:
             return len(state) == self.max_state_size
-        return bool(((state > 0) & (state <= self.num_items)).all())
+        items = state % (self.num_items + 1) if self.is_timed else state
+        return bool(((state > 0) & (items > 0) & (items <= self.num_items)).all())
 
     def rank_histories(
         self, histories: Sequence[np.ndarray], blocked: Blocked, k: int, *, whole: bool = False

@@ -24,6 +24,7 @@ from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
 from ttt4rec_jax.serving import export_folder, load_export
 from ttt4rec_jax.serving.programs import SIGNATURES, Arrays, make_programs
+from ttt4rec_jax.serving.timed import check_untimed
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -47,6 +48,7 @@ def export_run(
     output = Path(output)
     export_folder.check(output, overwrite)
     model = load_run(run_dir, data_dir, cache_dir)
+    check_untimed(model[0].time, run_dir, "an export")
     source = provenance(RunFolder(Path(run_dir)).result)
     return export_model(*model, output, k, overwrite=overwrite, source=source)
 

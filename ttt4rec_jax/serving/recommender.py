@@ -7,6 +7,8 @@ max_len; after that, the session has read clicks that are no longer in the windo
 counted from the first click. `recommend(..., whole_history=True)` returns the result of a session
 with the same clicks. All other models read the last max_len clicks again, in sessions too
 (`is_constant_cost` tells which).
+
+A model with --time needs the times of clicks (timed.py): in seconds since 1970, or as datetimes.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,20 +27,14 @@ from data_prep.settings import UserError
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
-from ttt4rec_jax.serving.engine import Blocked, Engine, Ranked
+from ttt4rec_jax.serving.engine import Engine, Ranked
+from ttt4rec_jax.serving.filters import Request, make_request
 from ttt4rec_jax.serving.load_export import Recommendation, set_bits
+from ttt4rec_jax.serving.recommendations import recommendations
 from ttt4rec_jax.serving.session import START_AGAIN, Session, from_bytes, locked, wrong
-from ttt4rec_jax.serving.top_k import pack_mask
+from ttt4rec_jax.serving.timed import TimedClicks
 
 __all__ = ["Recommendation", "Recommender", "Session"]
-
-
-class Request(NamedTuple):
-    """How many items a call asks for, and which ones it excludes."""
-
-    k: int
-    exclude_seen: bool
-    blocked_V: np.ndarray
 
 
 class Recommender:
@@ -65,6 +61,7 @@ class Recommender:
         self.config = config
         self.items = items
         self.params = params
+        self.timed = TimedClicks(config.time, len(items))
         self.engine = Engine(graphdef, params, len(items), config.max_len, batch_sizes)
         self.is_constant_cost = self.engine.recurrent is not None
 
@@ -102,11 +99,15 @@ class Recommender:
         *,
         unknown: str = "error",
         whole_history: bool = False,
+        times: Iterable[Iterable[Any]] | None = None,
+        at: Any = None,
         **filters: Any,
     ) -> list[Recommendation]:
         """Return the k best items of each history, a list of ids in the order of the clicks.
 
         Args:
+            times: for a model with --time, the times of each history's clicks.
+            at: for one with --time=request, the time of the requests, or one for each history.
             unknown: "error" raises an error that lists the ids that are not in the data; "skip"
                 ignores them.
             whole_history: read all clicks, as a session does, instead of the last max_len.
@@ -119,26 +120,30 @@ class Recommender:
         if whole_history:
             self._check_recurrent()
         request = self._request(k, unknown, **filters)
-        clicks = self.items.encode(histories, unknown)
-        shared_W = pack_mask(request.blocked_V)
-
-        def blocked(part: slice) -> np.ndarray:
-            blocked_BxW = np.repeat(shared_W[None], len(clicks[part]), 0)
-            if request.exclude_seen:
-                set_bits(blocked_BxW, clicks[part])
-            return blocked_BxW
-
-        ranked = self.engine.rank_histories(clicks, blocked, request.k, whole=whole_history)
+        clicks, seconds = self._clicks(histories, times, unknown, "histories")
+        asked = self.timed.check_at(at, len(clicks))
+        read = list(map(self.timed.of_history, clicks, seconds, asked))
+        blocked = request.after_clicks(clicks)
+        ranked = self.engine.rank_histories(read, blocked, request.k, whole=whole_history)
         return self._recommendations(ranked, [not len(items) for items in clicks], request)
 
     # --- sessions
 
-    def open_session(self, history: Iterable[int | str] = (), unknown: str = "error") -> Session:
-        """Return a session of a user who has already made the clicks of a history."""
+    def open_session(
+        self,
+        history: Iterable[int | str] = (),
+        unknown: str = "error",
+        times: Iterable[Any] | None = None,
+    ) -> Session:
+        """Return a session of a user who has already made the clicks of a history.
+
+        times: those of the clicks, for a model with --time.
+        """
         seen = np.zeros(self._num_seen_bytes, np.uint8)
         session = Session(self, self.engine.initial_state, seen, 0)
         if history := list(history):
-            self.observe_many([session], [history], unknown=unknown)
+            of_history = None if times is None else [times]
+            self.observe_many([session], [history], unknown=unknown, times=of_history)
         return session
 
     def session_from_bytes(self, blob: bytes) -> Session:
@@ -147,7 +152,7 @@ class Recommender:
         Raise UserError if the bytes are damaged or belong to another model.
         """
         self.engine.check_process()
-        state, seen, clicks = from_bytes(
+        state, seen, clicks, clock = from_bytes(
             blob,
             self.fingerprint,
             self.engine.initial_state,
@@ -156,7 +161,7 @@ class Recommender:
         )
         if not self.engine.is_state(state):
             raise wrong("not a state of this model", START_AGAIN)
-        return Session(self, state, seen, clicks)
+        return Session(self, state, seen, clicks, clock)
 
     def observe_many(
         self,
@@ -165,16 +170,20 @@ class Recommender:
         k: int | None = None,
         *,
         unknown: str = "error",
+        times: Iterable[Any] | None = None,
+        at: Any = None,
         **filters: Any,
     ) -> list[Recommendation] | None:
         """Add clicks to many sessions at once: an id, or a list of ids, for each session.
 
-        With k, return their recommendations as recommend_many does, computed by the same device
-        calls. Raise UserError if an argument is wrong; then no session has changed.
+        times, at: as in `recommend`; a time, or a list of times, for each session. With k, return
+        their recommendations as recommend_many does, computed by the same device calls. Raise
+        UserError if an argument is wrong; then no session has changed.
         """
         request = self._request(1 if k is None else k, unknown, **filters)
         lists = [[c] if isinstance(c, (str, int, np.integer)) else c for c in clicks]
-        new_clicks = self.items.encode(lists, unknown, "clicks")
+        new_clicks, seconds = self._clicks(lists, times, unknown, "clicks")
+        asked = self.timed.check_at(at, len(new_clicks))
         if len(new_clicks) != len(sessions):
             raise UserError(
                 f"clicks: found {len(new_clicks)} for {len(sessions)} sessions; "
@@ -185,27 +194,49 @@ class Recommender:
             for seen_W, items in zip(seen, new_clicks, strict=True):
                 set_bits(seen_W[None], [items])
             states = [session.state for session in sessions]
-            blocked = None if k is None else self._blocked(seen, request)
-            states, ranked = self.engine.advance(states, new_clicks, blocked, request.k)
-            for session, state, seen_W, items in zip(
-                sessions, states, seen, new_clicks, strict=True
+            blocked = None if k is None else request.after_seen(seen)
+            before = [session.clock for session in sessions]
+            steps = list(map(self.timed.read, new_clicks, seconds, before))
+            read = [clicks for clicks, _ in steps]
+            clocks = [clock for _, clock in steps]
+            if blocked is None or self.timed.time != "request":
+                states, ranked = self.engine.advance(states, read, blocked, request.k)
+            else:
+                last = list(map(self.timed.asked, clocks, asked))
+                states, _ = self.engine.advance(states, read)
+                _, ranked = self.engine.advance(states, last, blocked, request.k)
+            for session, state, seen_W, items, clock in zip(
+                sessions, states, seen, new_clicks, clocks, strict=True
             ):
                 session.state = state
                 session.seen = seen_W
                 session.clicks += len(items)
+                session.clock = clock
             is_empty = [not session.clicks for session in sessions]
         return None if k is None else self._recommendations(ranked, is_empty, request)
 
     def recommend_many(
-        self, sessions: Sequence[Session], k: int = 10, *, unknown: str = "error", **filters: Any
+        self,
+        sessions: Sequence[Session],
+        k: int = 10,
+        *,
+        unknown: str = "error",
+        at: Any = None,
+        **filters: Any,
     ) -> list[Recommendation]:
-        """Return the k best items of each session now. unknown, filters: those of `recommend`."""
+        """Return the k best items of each session now. Arguments: those of `recommend`."""
         request = self._request(k, unknown, **filters)
+        asked = self.timed.check_at(at, len(sessions))
         with locked(self, sessions):
             states = [session.state for session in sessions]
             is_empty = [not session.clicks for session in sessions]
-            blocked = self._blocked([session.seen for session in sessions], request)
-        ranked = self.engine.rank_states(states, blocked, request.k)
+            blocked = request.after_seen([session.seen for session in sessions])
+            clocks = [session.clock for session in sessions]
+        if self.timed.time == "request":
+            last = list(map(self.timed.asked, clocks, asked))
+            _, ranked = self.engine.advance(states, last, blocked, request.k)
+        else:
+            ranked = self.engine.rank_states(states, blocked, request.k)
         return self._recommendations(ranked, is_empty, request)
 
     # --- requests and recommendations
@@ -213,6 +244,18 @@ class Recommender:
     @property
     def _num_seen_bytes(self) -> int:
         return -(-len(self.items) // 8)
+
+    def _clicks(
+        self, histories: Any, times: Any, unknown: str, what: str
+    ) -> tuple[list[np.ndarray], list[list[float]]]:
+        """Return the items of histories, and the times of these clicks. Raise UserError."""
+        every = self.items.encode(histories, unknown, what, keep_unknown=True)
+        every_time = self.timed.check(times, [len(items) for items in every])
+        seconds = [
+            [time for item, time in zip(items.tolist(), row, strict=True) if item] if row else []
+            for items, row in zip(every, every_time, strict=True)
+        ]
+        return [items[items > 0] for items in every], seconds
 
     def _check_recurrent(self) -> None:
         """Raise UserError if the model cannot read whole histories."""
@@ -227,73 +270,12 @@ class Recommender:
                 f"{self.config.max_len} clicks; leave it out"
             )
 
-    def _request(
-        self,
-        k: int,
-        unknown: str,
-        *,
-        exclude_seen: bool = True,
-        exclude: Iterable[int | str] = (),
-        include_only: Iterable[int | str] | None = None,
-    ) -> Request:
+    def _request(self, k: int, unknown: str, **filters: Any) -> Request:
         """Return the checked arguments of a call. Raise UserError if one is wrong."""
         self.engine.check_process()
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise UserError(f"k: found {k!r}, expected a whole number of at least 1")
-        blocked_V = np.zeros(len(self.items), bool)
-        if include_only is not None:
-            (included,) = self.items.encode([include_only], unknown, "include_only")
-            blocked_V[:] = True
-            blocked_V[included - 1] = False
-        (excluded,) = self.items.encode([exclude], unknown, "exclude")
-        blocked_V[excluded - 1] = True
-        return Request(int(k), exclude_seen, blocked_V)
-
-    def _blocked(self, seen: list[np.ndarray], request: Request) -> Blocked:
-        """Return the function that makes the bit masks of sessions. seen: their seen items."""
-        shared_W = pack_mask(request.blocked_V)
-
-        def blocked(part: slice) -> np.ndarray:
-            blocked_BxW = np.repeat(shared_W[None], len(seen[part]), 0)
-            if request.exclude_seen:
-                seen_BxW = np.stack(seen[part])
-                blocked_BxW[:, : seen_BxW.shape[1]] |= seen_BxW
-            return blocked_BxW
-
-        return blocked
+        return make_request(self.items, k, unknown, **filters)
 
     def _recommendations(
         self, ranked: list[Ranked], is_empty: Sequence[bool], request: Request
     ) -> list[Recommendation]:
-        """Return the best items by their ids; the most popular ones where `is_empty`."""
-        recommendations: list[Recommendation] = []
-        popular = self._popular(request) if any(is_empty) else None
-        for batch in ranked:
-            scores_Bxk = np.asarray(batch.scores)
-            rows_Bxk = (np.asarray(batch.items) - 1).tolist()
-            is_nan_B = np.isnan(scores_Bxk).any(1)
-            for i, count in enumerate(np.minimum(batch.num_allowed, request.k).tolist()):
-                if popular is not None and is_empty[len(recommendations)]:
-                    recommendations.append(popular)
-                    continue
-                if is_nan_B[i]:
-                    raise UserError(
-                        "the model's score of an item is NaN; its checkpoint is damaged; "
-                        "copy the run folder again"
-                    )
-                best = self._recommendation(rows_Bxk[i][:count], scores_Bxk[i, :count], "model")
-                recommendations.append(best)
-        return recommendations
-
-    def _popular(self, request: Request) -> Recommendation:
-        """Return the items with the most training clicks."""
-        items = self.items.most_clicked
-        rows = items[~request.blocked_V[items - 1]][: request.k] - 1
-        scores = self.items.clicks[rows].astype(np.float32)
-        return self._recommendation(rows.tolist(), scores, "popularity")
-
-    def _recommendation(self, rows: list[int], scores: np.ndarray, source: str) -> Recommendation:
-        """Return a recommendation of the items in some rows of the catalogue."""
-        ids = [self.items.ids[row] for row in rows]
-        titles = self.items.titles and [self.items.titles[row] for row in rows]
-        return Recommendation(ids, scores, titles, source)
+        return recommendations(self.items, ranked, is_empty, request.k, request.blocked_V)

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_prep.settings import UserError
 from ttt4rec_jax.serving.load_export import Recommendation
+from ttt4rec_jax.serving.timed import Clock
 
 if TYPE_CHECKING:
     from ttt4rec_jax.serving.recommender import Recommender
@@ -38,16 +39,22 @@ class Session:
     comes first is not defined.
 
     clicks: their number; state: the model's state after them; seen: a bit mask over the items that
-    were clicked.
+    were clicked; clock: what a model with --time needs of their times.
     """
 
     def __init__(
-        self, recommender: "Recommender", state: np.ndarray, seen: np.ndarray, clicks: int
+        self,
+        recommender: "Recommender",
+        state: np.ndarray,
+        seen: np.ndarray,
+        clicks: int,
+        clock: Clock = Clock(),
     ):
         self.recommender = recommender
         self.state = state
         self.seen = seen
         self.clicks = clicks
+        self.clock = clock
         self.lock = threading.RLock()
 
     @property
@@ -58,12 +65,13 @@ class Session:
         """
         return self.recommender.is_constant_cost
 
-    def observe(self, item: int | str, unknown: str = "error") -> None:
-        """Add a click on the item with this id.
+    def observe(self, item: int | str, unknown: str = "error", time: Any = None) -> None:
+        """Add a click on the item with this id; time: its time, for a model with --time.
 
         Raise UserError for an id that is not in the data; with unknown="skip", ignore it.
         """
-        self.recommender.observe_many([self], [[item]], unknown=unknown)
+        times = None if time is None else [[time]]
+        self.recommender.observe_many([self], [[item]], unknown=unknown, times=times)
 
     def recommend(self, k: int = 10, **filters: Any) -> Recommendation:
         """Return the k best items now, as Recommender.recommend_many does."""
@@ -73,7 +81,9 @@ class Session:
         """Return the session as bytes for Recommender.session_from_bytes of the same model."""
         self.recommender.engine.check_process()
         with self.lock:
-            return to_bytes(self.recommender.fingerprint, self.state, self.seen, self.clicks)
+            return to_bytes(
+                self.recommender.fingerprint, self.state, self.seen, self.clicks, self.clock
+            )
 
 
 @contextlib.contextmanager
@@ -96,7 +106,9 @@ def locked(recommender: "Recommender", sessions: Sequence[Session]) -> Iterator[
         yield
 
 
-def to_bytes(fingerprint: str, state: np.ndarray, seen: np.ndarray, clicks: int) -> bytes:
+def to_bytes(
+    fingerprint: str, state: np.ndarray, seen: np.ndarray, clicks: int, clock: Clock = Clock()
+) -> bytes:
     """Return a session as bytes, in the format described at the top of this module."""
     state = state.astype(state.dtype.newbyteorder("<"), copy=False)
     header = {
@@ -106,6 +118,8 @@ def to_bytes(fingerprint: str, state: np.ndarray, seen: np.ndarray, clicks: int)
         "memory": [state.dtype.str, len(state)],
         "seen": len(seen),
     }
+    if clock != Clock():
+        header["clock"] = clock
     text = json.dumps(header).encode()
     content = zlib.compress(state.tobytes() + seen.tobytes())
     blob = MAGIC + len(text).to_bytes(4, "little") + text + content
@@ -114,8 +128,8 @@ def to_bytes(fingerprint: str, state: np.ndarray, seen: np.ndarray, clicks: int)
 
 def from_bytes(
     blob: bytes, fingerprint: str, like: np.ndarray, max_size: int, num_bytes: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return (state, seen, clicks) of a session's bytes.
+) -> tuple[np.ndarray, np.ndarray, int, Clock]:
+    """Return (state, seen, clicks, clock) of a session's bytes.
 
     like: a state of the model, for its type; max_size: the length of its longest state; num_bytes:
     the length of `seen`. Raise UserError for bytes that are damaged, or from another version or
@@ -133,6 +147,7 @@ def from_bytes(
                 f"found those of model {model}, expected {fingerprint}",
                 f"{START_AGAIN}, or load the run that they belong to",
             )
+        clock = Clock(*header.get("clock", ()))
         (kind, size) = header["memory"]
         seen_size = header["seen"]
         if (
@@ -141,6 +156,8 @@ def from_bytes(
             or seen_size != num_bytes
             or not all(type(x) is int for x in (clicks, size, seen_size))
             or clicks < 0
+            or not (clock.last is None or type(clock.last) is float)
+            or not (type(clock.pending) is int and 0 <= clock.pending < 2**31)
         ):
             raise ValueError(f"sizes {header}")
         # decompress no more than the expected size, whatever the bytes contain
@@ -154,7 +171,7 @@ def from_bytes(
         raise wrong(f"not as Session.to_bytes writes them ({error})", START_AGAIN) from error
     state = np.frombuffer(data, kind, size).astype(like.dtype)
     seen = np.frombuffer(data, np.uint8, seen_size, state_bytes).copy()
-    return state, seen, clicks
+    return state, seen, clicks, clock
 
 
 def checked(blob: bytes) -> tuple[Any, bytes]:

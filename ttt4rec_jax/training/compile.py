@@ -65,7 +65,7 @@ class Executables:
             self._begin_epoch = jax.jit(training.begin_epoch)
             self.run_steps = self._compiled_steps(training)
         self.ttt_stats = (
-            TttStats(program.graphdef, program.dataset, config.model.max_len)
+            TttStats(program.graphdef, program.dataset, config.model.max_len, config.model.time)
             if config.record.ttt_stats
             else None
         )

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
-from ttt4rec_jax.data.batches import Clicks, device_clicks
+from ttt4rec_jax.data.clicks import Clicks, device_clicks
 from ttt4rec_jax.data.dataset import Dataset
 from ttt4rec_jax.data.examples import (
     Bucket,
@@ -133,7 +133,7 @@ def make_program(configs: Sequence[Config], dataset: Dataset, mesh: Mesh | None 
     config = configs[0]
     mesh = mesh or RunMesh(len(configs))
     host = host_device() if dataset.on_host else None
-    clicks = device_clicks(dataset, host)
+    clicks = device_clicks(dataset, host, config.model.time)
     if host is None:
         clicks = mesh.place(clicks, SHARED)
     graphdef, params_R = initial_parameters(configs, dataset)

@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 
 from ttt4rec_jax.config import Config
-from ttt4rec_jax.data.batches import ALL, Batch, Clicks, make_batch
+from ttt4rec_jax.data.batches import ALL, Batch, make_batch
+from ttt4rec_jax.data.clicks import Clicks
 from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh, pad_to
 from ttt4rec_jax.training.objective import batch_loss

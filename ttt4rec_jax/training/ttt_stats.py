@@ -11,16 +11,17 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax.data.dataset import Dataset, Targets
+from ttt4rec_jax.data.time_gaps import click_codes
 from ttt4rec_jax.models.ttt4rec import Ttt4Rec
 from ttt4rec_jax.ttt.stats import layer_stats
 
 SAMPLE = 512  # histories: a fraction of a second an epoch for windows of 10 clicks, seconds for 200
 
 
-def sample(dataset: Dataset, max_len: int) -> tuple[np.ndarray, np.ndarray]:
+def sample(dataset: Dataset, max_len: int, time: str = "none") -> tuple[np.ndarray, np.ndarray]:
     """Return histories [B, L] of at most SAMPLE validation targets, and their lengths [B].
 
-    The targets are evenly spaced over all of them.
+    The targets are evenly spaced over all of them. time: the value of --time.
     """
     targets: Targets = dataset.validation
     chosen = np.unique(np.linspace(0, len(targets.positions) - 1, SAMPLE).round().astype(int))
@@ -28,7 +29,8 @@ def sample(dataset: Dataset, max_len: int) -> tuple[np.ndarray, np.ndarray]:
     first_B = np.maximum(dataset.offsets[targets.users[chosen]], stop_B - max_len)
     position_BxL = first_B[:, None] + np.arange(max_len)
     is_valid = position_BxL < stop_B[:, None]
-    history_BxL = np.where(is_valid, dataset.items[np.where(is_valid, position_BxL, 0)], 0)
+    clicks = dataset.items if time == "none" else click_codes(dataset, time)
+    history_BxL = np.where(is_valid, clicks[np.where(is_valid, position_BxL, 0)], 0)
     return history_BxL.astype(np.int32), is_valid.sum(1, dtype=np.int32)
 
 
@@ -36,9 +38,7 @@ def model_stats(
     model: Ttt4Rec, history_BxL: jax.Array, length_B: jax.Array
 ) -> list[dict[str, jax.Array]]:
     """Return `layer_stats` of each block's TTT layer, first block first, without dropout."""
-    x = model.embedding[...][history_BxL]
-    if model.positions is not None:
-        x = x + model.positions[: x.shape[1]]
+    x = model.first_input(history_BxL)
     stats = []
     for block in model.blocks:
         stats.append(layer_stats(block.mixer, block.norm(x), length_B))
@@ -53,8 +53,8 @@ class TttStats:
     that is not finite (W_0 of 0, an overflow) is None.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, dataset: Dataset, max_len: int):
-        self._histories = sample(dataset, max_len)
+    def __init__(self, graphdef: nnx.GraphDef, dataset: Dataset, max_len: int, time: str):
+        self._histories = sample(dataset, max_len, time)
         self._stats = jax.jit(
             lambda params, *histories: model_stats(nnx.merge(graphdef, params), *histories)
         )

@@ -1,0 +1,67 @@
+"""Time gaps between clicks, for models that read them (--time). Imports no JAX.
+
+A gap is one of GAP_CODES codes: 0 if it is unknown, as before a user's first click, else
+1 + floor(2 log2(1 + seconds)), so that each doubling of a gap has two codes; the last one stands
+for all gaps of more than 68 years.
+
+A click that carries gaps is one number, so that it passes wherever an item does:
+item + (V + 1) * (before + GAP_CODES * after). `before` is the code of the gap to the user's
+previous click, `after` that to the next one, or to the request; it is 0 for --time=gaps.
+"""
+
+import math
+
+import numpy as np
+
+from data_prep.settings import UserError
+from data_prep.times import AS_IN_FILE, NO_TIME, PER_SECOND, unit_of
+from ttt4rec_jax.data.dataset import Dataset
+
+GAP_CODES = 64
+# the least number of whole seconds of each code from 1 on: (1 + s)^2 >= 2^(code - 1)
+SECONDS = np.array([math.isqrt(2**power - 1) for power in range(GAP_CODES - 1)])
+MOST_CODES = {"gaps": GAP_CODES, "request": GAP_CODES**2}
+SAMPLED = 10_000  # times from which an unknown unit is recognised
+
+
+def gap_codes(seconds: np.ndarray) -> np.ndarray:
+    """Return the codes of gaps in whole seconds, at least 0."""
+    return np.searchsorted(SECONDS, seconds, side="right").astype(np.int32)
+
+
+def check_size(time: str, num_items: int) -> None:
+    """Raise UserError if a catalogue is too large for clicks that carry gaps."""
+    most = 2**31 // MOST_CODES[time] - 1
+    if num_items > most:
+        raise UserError(
+            f"--time={time}: found {num_items:,} items, expected at most {most:,}; "
+            "filter the data (--item_core), or choose another --time"
+        )
+
+
+def click_codes(dataset: Dataset, time: str) -> np.ndarray:
+    """Return all clicks of a data set with their gaps [E], as --time=gaps or request reads them.
+
+    The gap after a click is that to the next one of the same user, which is the target where the
+    click is the last of a history: the time of the request is taken to be the time of the target.
+    Raise UserError if the data have no times.
+    """
+    check_size(time, dataset.num_items)
+    name = dataset.manifest["name"]
+    unit = dataset.manifest.get("time_unit", NO_TIME)
+    if dataset.timestamps is None or unit == NO_TIME:
+        raise UserError(
+            f"--time={time}: the clicks of {name} have no times; leave it out, or name the column "
+            "of times by --time_col"
+        )
+    times = dataset.timestamps
+    if unit == AS_IN_FILE:
+        unit = unit_of([abs(x) for x in times[:: len(times) // SAMPLED + 1].tolist()])
+    before = np.zeros(len(times), np.int32)
+    seconds = np.diff(times) // PER_SECOND[unit]
+    before[1:] = gap_codes(np.maximum(seconds, 0))
+    before[dataset.offsets[:-1]] = 0  # no user is without clicks
+    codes = before
+    if time == "request":
+        codes = before + GAP_CODES * np.append(before[1:], 0).astype(np.int32)
+    return (dataset.items + (dataset.num_items + 1) * codes).astype(np.int32)
