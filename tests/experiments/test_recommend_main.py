@@ -253,3 +253,37 @@ def test_a_mistake_ends_the_process_with_code_2(environment, popularity):
     done = run_script("recommend", environment, "--run=run", cwd=popularity)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: nothing to do") and done.stderr.count("\n") == 1
+
+
+def test_a_run_with_time_reads_times(recommend, random_dataset, tmp_path, monkeypatch):
+    config = serving_config("ttt4rec", time="request", mini_batch_size=4)
+    recommender = make_recommender(config, random_dataset)
+    monkeypatch.setattr(Recommender, "load", lambda *_: recommender)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    lines = [
+        {"user": "ann", "items": [300, 700], "times": [1000, 2000]},
+        {"user": "bob", "items": [500], "times": [60]},
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "none.jsonl").write_text('{"user": "ann", "items": [300]}')
+    flags = ["--run=run", "--k=3", "--at=1970-01-01 01:00:00"]
+    done = recommend(*flags, "--histories=x.jsonl", "--output=-", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    of_bob = recommender.recommend([[500]], 3, times=[[60]], at=3600)[0]
+    of_ann = recommender.recommend([[300, 700]], 3, times=[[1000, 2000]], at=3600)[0]
+    printed = [json.loads(line)["items"] for line in done.stdout.splitlines()]
+    assert printed == [of_ann.ids, of_bob.ids]
+    done = recommend(*flags, "--histories=x.jsonl", "--user=bob", cwd=tmp_path)
+    assert done.code == 0 and f"{of_bob.scores[0]:.4f}" in done.stdout, done.stderr
+    clicks = "300\n700\n\n"
+    done = recommend("--run=run", "--interactive", "--k=3", cwd=tmp_path, input=clicks)
+    assert done.code == 0 and "after 2 clicks" in done.stdout, done.stderr
+    for wrong, expected in (
+        (["--histories=x.jsonl", "--user=bob"], "error: at: missing"),
+        (["--histories=none.jsonl", "--user=ann", "--at=9"], "has no times of clicks"),
+        (["--histories=x.jsonl", "--user=ann", "--at=soon"], "error: --at: found 'soon'"),
+        (["--interactive", "--at=9"], "error: --at: an interactive session"),
+    ):
+        done = recommend("--run=run", *wrong, cwd=tmp_path)
+        assert done.code == 2 and expected in done.stderr, done.stderr

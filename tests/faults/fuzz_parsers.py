@@ -93,7 +93,8 @@ def histories(content: bytes, suffix: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"histories{suffix}"
         path.write_bytes(content)
-        return told(lambda: [ITEMS.encode([items]) for _, items in files.Reader(str(path))])
+        reader = files.Reader(str(path), reads_times=b"time" in content)
+        return told(lambda: [ITEMS.encode([history.items]) for history in reader])
 
 
 def session_bytes(content: bytes) -> str:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 def test_every_format_gives_the_same_histories(folder, form, shape):
     expected = {user: clicks for user, clicks in HISTORIES.items() if clicks or shape == "lists"}
     reader = files.Reader(str(folder / f"{shape}.{form}"))
-    lists = {user: [int(item) for item in items] for user, items in reader}
+    lists = {user: [int(item) for item in items] for user, items, _ in reader}
     assert lists == expected and reader.done == reader.total
 
 
@@ -41,8 +41,15 @@ def test_a_column_of_times_orders_the_clicks_of_a_user(tmp_path, form, as_date):
     path = tmp_path / f"x.{form}"
     write = {"csv": table.write_csv, "jsonl": table.write_ndjson, "parquet": table.write_parquet}
     write[form](path)
-    read = {int(user): [int(item) for item in items] for user, items in files.Reader(str(path))}
+    times = {}
+    read = {}
+    for user, items, seconds in files.Reader(str(path), reads_times=True):
+        read[int(user)] = [int(item) for item in items]
+        times[int(user)] = seconds
     assert read == {1: [5, 6, 7], 2: [9, 8]}
+    day = 86400
+    expected = {1: [1 * day, 1 * day, 7 * day], 2: [1 * day, 4 * day]}
+    assert times == (expected if as_date else {1: [9, 9, 31], 2: [9, 100]})
 
 
 def test_parts_are_joined_even_if_the_types_of_users_differ(random_dataset, tmp_path):
@@ -77,6 +84,19 @@ def test_lone_surrogates_of_json_are_written_as_escapes(tmp_path):
     with files.Writer(str(path)) as writer:
         writer.write(["\ud800"], [Recommendation([1], np.zeros(1, np.float32), None, "model")])
     assert json.loads(path.read_text())["user"] == "\ud800"
+
+
+def test_lists_come_with_lists_of_times(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"user": 1, "items": [5, 6], "times": [1000, "1970-01-01 00:20:00"]}\n')
+    assert list(files.Reader(str(path), True)) == [(1, [5, 6], [1000, 1200])]
+    assert list(files.Reader(str(path))) == [(1, [5, 6], None)]
+    path.write_text('{"user": 1, "items": [5, 6]}\n')
+    with pytest.raises(UserError, match="has no times of clicks, which a run with --time reads"):
+        list(files.Reader(str(path), True))
+    path.write_text('{"user": 1, "items": [5], "times": [null]}\n')
+    with pytest.raises(UserError, match="user 1 has a time that is none"):
+        list(files.Reader(str(path), True))
 
 
 BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {

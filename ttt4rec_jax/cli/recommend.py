@@ -5,17 +5,18 @@ Imports no JAX, so that a wrong flag is reported at once.
 
 import itertools
 import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.settings import UserError
 from data_prep.text import shown
 from ttt4rec_jax.cli.command import exit_code
-from ttt4rec_jax.cli.recommend_flags import COMMAND, RecommendFlags
+from ttt4rec_jax.cli.recommend_flags import COMMAND, RecommendFlags, seconds_at
 from ttt4rec_jax.cli.surroundings import start_jax
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.serving.files import Reader, Writer
+from ttt4rec_jax.serving.histories import History
 from ttt4rec_jax.serving.load_export import Recommendation
 
 if TYPE_CHECKING:
@@ -37,12 +38,10 @@ def run(args: RecommendFlags) -> None:
     start_jax()  # a wrong file name is reported before
     from ttt4rec_jax.pipeline.devices import enable_compilation_cache
     from ttt4rec_jax.serving.recommender import Recommender
-    from ttt4rec_jax.serving.timed import check_untimed
 
     enable_compilation_cache(args.program_cache)
     args.import_own()
     recommender = Recommender.load(args.run, args.data_dir, args.cache_dir)
-    check_untimed(recommender.config.time, args.run, "this command")
     items = recommender.items
     if args.k > len(items):
         note(f"note: --k={args.k} exceeds the {len(items):,} items; lists are shorter")
@@ -52,19 +51,23 @@ def run(args: RecommendFlags) -> None:
         "exclude": split_ids(args.exclude),
         "include_only": split_ids(args.include_only) if args.include_only else None,
     }
-    whole = args.whole_history
+    reads_times = recommender.config.time != "none"
+    asked = {"whole_history": args.whole_history, "at": seconds_at(args.at)}
     if reader and writer:
-        recommend_to_file(recommender, reader, writer, args.k, whole_history=whole, **options)
+        reader.reads_times = reads_times
+        recommend_to_file(recommender, reader, writer, args.k, **asked, **options)
         return
-    history = []
+    history = History(args.user, [], [])
     if args.histories:
-        history = history_in_file(args.histories, args.user)
+        history = history_in_file(args.histories, args.user, reads_times)
     elif args.user:
         history = history_in_data(items, args.run, args.user, args.data_dir, args.cache_dir)
+    if not reads_times:
+        history = history._replace(times=None)
     if args.interactive:
         converse(recommender, history, args.k, **options)
     else:
-        show_user(recommender, args.user, history, args.k, whole_history=whole, **options)
+        show_user(recommender, history, args.k, **asked, **options)
 
 
 def split_ids(text: str) -> list[str]:
@@ -92,8 +95,9 @@ def recommend_to_file(
     with writer, tqdm(total=reader.total, unit=reader.unit, unit_scale=True, disable=None) as bar:
         histories = iter(reader)
         while batch := list(itertools.islice(histories, BATCH_HISTORIES)):
-            users, clicks = zip(*batch, strict=True)
-            recommendations = recommender.recommend(clicks, k, **options)
+            users, clicks, times = zip(*batch, strict=True)
+            given = times if reader.reads_times else None
+            recommendations = recommender.recommend(clicks, k, times=given, **options)
             writer.write(list(users), recommendations)
             num_users += len(batch)
             num_empty += sum(one.source == "popularity" for one in recommendations)
@@ -105,17 +109,17 @@ def recommend_to_file(
     note(f"{num_users:,} users{empty}")
 
 
-def history_in_file(path: str, user: str) -> list:
+def history_in_file(path: str, user: str, reads_times: bool) -> History:
     """Return the clicks of a user in a file of histories. Raise UserError if there are none."""
-    for name, clicks in Reader(path):
-        if str(name) == user:
-            return clicks
+    for history in Reader(path, reads_times):
+        if str(history.user) == user:
+            return history
     raise UserError(f"--user: {user!r} is not in {path}")
 
 
 def history_in_data(
     items: Catalogue, run: str | Path, user: str, data_dir: str, cache_dir: str
-) -> list[int | str]:
+) -> History:
     """Return the clicks of a user in the data of a run. Raise UserError.
 
     items: those of the run; data_dir, cache_dir: the flags of main.py.
@@ -131,31 +135,35 @@ def history_in_data(
             f"--user: {prepared} does not hold the items of the run; "
             "give the data that the run was trained on, or --histories"
         )
-    return [items.ids[item - 1] for item in history_of(prepared, user)]
+    clicks, times = history_of(prepared, user)
+    return History(user, [items.ids[item - 1] for item in clicks], times)
 
 
-def show_user(
-    recommender: "Recommender", user: str, history: Sequence, k: int, **options: Any
-) -> None:
+def show_user(recommender: "Recommender", history: History, k: int, **options: Any) -> None:
     """Print a user's last clicks and recommendations. options: those of Recommender.recommend."""
-    (recommendation,) = recommender.recommend([history], k, **options)
-    last = f", the last {MAX_SHOWN}:" if len(history) > MAX_SHOWN else ""
-    print(f"user {shown(user)}: {format_clicks(len(history))}{last}")
-    for id in history[-MAX_SHOWN:]:
+    clicks = history.items
+    times = None if history.times is None else [history.times]
+    (recommendation,) = recommender.recommend([clicks], k, times=times, **options)
+    last = f", the last {MAX_SHOWN}:" if len(clicks) > MAX_SHOWN else ""
+    print(f"user {shown(str(history.user))}: {format_clicks(len(clicks))}{last}")
+    for id in clicks[-MAX_SHOWN:]:
         print(f"      {format_item(recommender.items, id)}")
-    print(f"\nrecommended ({format_source(recommendation, len(history))}):")
+    print(f"\nrecommended ({format_source(recommendation, len(clicks))}):")
     print(format_table(recommendation))
 
 
 def converse(
-    recommender: "Recommender", history: Sequence, k: int, unknown: str, **filters: Any
+    recommender: "Recommender", history: History, k: int, unknown: str, **filters: Any
 ) -> None:
     """Read clicks from stdin, by id or part of a title, and print the new list after each.
 
-    history, unknown: those of Recommender.open_session; filters: those of Recommender.recommend.
+    unknown: as in Recommender.open_session; filters: those of Recommender.recommend. Clicks are
+    made, and lists are asked for, at the present.
     """
     items = recommender.items
-    session = recommender.open_session(history, unknown)
+    session = recommender.open_session(history.items, unknown, history.times)
+    is_timed = recommender.config.time != "none"
+    is_request = recommender.config.time == "request"
     cost = (
         "every click takes the same time"
         if session.is_constant_cost
@@ -165,14 +173,15 @@ def converse(
     print("enter an item's id or part of its title; an empty line ends the session")
     before = None
     while True:
-        recommendation = session.recommend(k, **filters)
+        at = time.time() if is_request else None
+        recommendation = session.recommend(k, at=at, **filters)
         print(f"{format_source(recommendation, session.clicks)}:")
         print(format_table(recommendation, before), flush=True)
         before = recommendation.ids
         id = ask_for_click(items)
         if id is None:
             return
-        session.observe(id)
+        session.observe(id, time=time.time() if is_timed else None)
         print(format_item(items, id))
 
 

@@ -6,6 +6,7 @@ from data_prep.settings import UserError, check, option
 from ttt4rec_jax.cli.command import Command, FinishedRun, Section
 from ttt4rec_jax.config.execution import PROGRAM_CACHE
 from ttt4rec_jax.serving.files import FORMATS
+from ttt4rec_jax.serving.histories import seconds_of
 
 PURPOSE = f"""Recommend items with a finished run, to users in a file, to one user, or in a session:
 
@@ -52,6 +53,11 @@ class RecommendFlags(FinishedRun):
     whole_history: bool = option(
         False, "Read the whole history, as a session does, instead of its last max_len clicks."
     )
+    at: str = option(
+        "",
+        "Time of the requests, for a run with --time=request: seconds since 1970, or a date-time "
+        "in UTC. In an interactive session it is the present.",
+    )
     program_cache: str = option("", PROGRAM_CACHE)
 
     def __post_init__(self) -> None:
@@ -66,10 +72,25 @@ class RecommendFlags(FinishedRun):
                 "--interactive: reads clicks from the terminal; "
                 "leave out --histories and --whole_history"
             )
+        if self.at:
+            if self.interactive:
+                raise UserError("--at: an interactive session asks at the present; leave it out")
+            seconds_at(self.at)
         if not (self.output or self.user or self.interactive):
             raise UserError(
                 "nothing to do; give --histories and --output, or --user, or --interactive"
             )
+
+
+def seconds_at(text: str) -> float | None:
+    """Return the time that --at names in seconds, None for an empty text. Raises UserError."""
+    try:
+        return seconds_of(text) if text else None
+    except ValueError as error:
+        raise UserError(
+            f"--at: found {text!r}, expected seconds since 1970, or a date-time as "
+            "2024-05-01 12:00:00"
+        ) from error
 
 
 COMMAND = Command(
@@ -84,7 +105,15 @@ COMMAND = Command(
         Section(
             "Recommendations:",
             RecommendFlags,
-            ("k", "unknown", "include_seen", "exclude", "include_only", "whole_history"),
+            (
+                "k",
+                "unknown",
+                "include_seen",
+                "exclude",
+                "include_only",
+                "whole_history",
+                "at",
+            ),
         ),
         Section("Where to run:", RecommendFlags, ("data_dir", "cache_dir", "program_cache")),
     ),

@@ -29,6 +29,17 @@ def gap_codes(seconds: np.ndarray) -> np.ndarray:
     return np.searchsorted(SECONDS, seconds, side="right").astype(np.int32)
 
 
+def per_second(manifest: dict, times: np.ndarray) -> int | None:
+    """Return how many units of a data set's times are a second; None if it has no times.
+
+    times: as stored; those that are kept as in the file are in the unit that their size shows.
+    """
+    unit = manifest.get("time_unit", NO_TIME)
+    if unit == AS_IN_FILE:
+        unit = unit_of(times[:: len(times) // SAMPLED + 1].tolist())
+    return PER_SECOND.get(unit)
+
+
 def check_size(time: str, num_items: int) -> None:
     """Raise UserError if a catalogue is too large for clicks that carry gaps."""
     most = 2**31 // MOST_CODES[time] - 1
@@ -48,17 +59,15 @@ def click_codes(dataset: Dataset, time: str) -> np.ndarray:
     """
     check_size(time, dataset.num_items)
     name = dataset.manifest["name"]
-    unit = dataset.manifest.get("time_unit", NO_TIME)
-    if dataset.timestamps is None or unit == NO_TIME:
+    times = dataset.timestamps
+    unit = None if times is None else per_second(dataset.manifest, times)
+    if times is None or unit is None:
         raise UserError(
             f"--time={time}: the clicks of {name} have no times; leave it out, or name the column "
             "of times by --time_col"
         )
-    times = dataset.timestamps
-    if unit == AS_IN_FILE:
-        unit = unit_of([abs(x) for x in times[:: len(times) // SAMPLED + 1].tolist()])
     before = np.zeros(len(times), np.int32)
-    seconds = np.diff(times) // PER_SECOND[unit]
+    seconds = np.diff(times) // unit
     before[1:] = gap_codes(np.maximum(seconds, 0))
     before[dataset.offsets[:-1]] = 0  # no user is without clicks
     codes = before

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from data_prep import arrays
+from data_prep.files import read_json
 from data_prep.index import blocks, is_training
 from data_prep.settings import UserError, first_line, nearest
 from ttt4rec_jax.data.dataset import Dataset
@@ -223,9 +224,14 @@ def ids_of(prepared: Path) -> list[Id]:
     return pl.read_parquet(prepared / "items.parquet", columns=["id"])["id"].to_list()
 
 
-def history_of(prepared: Path, user: str) -> list[int]:
-    """Return all clicks of a user, in order, as items. Raises UserError for an unknown user."""
+def history_of(prepared: Path, user: str) -> tuple[list[int], list[float] | None]:
+    """Return all clicks of a user, in order, as items, and their times in seconds, if known.
+
+    Raises UserError for an unknown user.
+    """
     import polars as pl
+
+    from ttt4rec_jax.data.time_gaps import per_second  # imports polars too
 
     ids = pl.read_parquet(prepared / "users.parquet")["id"]
     rows = np.flatnonzero((ids.cast(pl.String) == str(user)).to_numpy())
@@ -234,8 +240,11 @@ def history_of(prepared: Path, user: str) -> list[int]:
             f"--user: {user!r} is not among the {len(ids):,} users of {prepared}, such as {ids[0]}"
         )
     offsets = arrays.load(prepared / "offsets.npy")
-    clicks = arrays.load(prepared / "items.npy", mapped=True)
-    return clicks[offsets[rows[0]] : offsets[rows[0] + 1]].tolist()
+    own = slice(offsets[rows[0]], offsets[rows[0] + 1])
+    clicks = arrays.load(prepared / "items.npy", mapped=True)[own]
+    times = arrays.load(prepared / "timestamps.npy", mapped=True)
+    unit = per_second(read_json(prepared / "manifest.json"), times)
+    return clicks.tolist(), (times[own] / unit).tolist() if unit else None
 
 
 def _titles(table: Any) -> list[str | None] | None:

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.settings import UserError, first_line
 
@@ -16,7 +17,8 @@ FORMATS = """\
 Histories are read from a .parquet, .csv or .jsonl file, or as JSON lines from stdin (-). The
 columns are either user and items, the list of a user's item ids in order (in a .csv separated by
 spaces), or user and item, one row per click; then the clicks of a user must be in adjacent rows,
-in order, or with a column time or timestamp by which they are ordered (stably).
+in order, or with a column time or timestamp by which they are ordered (stably). A run with --time
+needs this column or, beside items, the list times.
 
 Recommendations are written to a .parquet or .csv file with one row per recommended item: user,
 rank, item, score, title (if the data has titles) and source ("model", or "popularity" for an empty
@@ -38,15 +40,24 @@ def file_format(flag: str, path: str) -> str:
     return suffix
 
 
+class History(NamedTuple):
+    """The clicks of a user, in order; times: theirs in seconds, None if the file has none."""
+
+    user: Any
+    items: list
+    times: list[float] | None
+
+
 class Reader:
-    """Iterate over the (user, ids) of a file.
+    """Iterate over the histories of a file.
 
     done, total, unit: the progress, in bytes or rows; total is None if it is unknown.
     """
 
-    def __init__(self, path: str):
-        """Raise UserError if there is no such file."""
+    def __init__(self, path: str, reads_times: bool = False):
+        """reads_times: whether times are returned. Raise UserError if there is no such file."""
         self.path = path
+        self.reads_times = reads_times
         self.kind = file_format("--histories", path)
         self.done = 0
         self.total: int | None = None
@@ -60,13 +71,15 @@ class Reader:
             )
         self.total = os.path.getsize(path)
 
-    def __iter__(self) -> Iterator[tuple]:
+    def __iter__(self) -> Iterator[History]:
         read = {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl}[self.kind]
         rows = read()
         try:
             first = next(rows, None)
             if first is None:
                 raise self._error("holds no histories")
+            if self.reads_times and not {*TIMES, "times"} & set(first):
+                raise self._error("has no times of clicks, which a run with --time reads")
             histories = self._grouped if "item" in first else self._lists
             yield from histories(itertools.chain([first], rows))
         except OSError as error:
@@ -79,21 +92,36 @@ class Reader:
             if self.kind == ".jsonl"
             else "columns user and items, or user and item"
         )
+        expected += ", and times or time" * self.reads_times
         return UserError(f"--histories: {name}: {what}; expected {expected}")
 
-    def _lists(self, rows: Iterator[dict]) -> Iterator[tuple]:
+    def _lists(self, rows: Iterator[dict]) -> Iterator[History]:
         for row in rows:
-            items = row["items"]
-            yield row["user"], items.split() if isinstance(items, str) else items or []
+            items = _listed(row["items"])
+            times = None
+            if self.reads_times and "times" in row:
+                times = self._seconds(row["user"], _listed(row["times"]))
+            yield History(row["user"], items, times)
 
-    def _grouped(self, rows: Iterator[dict]) -> Iterator[tuple]:
+    def _grouped(self, rows: Iterator[dict]) -> Iterator[History]:
         # remembers users (by hash), since rows that are not adjacent would become several histories
         finished = set()
         for user, clicks in itertools.groupby(rows, lambda row: row["user"]):
             if hash(user) in finished:
                 raise self._error(f"the rows of user {user!r} are not adjacent; sort them by user")
             finished.add(hash(user))
-            yield user, [row["item"] for row in self._in_order(user, list(clicks))]
+            ordered = self._in_order(user, list(clicks))
+            name = next((name for name in TIMES if name in ordered[0]), "")
+            times = None
+            if self.reads_times and name:
+                times = self._seconds(user, [row[name] for row in ordered])
+            yield History(user, [row["item"] for row in ordered], times)
+
+    def _seconds(self, user: Any, times: list) -> list[float]:
+        try:
+            return list(map(seconds_of, times))
+        except (TypeError, ValueError) as error:
+            raise self._error(f"user {user!r} has a time that is none ({error})") from error
 
     def _in_order(self, user: Any, clicks: list[dict]) -> list[dict]:
         """Return a user's clicks in the order of their times, if they have any."""
@@ -175,10 +203,29 @@ class Reader:
     def _names(self, columns: Iterable[str]) -> tuple[str, ...] | None:
         """Return the columns that hold the histories; None if there are none."""
         if {"user", "items"} <= set(columns):
-            return "user", "items"
+            return "user", "items", *["times"] * (self.reads_times and "times" in columns)
         if {"user", "item"} <= set(columns):
             return "user", "item", *[name for name in TIMES if name in columns][:1]
         return None
+
+
+def _listed(value: Any) -> list:
+    return value.split() if isinstance(value, str) else value or []
+
+
+def seconds_of(value: Any) -> float:
+    """Return a time in seconds since 1970; that of a number is in the unit that its size shows."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    from data_prep.times import PER_SECOND, date_time, unit_of
+
+    try:
+        number = float(value)
+    except ValueError:
+        if (moment := date_time(value)) is None:
+            raise
+        return moment / PER_SECOND["microseconds"]
+    return number / PER_SECOND[unit_of([number])]
 
 
 def _moment(value: Any) -> Any:
