@@ -66,6 +66,7 @@ def test_every_combination_is_there_and_those_of_one_shape_share_a_program():
         ),
         ("--targets=auto,last", "targets=auto and targets=last are the same run"),
         ("--dataset=beauty,ml1m", "'beauty,ml1m'"),
+        ("--time=gaps,request", "--time: request cannot be swept together with other values"),
     ],
 )
 def test_a_wrong_list_is_one_line(argument, message):

@@ -225,8 +225,14 @@ def apply(lists: dict[str, list], given: set[str]) -> dict[str, list]:
 def check_swept(lists: dict[str, list], given: set[str]) -> None:
     """Raise UserError if the preset gives swept models different values of an option not given.
 
-    lists, given: as in `apply`.
+    So too if models that are told the time of the request would share a table with others. lists,
+    given: as in `apply`.
     """
+    if "request" in lists["time"] and len(lists["time"]) > 1:
+        raise UserError(
+            "--time: request cannot be swept together with other values, since its metrics are not "
+            "comparable with theirs; give it in a sweep of its own"
+        )
     models = lists["model"]
     if len(models) == 1:
         return
