@@ -178,7 +178,7 @@ def _rank_module(
         graphdef,
         nnx.to_pure_dict(params),
         dataset,
-        device_clicks(dataset, time=getattr(module, "time", "none")),
+        device_clicks(dataset, time=getattr(module, "reads_times", "none")),
         max_len,
         list_length=k,
     )

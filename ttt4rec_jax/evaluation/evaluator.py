@@ -74,7 +74,7 @@ class Evaluator:
         lengths = lengths_read(max_len) if is_two_tower else (max_len,)
         per_dispatch = None if clicks is not None else BATCHES_PER_DISPATCH
         self.grouping = group_by_length(self._seen, max_len, lengths, rows, per_dispatch)
-        time = getattr(model, "time", "none")
+        time = getattr(model, "reads_times", "none")
         on_host = clicks is None and time != "none"
         self._timed = click_codes(dataset, time) if on_host else None
         if clicks is not None:

@@ -24,7 +24,8 @@ class TwoTower(Protocol):
     """A model whose score of an item is a product of a user vector and the item's vector.
 
     A user has K interests (one in most models): the score is that of the best one, or what the
-    model's attribute interest_rule says (see interests.py).
+    model's attribute interest_rule says (see interests.py). Its attribute reads_times, if it has
+    one, is the value of --time: which time gaps its histories carry (data/time_gaps.py).
     """
 
     def encode(

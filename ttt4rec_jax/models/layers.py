@@ -200,7 +200,7 @@ class TwoTowerModel(nnx.Module):
         )
         self.input_layer = TanhLayer(config.dim, rngs) if config.input_layer == "tanh" else None
         self.temperature = config.temperature if config.score == "cosine" else None
-        self.time = config.time
+        self.reads_times = config.time
         self.num_items = num_items
         self.gaps = None if config.time == "none" else GapEmbeddings(config, rngs)
 

@@ -29,13 +29,8 @@ from ttt4rec_jax.runs.folder import RunFolder
 if TYPE_CHECKING:
     import polars as pl
 
-# the entries of result.json's "protocol" in which comparable runs must agree
-EVALUATION_TEXTS = (
-    "split",
-    *PROTOCOLS,
-    "ties",
-    "request",
-)  # of a result's "protocol", "" for absent ones
+# the entries of result.json's "protocol" in which comparable runs must agree, "" for absent ones
+EVALUATION_TEXTS = ("split", *PROTOCOLS, "ties", "request")
 COUNTS = ("users", "items", "interactions")
 
 

@@ -78,7 +78,7 @@ class Engine:
         self.num_items = num_items
         self.max_len = max_len
         self.is_two_tower = is_two_tower(model)
-        self.is_timed = getattr(model, "time", "none") != "none"
+        self.is_timed = getattr(model, "reads_times", "none") != "none"
         self.recurrent = RecurrentPrograms(graphdef, params) if is_recurrent(model) else None
         self.num_slots = item_NxC.size
         at_most = min(ranking.TILE, max(MAX_SCORES // self.num_slots, 1))
