@@ -1,6 +1,7 @@
 """files.py: histories in every format, errors of one line, recommendations in parts."""
 
 import csv
+import datetime
 import json
 
 import numpy as np
@@ -94,9 +95,13 @@ def test_lists_come_with_lists_of_times(tmp_path):
     path.write_text('{"user": 1, "items": [5, 6]}\n')
     with pytest.raises(UserError, match="has no times of clicks, which a run with --time reads"):
         list(files.Reader(str(path), True))
-    path.write_text('{"user": 1, "items": [5], "times": [null]}\n')
-    with pytest.raises(UserError, match="user 1 has a time that is none"):
-        list(files.Reader(str(path), True))
+    for content in ("[null]", '["nan"]', '"soon"', "[1e999]"):
+        path.write_text(f'{{"user": 1, "items": [5], "times": {content}}}\n')
+        with pytest.raises(UserError, match="user 1 has a time that is none"):
+            list(files.Reader(str(path), True))
+    days = pl.DataFrame({"user": [1], "item": [5], "time": [datetime.date(1970, 1, 3)]})
+    days.write_parquet(tmp_path / "x.parquet")
+    assert list(files.Reader(str(tmp_path / "x.parquet"), True)) == [(1, [5], [2 * 86400])]
 
 
 BAD_FILES: dict[str, list[tuple[str | bytes, str]]] = {

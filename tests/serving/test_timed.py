@@ -137,6 +137,8 @@ def test_wrong_times_are_told(recommender_of):
         gaps.recommend([[100, 200]], times=[[1]])
     with pytest.raises(UserError, match="times: 5 s before the previous click"):
         gaps.recommend([[100, 200]], times=[[10, 5]])
+    with pytest.raises(UserError, match="times: found None; expected seconds"):
+        gaps.recommend([[100]], times=[None])
     with pytest.raises(UserError, match="times: found nan; expected seconds"):
         gaps.recommend([[100]], times=[[float("nan")]])
     with pytest.raises(UserError, match="at: found a time, but the model does not read"):

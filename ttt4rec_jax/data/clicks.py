@@ -73,7 +73,7 @@ def clicks_of(
     no_gaps = np.zeros(1, np.int32)
     starts = (ends - counts).astype(np.int32)
     timed_part: Any = () if timed is None else np.pad(timed[source], padding)
-    clicks: Any = Clicks(items, starts, is_first, no_gaps, no_gaps, timed_part)  # type: ignore[arg-type]
+    clicks = Clicks(items, starts, is_first, no_gaps, no_gaps, timed_part)  # type: ignore[arg-type]
     return clicks, (ends - 1).astype(np.int32)
 
 

@@ -25,11 +25,10 @@ class Targets(NamedTuple):
 class Dataset:
     """A prepared folder. Items are 1..num_items, 0 is padding; a user's clicks are adjacent.
 
-    items [E], offsets [users + 1], train_ends [users] and timestamps [E] (None if there are none):
-    see data_prep.prepare. stored_index: the
-    arrays of data_prep.index.click_index, computed on demand if not given. on_host: whether the
-    arrays stay on the host, where they may be memory-mapped, instead of being copied to the device
-    (training/host_data.py).
+    items [E], offsets [users + 1], train_ends [users] and timestamps [E], None if there are none:
+    see data_prep.prepare. stored_index: the arrays of data_prep.index.click_index, computed on
+    demand if not given. on_host: whether the arrays stay on the host, where they may be
+    memory-mapped, instead of being copied to the device (training/host_data.py).
     """
 
     manifest: dict

@@ -1,6 +1,6 @@
 """How many items a request asks for, and which ones it excludes, as bit masks for the engine."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,25 +21,25 @@ class Request(NamedTuple):
 
     def after_clicks(self, clicks: Sequence[np.ndarray]) -> Blocked:
         """Return the function that makes the bit masks of histories. clicks: their items."""
-        shared_W = pack_mask(self.blocked_V)
-
-        def blocked(part: slice) -> np.ndarray:
-            blocked_BxW = np.repeat(shared_W[None], len(clicks[part]), 0)
-            if self.exclude_seen:
-                set_bits(blocked_BxW, clicks[part])
-            return blocked_BxW
-
-        return blocked
+        return self._masks(clicks, set_bits)
 
     def after_seen(self, seen: Sequence[np.ndarray]) -> Blocked:
-        """Return the function that makes the bit masks of sessions. seen: their seen items."""
+        """Return the function that makes the bit masks of sessions. seen: masks of seen items."""
+
+        def add(blocked_BxW: np.ndarray, seen: Sequence[np.ndarray]) -> None:
+            seen_BxW = np.stack(seen)
+            blocked_BxW[:, : seen_BxW.shape[1]] |= seen_BxW
+
+        return self._masks(seen, add)
+
+    def _masks(self, seen: Sequence[np.ndarray], add: Callable[..., None]) -> Blocked:
+        """Return the function that makes masks. add(masks, seen): add what some rows have seen."""
         shared_W = pack_mask(self.blocked_V)
 
         def blocked(part: slice) -> np.ndarray:
             blocked_BxW = np.repeat(shared_W[None], len(seen[part]), 0)
             if self.exclude_seen:
-                seen_BxW = np.stack(seen[part])
-                blocked_BxW[:, : seen_BxW.shape[1]] |= seen_BxW
+                add(blocked_BxW, seen[part])
             return blocked_BxW
 
         return blocked

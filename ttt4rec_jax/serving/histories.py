@@ -4,10 +4,11 @@ import contextlib
 import csv
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,6 +216,8 @@ def _listed(value: Any) -> list:
 
 def seconds_of(value: Any) -> float:
     """Return a time in seconds since 1970; that of a number is in the unit that its size shows."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     from data_prep.times import PER_SECOND, date_time, unit_of
@@ -225,6 +228,8 @@ def seconds_of(value: Any) -> float:
         if (moment := date_time(value)) is None:
             raise
         return moment / PER_SECOND["microseconds"]
+    if not math.isfinite(number):
+        raise ValueError(f"{number}")
     return number / PER_SECOND[unit_of([number])]
 
 

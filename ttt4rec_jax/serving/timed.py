@@ -105,7 +105,7 @@ class TimedClicks:
                 "times: missing, but the model reads the times of clicks "
                 f"(--time={self.time}); give one for each click"
             )
-        lists = [[x] if _is_time(x) else list(x) for x in _listed(times)]
+        lists = [[x] if _is_time(x) else list(_listed(x)) for x in _listed(times)]
         if [len(x) for x in lists] != list(counts):
             raise UserError(
                 f"times: found {[len(x) for x in lists]} for {list(counts)} clicks; "
