@@ -1,0 +1,52 @@
+"""--time from prepared data to a result: what it says, and what it may be compared with."""
+
+import json
+
+import polars as pl
+import pytest
+
+import ttt4rec_jax as t4r
+from data_prep import synthetic
+from data_prep.settings import UserError
+from ttt4rec_jax.runs.items import history_of
+
+SMALL = {"epochs": 1, "dim": 8, "mini_batch_size": 2, "max_len": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder, with few users of the synthetic data and caches in it."""
+    folder = tmp_path_factory.mktemp("times")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "USERS", 200)
+        patch.setenv("TTT4REC_CACHE_DIR", str(folder / "prepared"))
+        yield folder
+
+
+def test_a_run_told_the_time_of_requests_says_so_and_is_not_compared_with_others(folder):
+    data = t4r.prepare("synthetic")
+    told = t4r.train(data, time="request", ttt_stats=True, run_dir=folder / "told", **SMALL)
+    gaps = t4r.train(data, time="gaps", run_dir=folder / "gaps", **SMALL)
+    plain = t4r.train(data, run_dir=folder / "plain", **SMALL)
+    assert told.result["protocol"]["request"] == "at a time that the model is told"
+    assert "request" not in gaps.result["protocol"]
+    with pytest.raises(UserError, match="cannot be compared: protocol 'request'"):
+        t4r.compare([told, gaps])
+    t4r.compare([gaps, plain])
+    epoch = json.loads((folder / "told" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert epoch["ttt_stats"][0]["loss_before"] != epoch["ttt_stats"][0]["loss_after"]
+    # the history of a user has the times of the data
+    (user,) = pl.read_parquet(data.folder / "users.parquet")["id"].head(1).to_list()
+    items, times = history_of(data.folder, str(user))
+    assert times == data.dataset.timestamps[: len(items)].tolist()
+    # evaluating the run again reads the same times
+    again = t4r.evaluate(told, data)
+    assert again["full"]["ndcg@10"] == pytest.approx(told.test["full"]["ndcg@10"])
+
+
+def test_data_without_times_are_refused_before_anything_is_trained(folder):
+    rows = [(user, item) for user in range(8) for item in range(user, user + 6)]
+    table = pl.DataFrame(rows, ("user", "item"), orient="row")
+    data = t4r.prepare(table, time_col="none", user_core=0, item_core=0, eval_negatives=2)
+    with pytest.raises(UserError, match="--time=gaps: the clicks of .* have no times"):
+        t4r.train(data, time="gaps", run_dir=folder / "none", **SMALL)
