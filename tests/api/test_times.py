@@ -4,11 +4,13 @@ import json
 
 import polars as pl
 import pytest
+from flax import nnx
 
 import ttt4rec_jax as t4r
 from data_prep import synthetic
 from data_prep.settings import UserError
 from ttt4rec_jax.runs.items import history_of
+from ttt4rec_jax.training.ttt_stats import TttStats
 
 SMALL = {"epochs": 1, "dim": 8, "mini_batch_size": 2, "max_len": 4, "progress": False}
 
@@ -33,8 +35,12 @@ def test_a_run_told_the_time_of_requests_says_so_and_is_not_compared_with_others
     with pytest.raises(UserError, match="cannot be compared: protocol 'request'"):
         t4r.compare([told, gaps])
     t4r.compare([gaps, plain])
-    epoch = json.loads((folder / "told" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert epoch["ttt_stats"][0]["loss_before"] != epoch["ttt_stats"][0]["loss_after"]
+    # statistics of the layers are those of histories with their gaps
+    (epoch,) = (folder / "told" / "metrics.jsonl").read_text().splitlines()
+    graphdef, params = nnx.split(told.model(), nnx.Param)
+    stats = TttStats(graphdef, data.dataset, SMALL["max_len"], "request")
+    (expected,) = stats(nnx.to_pure_dict(params))
+    assert json.loads(epoch)["ttt_stats"][0]["rate"] == pytest.approx(expected["rate"], rel=1e-4)
     # the history of a user has the times of the data
     (user,) = pl.read_parquet(data.folder / "users.parquet")["id"].head(1).to_list()
     items, times = history_of(data.folder, str(user))
@@ -48,5 +54,5 @@ def test_data_without_times_are_refused_before_anything_is_trained(folder):
     rows = [(user, item) for user in range(8) for item in range(user, user + 6)]
     table = pl.DataFrame(rows, ("user", "item"), orient="row")
     data = t4r.prepare(table, time_col="none", user_core=0, item_core=0, eval_negatives=2)
-    with pytest.raises(UserError, match="--time=gaps: the clicks of .* have no times"):
+    with pytest.raises(UserError, match=r"--time=gaps: the clicks of .* have no times"):
         t4r.train(data, time="gaps", run_dir=folder / "none", **SMALL)
