@@ -56,3 +56,5 @@ def test_data_without_times_are_refused_before_anything_is_trained(folder):
     data = t4r.prepare(table, time_col="none", user_core=0, item_core=0, eval_negatives=2)
     with pytest.raises(UserError, match=r"--time=gaps: the clicks of .* have no times"):
         t4r.train(data, time="gaps", run_dir=folder / "none", **SMALL)
+    left = {path.name for path in (folder / "none").iterdir()}
+    assert left <= {".lock"}, "nothing is left that another run would refuse"

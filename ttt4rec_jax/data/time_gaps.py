@@ -40,14 +40,26 @@ def per_second(manifest: dict, times: np.ndarray) -> int | None:
     return PER_SECOND.get(unit)
 
 
-def check_size(time: str, num_items: int) -> None:
-    """Raise UserError if a catalogue is too large for clicks that carry gaps."""
+def checked_times(dataset: Dataset, time: str) -> tuple[np.ndarray, int]:
+    """Return a data set's times [E], and how many of their units are a second.
+
+    Raise UserError if it has no times, or more items than clicks that carry gaps can tell apart.
+    """
     most = 2**31 // MOST_CODES[time] - 1
-    if num_items > most:
+    if dataset.num_items > most:
         raise UserError(
-            f"--time={time}: found {num_items:,} items, expected at most {most:,}; "
+            f"--time={time}: found {dataset.num_items:,} items, expected at most {most:,}; "
             "filter the data (--item_core), or choose another --time"
         )
+    times = dataset.timestamps
+    unit = None if times is None else per_second(dataset.manifest, times)
+    if times is None or unit is None:
+        name = dataset.manifest["name"]
+        raise UserError(
+            f"--time={time}: the clicks of {name} have no times; leave it out, or name the column "
+            "of times by --time_col"
+        )
+    return times, unit
 
 
 def click_codes(dataset: Dataset, time: str) -> np.ndarray:
@@ -55,17 +67,9 @@ def click_codes(dataset: Dataset, time: str) -> np.ndarray:
 
     The gap after a click is that to the next one of the same user, which is the target where the
     click is the last of a history: the time of the request is taken to be the time of the target.
-    Raise UserError if the data have no times.
+    Raise UserError as checked_times does.
     """
-    check_size(time, dataset.num_items)
-    name = dataset.manifest["name"]
-    times = dataset.timestamps
-    unit = None if times is None else per_second(dataset.manifest, times)
-    if times is None or unit is None:
-        raise UserError(
-            f"--time={time}: the clicks of {name} have no times; leave it out, or name the column "
-            "of times by --time_col"
-        )
+    times, unit = checked_times(dataset, time)
     before = np.zeros(len(times), np.int32)
     seconds = np.diff(times) // unit
     before[1:] = gap_codes(np.maximum(seconds, 0))

@@ -15,6 +15,7 @@ from data_prep.settings import UserError
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.dataset import Dataset
+from ttt4rec_jax.data.time_gaps import checked_times
 from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.pipeline import result, resume, sweep, sweep_picture
 from ttt4rec_jax.pipeline.heldout import HeldOut
@@ -79,6 +80,9 @@ def train_all(experiment: Experiment) -> dict[str, dict]:
 def train_missing(experiment: Experiment) -> dict[str, dict]:
     """Train every combination that has no result yet; return the results of all, as train_all."""
     manifest = experiment.dataset.manifest
+    for config in experiment.combinations.values():
+        if config.model.time != "none":
+            checked_times(experiment.dataset, config.model.time)  # before anything is written
     resume.check_data(experiment.root, experiment.combinations, manifest["sha256"])
     if experiment.is_sweep:
         # Written first, so that --resume recognises the sweep wherever it was stopped.
