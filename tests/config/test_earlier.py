@@ -24,7 +24,7 @@ def earlier(model, ffn):
     content = Config(model=ModelConfig(model=model)).to_dict()
     for name in NEW:
         del content["model"][name]
-    for name in ("training_negatives", "fixed_negatives"):
+    for name in ("training_negatives", "fixed_negatives", "precision"):
         del content["train"][name]
     content["model"]["ffn"] = ffn
     return json.loads(json.dumps(content))

@@ -71,6 +71,13 @@ class TrainConfig:
         "whereas dense Adam decays the moments and still moves the embeddings. Worthwhile from "
         "about 100,000 items.",
     )
+    precision: str = option(
+        "float32",
+        "Matrix products of training steps. float32: as the device multiplies float32 by default. "
+        "bfloat16: of operands rounded to bfloat16, for GPUs and TPUs; sums, parameters and the "
+        "optimizer stay in float32, and so does a run on a CPU. Evaluation does not depend on it.",
+        choices=("float32", "bfloat16"),
+    )
     batch_size: int = option(
         256, "Examples (targets=last) or sequences (every, masked) per step.", low=1, high=2**24
     )

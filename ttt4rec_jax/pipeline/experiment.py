@@ -4,6 +4,7 @@ The command line and the Python interface both call this. Nothing is printed: `l
 line.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +27,10 @@ from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import check_fits
 from ttt4rec_jax.training import fit as training
 from ttt4rec_jax.training.compile import compile_runs
+from ttt4rec_jax.training.precision import notice
 from ttt4rec_jax.training.progress import DivergedError, Outcome
+
+logger = logging.getLogger(__name__)
 
 # (a combination's name, the epoch as a line of metrics.jsonl, parameters) -> None or "stop"
 OnEpoch = Callable[[str, dict[str, Any], Any], str | None]
@@ -203,6 +207,8 @@ def fit(
 
     Raises DivergedError if all runs diverge, Interrupted, UserError.
     """
+    if note := notice(next(iter(group.values())).train):
+        logger.warning("%s", note)
     executables = compile_runs(list(group.values()), dataset, mesh)
     program = executables.program
     num_examples = program.training.num_examples if program.training else 0

@@ -15,6 +15,7 @@ from ttt4rec_jax.metrics import (
     summarise_test,
 )
 from ttt4rec_jax.pipeline.heldout import METRIC_COLUMNS, HeldOut, more_lines, row
+from ttt4rec_jax.training.precision import used
 from ttt4rec_jax.training.progress import Outcome, selected
 
 # counts of the manifest's summary that are in result.json where they are not 0
@@ -60,6 +61,7 @@ def result(
             else {}
         ),
         "seconds": seconds | outcome.seconds,
+        **products(config),
         **ttt_stats(outcome),
     }
 
@@ -73,6 +75,11 @@ def dataset(manifest: dict) -> dict[str, Any]:
         **{name: figures[name] for name in IN_RESULT if figures.get(name)},
         "sha256": manifest["sha256"],
     }
+
+
+def products(config: Config) -> dict[str, str]:
+    """Return {"precision": that of the products} if --precision asks for another than float32."""
+    return {} if config.train.precision == "float32" else {"precision": used(config.train)}
 
 
 def ttt_stats(outcome: Outcome) -> dict[str, Any]:

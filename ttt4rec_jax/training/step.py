@@ -16,6 +16,7 @@ from ttt4rec_jax.data.examples import Bucket, Examples
 from ttt4rec_jax.parallel.sharding import ONE_DEVICE, Mesh, pad_to
 from ttt4rec_jax.training.objective import batch_loss
 from ttt4rec_jax.training.optim import cosine_schedule, sparse_rows
+from ttt4rec_jax.training.precision import products
 
 
 class TrainState(NamedTuple):
@@ -91,7 +92,8 @@ def make_train_step(
             model = nnx.merge(graphdef, params)
             return batch_loss(model, batch, config, num_items, state.context, key)
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        with products(config.train):
+            loss, grads = jax.value_and_grad(loss_of)(state.params)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
         rate = state.learning_rate
         if config.train.schedule == "cosine":
