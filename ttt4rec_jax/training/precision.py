@@ -9,16 +9,17 @@ from ttt4rec_jax.config.training import TrainConfig
 
 # The algorithm that rounds the operands of float32 products to bfloat16 and sums in float32. As
 # JAX's default while a step is traced it reaches every product, those of the backward pass and of
-# custom models included, except where the code asks for precision="highest". JAX's own setting
+# custom models included, except where the code asks for precision="highest". Products inside the
+# inner loop of TTT layers are rounded, too; losses stay close (docs/training.md). JAX's own setting
 # "bfloat16" would be TF32 on a GPU.
 BFLOAT16 = "BF16_BF16_F32"
 LEAST_CAPABILITY = 8  # of NVIDIA GPUs; XLA refuses the algorithm on older ones
 
 
 def obstacle() -> str:
-    """Return why this machine's devices should not multiply in bfloat16, "" if they should."""
+    """Return why this machine's devices do not multiply in bfloat16, "" if they do."""
     if jax.default_backend() == "cpu":
-        return "this is a CPU, which gains nothing from it"
+        return "it is for GPUs and TPUs, and XLA ignores it on a CPU"
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     major = capability.partition(".")[0]
     if major.isdecimal() and int(major) < LEAST_CAPABILITY:
