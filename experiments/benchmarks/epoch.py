@@ -9,6 +9,7 @@ The cases of one data set take turns, so that a change of the machine's speed af
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 from command_line import Figures, run
@@ -55,15 +56,28 @@ class EpochFlags(Figures, DataFolders):
 
 
 class Case:
-    """A case's trainer and state between epochs."""
+    """A case's trainer and state between epochs.
 
-    def __init__(self, name: str, dataset: Dataset) -> None:
+    more_model, more_train: settings that replace those of CASES. runs: for stacked runs, the
+    settings of the model that are each run's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Dataset,
+        more_model: dict | None = None,
+        more_train: dict | None = None,
+        runs: Sequence[dict] = ({},),
+    ) -> None:
         _, model, train = CASES[name]
+        model = model | (more_model or {})
         self.name = name
         self.epochs = 0
         self.seconds: list[float] = []
-        config = Config(model=ModelConfig(**model), train=TrainConfig(**train))
-        self.executables = compile_runs([config], dataset)
+        config = TrainConfig(**(train | (more_train or {})))
+        configs = [Config(model=ModelConfig(**(model | own)), train=config) for own in runs]
+        self.executables = compile_runs(configs, dataset)
         self.training = self.executables.program.training
         self.state = copied(self.training.first_state)
 
@@ -95,6 +109,16 @@ class Case:
         }
 
 
+def take_turns(cases: Sequence[Case], repeats: int, warmup: int = 0) -> None:
+    """Train `repeats` epochs of each case in turns, after `warmup` epochs that are not recorded."""
+    for turn in range(warmup + repeats):
+        if turn == warmup:
+            for case in cases:
+                case.seconds.clear()
+        for case in cases:
+            case.epoch()
+
+
 def main(flags: EpochFlags) -> None:
     names = flags.cases.split(",")
     rows = []
@@ -103,9 +127,7 @@ def main(flags: EpochFlags) -> None:
         folder = prepare(DataConfig(dataset=data), flags.data_dir, flags.cache_dir)
         dataset = load_dataset(folder)
         cases = [Case(name, dataset) for name in names if CASES[name][0] == data]
-        for _ in range(flags.repeats):
-            for case in cases:
-                case.epoch()
+        take_turns(cases, flags.repeats)
         rows += [case.row() for case in cases]
     show(rows, before, flags.json)
 

@@ -12,6 +12,7 @@ of medians: a busy machine changes the milliseconds, but hardly the ratios.
 import dataclasses
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,24 @@ def program(
 ) -> Program:
     """Return (a layer's compiled forward and backward pass on arguments, its temporary bytes)."""
     graphdef, params = nnx.split(module, nnx.Param)
-    out = 1 if last_only else x.shape[1]
-    cotangent = jax.random.normal(jax.random.key(1), (x.shape[0], out, x.shape[2]))
 
-    def loss(params, x, length, cotangent):
-        return (nnx.merge(graphdef, params)(x, length, last_only) * cotangent).sum()
+    def outputs(params, x, length):
+        return nnx.merge(graphdef, params)(x, length, last_only)
 
-    arguments = (params, x, length, cotangent)
+    return gradient_program(outputs, params, x, length)
+
+
+def gradient_program(
+    outputs: Callable[..., jax.Array], params: Any, x: jax.Array, *more: jax.Array
+) -> Program:
+    """Return what `program` does, for any function outputs(params, x, *more)."""
+    shape = jax.eval_shape(outputs, params, x, *more).shape
+    cotangent = jax.random.normal(jax.random.key(1), shape)
+
+    def loss(params, x, cotangent, *more):
+        return (outputs(params, x, *more) * cotangent).sum()
+
+    arguments = (params, x, cotangent, *more)
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
     memory = compiled.memory_analysis()
     return (lambda: compiled(*arguments)), None if memory is None else memory.temp_size_in_bytes

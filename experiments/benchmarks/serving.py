@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from data_prep.prepare import prepare
 from data_prep.settings import option
 from ttt4rec_jax import Recommender
 from ttt4rec_jax.cli.command import FinishedRun
-from ttt4rec_jax.data.dataset import load_dataset
+from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.runs.folder import RunFolder, load_config
 
 FEW = 10
@@ -82,8 +82,12 @@ def rate(function: Callable, count: int, repeats: int) -> float:
 def test_histories(run_dir: Path, data_dir: str, cache_dir: str) -> list[list]:
     """Return the clicks of each test user before the last one, as ids of the data."""
     prepared = prepare(load_config(RunFolder(run_dir).config).data, data_dir, cache_dir)
-    dataset = load_dataset(prepared)
     ids = Recommender.load(run_dir, data_dir, cache_dir).items.ids
+    return histories_of(load_dataset(prepared), ids)
+
+
+def histories_of(dataset: Dataset, ids: Sequence) -> list[list]:
+    """Return what `test_histories` does. ids: those of the items 1, 2, ..."""
     starts = dataset.offsets[dataset.test.users]
     ends = dataset.test.positions
     return [
@@ -97,17 +101,18 @@ def measure_clicks(
     reread: Recommender | None,
     repeats: int,
     rng: np.random.Generator,
+    many: int = MANY,
 ) -> dict[str, float]:
     """Return the milliseconds of a click and its recommendations after few and many other clicks.
 
     reread: a model without a state, whose sessions read their last max_len clicks again.
     """
-    programs = {f"click after {n:,}": clicker(recommender, n, rng) for n in (FEW, MANY)}
+    programs = {f"click after {n:,}": clicker(recommender, n, rng) for n in (FEW, many)}
     if reread:
-        programs[f"click after {MANY:,}, reread"] = clicker(reread, MANY, rng)
+        programs[f"click after {many:,}, reread"] = clicker(reread, many, rng)
     results = {f"{name}, ms": ms for name, ms in medians(programs, repeats).items()}
     few = results[f"click after {FEW:,}, ms"]
-    results["ratio of many to few"] = results[f"click after {MANY:,}, ms"] / few
+    results["ratio of many to few"] = results[f"click after {many:,}, ms"] / few
     return results
 
 

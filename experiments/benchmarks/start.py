@@ -60,6 +60,26 @@ def start(work: Path, cache: str, flags: list[str]) -> float:
     return float(done.stdout.rsplit("first step ", 1)[1])
 
 
+def measure(work: Path, main_flags: list[str], repeats: int) -> list[dict]:
+    """Return a row for starts with an empty cache, and one for starts with a filled one.
+
+    work: an empty folder for runs and caches. This process uses no device, which the processes that
+    it starts may need for themselves.
+    """
+    start(work, "prepare", main_flags)
+    cold = [start(work, f"cold{n}", main_flags) for n in range(repeats)]
+    warm = [start(work, "cold0", main_flags) for _ in range(repeats)]
+    return [
+        {
+            "start": label,
+            "median_seconds": float(np.median(times)),
+            "fastest": min(times),
+            "slowest": max(times),
+        }
+        for label, times in (("cold, empty program cache", cold), ("warm", warm))
+    ]
+
+
 def main(flags: StartFlags, more_flags: list[str]) -> None:
     before = machine()
     main_flags = [
@@ -69,19 +89,7 @@ def main(flags: StartFlags, more_flags: list[str]) -> None:
         *more_flags,
     ]
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        start(work, "prepare", main_flags)
-        cold = [start(work, f"cold{n}", main_flags) for n in range(flags.repeats)]
-        warm = [start(work, "cold0", main_flags) for _ in range(flags.repeats)]
-    rows = [
-        {
-            "start": label,
-            "median_seconds": float(np.median(times)),
-            "fastest": min(times),
-            "slowest": max(times),
-        }
-        for label, times in (("cold, empty program cache", cold), ("warm", warm))
-    ]
+        rows = measure(Path(name), main_flags, flags.repeats)
     show(rows, before, flags.json)
 
 
