@@ -109,12 +109,9 @@ class Case:
         }
 
 
-def take_turns(cases: Sequence[Case], repeats: int, warmup: int = 0) -> None:
-    """Train `repeats` epochs of each case in turns, after `warmup` epochs that are not recorded."""
-    for turn in range(warmup + repeats):
-        if turn == warmup:
-            for case in cases:
-                case.seconds.clear()
+def take_turns(cases: Sequence[Case], repeats: int) -> None:
+    """Train `repeats` epochs of each case in turns."""
+    for _ in range(repeats):
         for case in cases:
             case.epoch()
 
