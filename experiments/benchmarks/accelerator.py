@@ -238,13 +238,16 @@ def commit() -> str:
 
 def described(flags: AcceleratorFlags, settings: Settings) -> dict[str, str]:
     """Return what a reader has to know of a run."""
-    generated = [name for name, kind in settings.data.items() if kind == "generated"]
+    of_kind = {
+        kind: ", ".join(name for name, found in settings.data.items() if found == kind)
+        for kind in ("real", "generated")
+    }
     shape = "tiny data" if flags.dry else "numbers of users, items and clicks like the real ones"
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "real data": ", ".join(set(settings.data) - set(generated)) or "none",
-        "generated data": f"{', '.join(generated)} ({shape}; clicks drawn uniformly)"
-        if generated
+        "real data": of_kind["real"] or "none",
+        "generated data": f"{of_kind['generated']} ({shape}; clicks drawn uniformly)"
+        if of_kind["generated"]
         else "none",
         "public layer": flags.public or "left out, since --public was not given",
         "budget": f"{flags.budget_s:.0f} s",
@@ -297,7 +300,8 @@ def main(flags: AcceleratorFlags) -> None:
                 print(note, file=sys.stderr)
 
         record({})  # a file that cannot be written is noticed before anything is measured
-        sections = measure(flags.sections.split(","), settings, flags.budget_s, record)
+        names = list(dict.fromkeys(flags.sections.split(",")))
+        sections = measure(names, settings, flags.budget_s, record)
         print(page(figures | {"note": note_of(flags.dry, sections), "sections": sections}))
 
 

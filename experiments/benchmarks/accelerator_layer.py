@@ -16,7 +16,6 @@ from ttt4rec_jax.ttt.layer import TttConfig, TttLayer
 
 HEADS = 2
 IMPLEMENTATIONS = ("chunked", "dual", "scan")
-LONGEST_DUAL = 50  # layer.py's table has no dual form beyond: it takes too long to compile
 
 
 def of_cells(settings: Settings, emit: Emit, inner: str) -> None:
@@ -59,8 +58,9 @@ def of_implementations(settings: Settings, emit: Emit) -> None:
     sizes = settings.sizes
     for length, size in sizes.cells:
         x = jax.random.normal(jax.random.key(0), (sizes.batch_size, length, sizes.dim))
-        names = [name for name in IMPLEMENTATIONS if name != "dual" or length <= LONGEST_DUAL]
-        makers = {name: functools.partial(ours, x, size, "linear", name) for name in names}
+        makers = {
+            name: functools.partial(ours, x, size, "linear", name) for name in IMPLEMENTATIONS
+        }
         programs, errors = those_that_run(makers)
         ms = interleaved({name: run for name, (run, _) in programs.items()}, sizes.repeats)
         row: dict[str, Any] = {"N": length, "b": size}

@@ -55,21 +55,27 @@ def of_sweep(settings: Settings, emit: Emit) -> None:
     """Measure epochs of stacked runs, which differ in initializer_range, beside one run."""
     data = CASES[SWEEP][0]
     dataset = settings.dataset(data)
-    cases = {}
+    one = None
     for runs in settings.sizes.stacked:
         described = {"runs": runs, "data": settings.data[data]}
         ranges = [{"initializer_range": float(x)} for x in np.geomspace(0.001, 0.2, runs)]
-        if case := tried(emit, described, SWEEP, dataset, settings.sizes.model, runs=ranges):
-            cases[runs] = (described, case)
-    take_turns([case for _, case in cases.values()], settings.sizes.epochs)
-    seconds = {runs: case.row()["s_per_epoch"] for runs, (_, case) in cases.items()}
-    for runs, (described, case) in cases.items():
-        one = seconds.get(1)
+        case = tried(emit, described, SWEEP, dataset, settings.sizes.model, runs=ranges)
+        if case is None:
+            continue
+        if runs == 1:
+            one = case
+        rivals = [case] if one in (None, case) else [one, case]  # the one run is measured again
+        for rival in rivals:
+            rival.seconds.clear()
+        take_turns(rivals, settings.sizes.epochs)
+        seconds = case.row()["s_per_epoch"]
+        alone_s = one.row()["s_per_epoch"] if one else None
         ratios = {
-            "s_per_epoch": seconds[runs],
-            "s_per_epoch_and_run": seconds[runs] / runs,
-            "over_one_run": one and seconds[runs] / one,
-            "over_separate_runs": one and seconds[runs] / (runs * one),
+            "s_per_epoch": seconds,
+            "s_per_epoch_and_run": seconds / runs,
+            "s_per_epoch_of_one": alone_s,
+            "over_one_run": alone_s and seconds / alone_s,
+            "over_separate_runs": alone_s and seconds / (runs * alone_s),
         }
         emit(described | ratios | compiled(case))
 
