@@ -10,13 +10,9 @@ from accelerator_settings import Emit, Settings, alone, megabytes, memory_stats,
 from epoch import CASES, Case, take_turns
 
 from ttt4rec_jax.training.loop import copied
+from ttt4rec_jax.training.precision import obstacle
 
 SWEEP = "beauty-paper"  # the case that is stacked, and trained twice with one seed
-# The precisions in which epochs are measured: the settings of the model and of training that each
-# adds to a case. Another precision is one more line here.
-PRECISIONS: dict[str, tuple[dict, dict]] = {
-    "float32": ({}, {}),
-}
 
 
 def tried(emit: Emit, described: dict, *arguments: Any, **more: Any) -> Case | None:
@@ -34,6 +30,11 @@ def tried(emit: Emit, described: dict, *arguments: Any, **more: Any) -> Case | N
     return case
 
 
+def precisions() -> list[str]:
+    """Return the values of --precision that this device's programs differ in."""
+    return ["float32"] if obstacle() else ["float32", "bfloat16"]
+
+
 def of_epochs(settings: Settings, emit: Emit) -> None:
     """Measure epochs; the cases of one data set take turns."""
     names = settings.sizes.cases
@@ -42,9 +43,9 @@ def of_epochs(settings: Settings, emit: Emit) -> None:
         dataset = settings.dataset(data)
         cases = []
         for name in (name for name in names if CASES[name][0] == data):
-            for precision, (model, train) in PRECISIONS.items():
+            for precision in precisions():
                 described = {"case": name, "precision": precision, "data": settings.data[data]}
-                if case := tried(emit, described, name, dataset, own | model, train):
+                if case := tried(emit, described, name, dataset, own, {"precision": precision}):
                     cases.append((described, case))
         take_turns([case for _, case in cases], settings.sizes.epochs)
         for described, case in cases:
