@@ -23,11 +23,11 @@ from pathlib import Path
 
 from accelerator_settings import SECTIONS, Settings, ended
 from accelerator_table import page, state
-from command_line import Figures, run
+from command_line import Figures, check_names, run, write, write_json
 
-from data_prep import atomic, sources
+from data_prep import sources
 from data_prep.catalogue import CATALOGUE
-from data_prep.settings import UserError, nearest, option
+from data_prep.settings import UserError, option
 from data_prep.text import shown
 from ttt4rec_jax.cli.command import DataFolders
 
@@ -101,12 +101,7 @@ class AcceleratorFlags(Figures, DataFolders):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.sections.split(","):
-            if name not in MEASURED:
-                raise UserError(
-                    f"--sections: {name!r} is not one of {', '.join(MEASURED)}"
-                    f"{nearest(name, MEASURED)}"
-                )
+        check_names("sections", self.sections, MEASURED)
         if self.public and not Path(self.public).is_file():
             raise UserError(
                 f"--public: {self.public} is not a file; expected ttt/models/ttt_layer.py of "
@@ -254,19 +249,6 @@ def described(flags: AcceleratorFlags, settings: Settings) -> dict[str, str]:
     }
 
 
-def write(flag: str, file: str, text: str) -> None:
-    """Write a file whole or not at all; "" for none. Raises UserError."""
-    if not file:
-        return
-    try:
-        with atomic.file(Path(file)) as new:
-            new.write(text.encode())
-    except OSError as error:
-        raise UserError(
-            f"--{flag}: {file} cannot be written ({error.strerror}); name another file"
-        ) from error
-
-
 def note_of(dry: bool, sections: dict[str, dict]) -> str:
     """Return what a reader has to be warned of; "" for nothing."""
     if dry:
@@ -294,7 +276,7 @@ def main(flags: AcceleratorFlags) -> None:
         def record(sections: dict[str, dict]) -> None:
             note = note_of(flags.dry, sections)
             all_figures = figures | {"note": note, "sections": sections}
-            write("json", flags.json, json.dumps(all_figures, indent=1) + "\n")
+            write_json(flags.json, all_figures)
             write("table", flags.table, page(all_figures))
             if note and list(sections) == ["machine"]:
                 print(note, file=sys.stderr)

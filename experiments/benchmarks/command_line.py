@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from data_prep.settings import UserError, check, option
+from data_prep import atomic
+from data_prep.settings import UserError, check, nearest, option
 from ttt4rec_jax.cli.command import Command, Section, exit_code
 
 
@@ -38,13 +39,28 @@ def run_with_main_flags(purpose: str, kind: type[T], body: Callable[[T, list[str
     return exit_code(lambda: body(command.parse(sys.argv[:cut]).settings(kind), main_flags))
 
 
+def check_names(flag: str, text: str, known: Collection[str]) -> None:
+    """Raise UserError if a name of a list separated by commas is not known."""
+    for name in text.split(","):
+        if name not in known:
+            raise UserError(
+                f"--{flag}: {name!r} is not one of {', '.join(known)}{nearest(name, known)}"
+            )
+
+
 def write_json(file: str, figures: dict) -> None:
-    """Write figures to a file; "" for none. Raises UserError."""
+    """Write figures to the file of --json; "" for none. Raises UserError."""
+    write("json", file, json.dumps(figures, indent=1) + "\n")
+
+
+def write(flag: str, file: str, text: str) -> None:
+    """Write a flag's file whole or not at all; "" for none. Raises UserError."""
     if not file:
         return
     try:
-        Path(file).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        with atomic.file(Path(file)) as new:
+            new.write(text.encode())
     except OSError as error:
         raise UserError(
-            f"--json: {file} cannot be written ({error.strerror}); name another file"
+            f"--{flag}: {file} cannot be written ({error.strerror}); name another file"
         ) from error

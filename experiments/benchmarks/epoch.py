@@ -12,11 +12,11 @@ import time
 from collections.abc import Sequence
 
 import jax
-from command_line import Figures, run
+from command_line import Figures, check_names, run
 from timing import machine, show
 
 from data_prep.prepare import prepare
-from data_prep.settings import DataConfig, UserError, nearest, option
+from data_prep.settings import DataConfig, option
 from ttt4rec_jax.cli.command import DataFolders
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
@@ -48,11 +48,7 @@ class EpochFlags(Figures, DataFolders):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.cases.split(","):
-            if name not in CASES:
-                raise UserError(
-                    f"--cases: {name!r} is not one of {', '.join(CASES)}{nearest(name, CASES)}"
-                )
+        check_names("cases", self.cases, CASES)
 
 
 class Case:

@@ -21,7 +21,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from command_line import Figures, run_with_main_flags
+from command_line import Figures, check_names, run_with_main_flags
 from processes import Watched, load_average, watch
 
 from data_prep.settings import UserError, option
@@ -74,9 +74,7 @@ class LargeFlags(Figures):
         super().__post_init__()
         if not self.work:
             raise UserError("--work: missing; give --work=FOLDER, a folder to write to; see --help")
-        for stage in self.stages.split(","):
-            if stage not in STAGES:
-                raise UserError(f"--stages: {stage!r} is not one of {', '.join(STAGES)}")
+        check_names("stages", self.stages, STAGES)
 
 
 def row(stage: str, done: Watched, **measured: float) -> dict:

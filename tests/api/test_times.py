@@ -5,9 +5,9 @@ import json
 import polars as pl
 import pytest
 from flax import nnx
+from helpers import few_users
 
 import ttt4rec_jax as t4r
-from data_prep import synthetic
 from data_prep.settings import UserError
 from ttt4rec_jax.runs.items import history_of
 from ttt4rec_jax.training.ttt_stats import TttStats
@@ -19,9 +19,7 @@ SMALL = {"epochs": 1, "dim": 8, "mini_batch_size": 2, "max_len": 4, "progress": 
 def folder(tmp_path_factory):
     """A folder, with few users of the synthetic data and caches in it."""
     folder = tmp_path_factory.mktemp("times")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "USERS", 200)
-        patch.setenv("TTT4REC_CACHE_DIR", str(folder / "prepared"))
+    with few_users(folder, 200):
         yield folder
 
 

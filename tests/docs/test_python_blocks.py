@@ -3,9 +3,8 @@
 import os
 
 import pytest
+from helpers import few_users
 from pages import NAMES, PAGES, blocks
-
-from data_prep import synthetic
 
 RUNS = {"first": "ttt4rec", "sasrec": "sasrec"}  # that pages take for granted, in runs/
 
@@ -16,9 +15,7 @@ def folder(tmp_path_factory):
     import ttt4rec_jax as t4r
 
     folder = tmp_path_factory.mktemp("pages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "USERS", 300)
-        patch.setenv("TTT4REC_CACHE_DIR", str(folder / "prepared"))
+    with few_users(folder, 300) as patch:
         patch.chdir(folder)
         data = t4r.prepare("synthetic")
         for name, model in RUNS.items():

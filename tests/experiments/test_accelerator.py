@@ -117,6 +117,12 @@ def test_a_section_that_fails_does_not_lose_the_others(
     assert "failed, 0 s: ValueError: broken" in page
 
 
+def test_every_section_has_a_task(accelerator):
+    import accelerator_sections
+
+    assert set(accelerator.MEASURED) <= set(accelerator_sections.TASKS)
+
+
 def test_what_has_no_time_left_is_listed(accelerator, settings):
     sections = accelerator.measure(["machine", "layer"], settings, 0.1, lambda _: None)
     assert {section["status"] for section in sections.values()} == {"left out: no time"}

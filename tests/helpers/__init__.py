@@ -38,6 +38,7 @@ from helpers.runs import (
     MOST_CACHED,
     compiled,
     config_of,
+    few_users,
     fit_run,
     fit_runs,
     last_state,

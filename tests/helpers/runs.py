@@ -1,10 +1,13 @@
 """Small data sets in memory, configurations that compile quickly, and their runs."""
 
 import collections
+import contextlib
 import dataclasses
 
 import numpy as np
+import pytest
 
+from data_prep import synthetic
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig, program
 from ttt4rec_jax.data.dataset import Dataset, Targets
 from ttt4rec_jax.runs.checkpoint import Checkpoints
@@ -12,6 +15,15 @@ from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.training import fit
 from ttt4rec_jax.training.compile import Executables, compile_runs
 from ttt4rec_jax.training.program import make_program
+
+
+@contextlib.contextmanager
+def few_users(folder, users):
+    """Let the synthetic data have few users, prepared below a folder; yield pytest's patch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "USERS", users)
+        patch.setenv("TTT4REC_CACHE_DIR", str(folder / "prepared"))
+        yield patch
 
 
 def make_dataset(
