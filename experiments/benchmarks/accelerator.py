@@ -69,8 +69,8 @@ MEASURED = {
     ),
     "determinism": Section(
         0.3,
-        "Whether two epochs of the paper's model from one seed give the same bits: in one process "
-        "with one program, and in two processes that compile it",
+        "Whether an epoch of the paper's model, trained twice from one seed, gives the same bits: "
+        "in one process with one program, and in two processes that compile it",
     ),
     "memory": Section(
         0.25,
