@@ -35,6 +35,11 @@ class LayerFlags(Figures):
         "1,0", "Sizes of mini-batches, separated by commas; 0: the whole length."
     )
     impls: str = option("scan,dual,chunked", "Implementations, separated by commas.")
+    chunks: str = option(
+        "0",
+        "Chunk lengths for impl=chunked, separated by commas; 0: the one that is chosen by shape. "
+        "Give more than one to see whether the choice is right.",
+    )
     mlp: bool = option(False, "Also TTT-MLP, with the whole length as one mini-batch.")
     batch_size: int = option(256, "Sequences.", low=1)
     dim: int = option(64, "Width of the layer.", low=1)
@@ -113,9 +118,14 @@ def programs_of(length: int, sizes: list[int], flags: LayerFlags) -> dict[str, P
     x = jax.random.normal(jax.random.key(0), (flags.batch_size, length, flags.dim))
     lengths = jnp.full(flags.batch_size, length)
 
-    def ttt(size, impl, inner="linear", last_only=False):
+    def ttt(size, impl, inner="linear", last_only=False, chunk=0):
         config = TttConfig(
-            dim=flags.dim, num_heads=flags.num_heads, mini_batch_size=size, impl=impl, inner=inner
+            dim=flags.dim,
+            num_heads=flags.num_heads,
+            mini_batch_size=size,
+            impl=impl,
+            inner=inner,
+            chunk=chunk,
         )
         return program(TttLayer(config, nnx.Rngs(0)), x, lengths, last_only)
 
@@ -131,6 +141,11 @@ def programs_of(length: int, sizes: list[int], flags: LayerFlags) -> dict[str, P
     }
     for size in sizes:
         rows |= {f"linear b={size} {impl}": ttt(size, impl) for impl in flags.impls.split(",")}
+        rows |= {
+            f"linear b={size} chunked {chunk}": ttt(size, "chunked", chunk=chunk)
+            for chunk in expand("chunks", flags.chunks, int)
+            if chunk > 0
+        }
         rows[f"linear b={size} auto, last only"] = ttt(size, "auto", last_only=True)
     if flags.mlp:
         rows |= {f"mlp b={length} {impl}": ttt(length, impl, "mlp") for impl in ("scan", "dual")}

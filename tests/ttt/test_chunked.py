@@ -240,7 +240,17 @@ def test_the_selected_implementation_can_run_the_inner_learner():
     assert select_impl(10, 1, "my_learner")[0] == "scan"
 
 
-def test_chunks_have_equal_length():
-    assert select_impl(50, 1, "linear")[1] == 50
-    assert select_impl(51, 1, "linear")[1] == 26
-    assert select_impl(10, 20, "linear")[1] == 20, "at least a mini-batch"
+@pytest.mark.parametrize(
+    ("length", "size", "chunk"),
+    [
+        (50, 1, 50),  # one chunk
+        (10, 20, 20),  # at least a mini-batch
+        (200, 1, 25),
+        (64, 1, 32),  # two full chunks rather than three of which one is not
+        (200, 10, 20),  # whole mini-batches
+        (64, 8, 32),
+        (90, 45, 45),  # a mini-batch longer than usual chunks
+    ],
+)
+def test_chunks_are_whole_mini_batches_of_about_25_tokens(length, size, chunk):
+    assert select_impl(length, size, "linear") == ("chunked", chunk)

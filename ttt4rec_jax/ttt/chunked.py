@@ -27,10 +27,6 @@ from ttt4rec_jax.ttt.matmul import gram, matmul
 from ttt4rec_jax.ttt.scan import State, Tokens, mini_batch_length, shift_right
 from ttt4rec_jax.ttt.triangular import same_mini_batch, substitute
 
-# A longer chunk means larger products, but fewer W to form and to keep. The time hardly changes
-# from 25 to 50 tokens at F = 32.
-CHUNK = 50
-
 
 class Layout(NamedTuple):
     """A sequence in slots: `num_chunks` chunks of `chunk` slots, in mini-batches of `size` slots.
@@ -219,14 +215,15 @@ def ttt_chunked(
     slot_scale_b: Float[Array, " b"],
     state: State,
     tokens: Tokens,
-    aligned: bool = False,
-    chunk: int = CHUNK,
+    aligned: bool,
+    chunk: int,
     last: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, "L F"] | None, State]:
     """Compute the same as `scan.ttt_scan`, for fast weights ((W, b),).
 
     Args:
-        chunk: The number of tokens per chunk, rounded up to whole mini-batches.
+        chunk: The number of tokens per chunk, rounded up to whole mini-batches. A longer one means
+            larger products, but fewer W to form and to keep (select.py has the usual choice).
         last: If given, the position of the only query, the last valid token.
 
     Returns the same as `scan.ttt_scan`, with outputs [1, F] if `last` is given; outputs at padding

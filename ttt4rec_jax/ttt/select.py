@@ -1,17 +1,30 @@
 """The choice among the implementations of the TTT layer's core: scan, dual and chunked."""
 
-from ttt4rec_jax.ttt.chunked import CHUNK
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS
+
+# Measured on CPUs at F = 32, by experiments/benchmarks/layer.py --impls=chunked --chunks=25,50. Up
+# to 50 tokens one chunk is fastest; beyond them chunks of about 25 are, by 10 to 25% against 50.
+ONE_CHUNK = 50
+SHORTEST = 16
+USUAL = 25
+LONGEST = 40
 
 
 def select_impl(length: int, mini_batch_size: int, inner: str) -> tuple[str, int]:
     """Return the fastest implementation for a shape and its chunk length: (impl, chunk).
 
-    The choice follows measurements by experiments/benchmarks/layer.py. chunk is 0 for
-    implementations other than "chunked".
+    chunk is 0 for implementations other than "chunked".
     """
     if inner == "linear":
-        chunks = max(1, -(-length // CHUNK))  # chunks of equal length, so that none is nearly empty
-        return "chunked", max(mini_batch_size, -(-length // chunks))
+        return "chunked", chunk_length(length, mini_batch_size)
     learner = INNER_LEARNERS.get(inner)
     return ("dual" if learner is not None and learner.is_affine_stack else "scan"), 0
+
+
+def chunk_length(length: int, mini_batch_size: int) -> int:
+    """Return whole mini-batches' tokens, so many that few slots of the last chunk stay empty."""
+    b = mini_batch_size
+    if length <= ONE_CHUNK:
+        return max(b, length)
+    choices = [c for c in range(b, LONGEST + 1, b) if c >= SHORTEST] or [b]
+    return min(choices, key=lambda c: (-(-length // c) * c, abs(c - USUAL)))
