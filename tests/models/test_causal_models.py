@@ -19,7 +19,9 @@ CASES = {
     "ttt4rec, no ffn": TTT | {"ffn": "none"},
     "ttt4rec, mamba": TTT | {"backbone": "mamba"},
     "ttt4rec, positions": TTT | {"positions": "learned"},
+    "ttt4rec, averages": TTT | {"moving_averages": True},
     "sasrec": {"model": "sasrec"},
+    "sasrec, averages": {"model": "sasrec", "moving_averages": True},
     "gru4rec": {"model": "gru4rec"},
 }
 

@@ -107,6 +107,11 @@ class ModelConfig:
         "of width 4 on queries and keys, and a gate.",
         choices=("transformer", "mamba"),
     )
+    moving_averages: bool = option(
+        False,
+        "Add to the output of each TTT layer or attention weighted means of the sequence so far, "
+        "with four rates of forgetting and a learned gate for each channel.",
+    )
     score: str = option(
         "dot",
         "Score of an item: the dot product of user and item vectors, or their cosine divided by "

@@ -14,15 +14,18 @@ initializer_range^2); ttt-lm-pytorch draws projections, SwiGLU and embeddings fr
 from N(0, .02^2). The target tower is part of neither; its initial weights are Lecun-normal.
 """
 
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.averages import WithAverages, mixer
 from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward
 from ttt4rec_jax.models.layers import Block, BlockRecommender
 from ttt4rec_jax.ttt.forward import Length
 from ttt4rec_jax.ttt.layer import Ranges, TttLayer
-from ttt4rec_jax.ttt.params import LayerState, TttConfig
+from ttt4rec_jax.ttt.params import TttConfig
 
 
 def ttt_config(config: ModelConfig) -> TttConfig:
@@ -47,11 +50,17 @@ class Ttt4Rec(BlockRecommender):
         std = None if config.initializer_reach == "layer" else ranges.initializer_range
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
         blocks = [
-            Block(config.dim, layer, feed_forward(config, rngs, std), config.dropout)
+            Block(config.dim, mixer(config, layer), feed_forward(config, rngs, std), config.dropout)
             for layer in layers
         ]
         embedding_range = EMBEDDING_RANGE if std is None else std
         super().__init__(config, num_items, blocks, rngs, embedding_range=embedding_range)
+
+    @property
+    def ttt_layers(self) -> list[TttLayer]:
+        """The TTT layer of each block, first block first."""
+        mixers: list[Any] = [block.mixer for block in self.blocks]
+        return [one.mixer if isinstance(one, WithAverages) else one for one in mixers]
 
     @property
     def is_stream(self) -> bool:
@@ -61,13 +70,13 @@ class Ttt4Rec(BlockRecommender):
         """
         return self.positions is None
 
-    def initial_state(self) -> tuple[LayerState, ...]:
-        """Return the state of every block before the first click."""
+    def initial_state(self) -> tuple[Any, ...]:
+        """Return the state of every block's mixer before the first click."""
         return tuple(block.mixer.initial_state() for block in self.blocks)
 
     def advance(
-        self, click_L: Int[Array, " L"], length: Length, state: tuple[LayerState, ...]
-    ) -> tuple[Float[Array, "1 D"], tuple[LayerState, ...]]:
+        self, click_L: Int[Array, " L"], length: Length, state: tuple[Any, ...]
+    ) -> tuple[Float[Array, "1 D"], tuple[Any, ...]]:
         """Continue from a state with clicks of one user; the first `length` >= 1 are valid.
 
         Returns: (user vectors [1, D] at the last of them, as `encode` returns; the next state). The

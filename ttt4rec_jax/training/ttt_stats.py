@@ -40,8 +40,8 @@ def model_stats(
     """Return `layer_stats` of each block's TTT layer, first block first, without dropout."""
     x = model.first_input(history_BxL)
     stats = []
-    for block in model.blocks:
-        stats.append(layer_stats(block.mixer, block.norm(x), length_B))
+    for block, layer in zip(model.blocks, model.ttt_layers, strict=True):
+        stats.append(layer_stats(layer, block.norm(x), length_B))
         x = block(x, length_B, last_only=False, key=None)
     return stats
 
