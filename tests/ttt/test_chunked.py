@@ -248,6 +248,7 @@ def test_the_selected_implementation_can_run_the_inner_learner():
         (200, 1, 25),
         (64, 1, 32),  # two full chunks rather than three of which one is not
         (200, 10, 20),  # whole mini-batches
+        (53, 1, 27),  # one empty slot rather than chunks of a token
         (64, 8, 32),
         (90, 45, 45),  # a mini-batch longer than usual chunks
     ],

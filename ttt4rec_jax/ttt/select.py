@@ -3,7 +3,7 @@
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS
 
 # Measured on CPUs at F = 32, by experiments/benchmarks/layer.py --impls=chunked --chunks=25,50. Up
-# to 50 tokens one chunk is fastest; beyond them chunks of about 25 are, by 10 to 25% against 50.
+# to 50 tokens one chunk is fastest; beyond them chunks of about 25 are, by 3 to 25% against 50.
 ONE_CHUNK = 50
 SHORTEST = 16
 USUAL = 25
