@@ -91,3 +91,16 @@ def test_user_tower_and_input_layer_change_what_they_should(name):
     np.testing.assert_allclose(
         both.encode(history, length), one.encode(history, length), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["ttt4rec", "gru4rec"])
+def test_with_a_norm_as_input_layer_the_scale_of_embeddings_does_not_count(name):
+    def users(scale, input_layer):
+        model = models.build(
+            ModelConfig(model=name, dim=8, max_len=4, input_layer=input_layer), 30, 0
+        )
+        model.embedding[...] *= scale
+        return model.encode(jnp.array([[3, 7, 1, 0]]), jnp.array([3]))
+
+    np.testing.assert_allclose(users(1000.0, "norm"), users(10.0, "norm"), rtol=1e-3)
+    assert jnp.abs(users(1000.0, "none") / users(10.0, "none") - 1).max() > 0.1

@@ -71,6 +71,7 @@ MORE = {  # options: how many parameters they add
     ("sasrec", ("moving_averages", True)): 2 * D,
     ("bert4rec", ("user_tower", "mlp")): TOWER,
     ("gru4rec", ("input_layer", "tanh")): D * D + D,
+    ("sasrec", ("input_layer", "norm")): D,
     ("comirec_sa", ("input_layer", "tanh")): D * D + D,
     ("comirec_dr", ("user_tower", "mlp")): TOWER,
     ("comirec_dr", ("routing", "own")): (L * K - 1) * D * D,

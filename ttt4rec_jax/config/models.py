@@ -178,8 +178,9 @@ class ModelConfig:
     )
     input_layer: str = option(
         "none",
-        "Layer that the embedded clicks pass through first: affine with tanh, or none.",
-        choices=("none", "tanh"),
+        "Layer that the embedded clicks pass through first: affine with tanh, norm (RMSNorm), or "
+        "none.",
+        choices=("none", "tanh", "norm"),
     )
     user_tower: str = option(
         "none",

@@ -79,6 +79,18 @@ class RMSNorm(nnx.Module):
         return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * self.scale[...]
 
 
+def input_layer(config: ModelConfig, rngs: nnx.Rngs) -> TanhLayer | RMSNorm | None:
+    """Return the layer that embedded clicks pass through first.
+
+    norm: embeddings are drawn small (EMBEDDING_RANGE), while what a mixer returns is not, since it
+    reads normalised inputs. Without the norm the clicks themselves hardly count in the sums of a
+    block until the embeddings have grown.
+    """
+    if config.input_layer == "norm":
+        return RMSNorm(config.dim)
+    return TanhLayer(config.dim, rngs) if config.input_layer == "tanh" else None
+
+
 class Attention(nnx.Module):
     """Multi-head softmax attention (Vaswani et al. 2017, arXiv:1706.03762) without biases.
 
@@ -198,7 +210,7 @@ class TwoTowerModel(nnx.Module):
         self.user_tower = (
             Mlp(config.dim, config.dim, jnp.tanh, rngs) if config.user_tower == "mlp" else None
         )
-        self.input_layer = TanhLayer(config.dim, rngs) if config.input_layer == "tanh" else None
+        self.input_layer = input_layer(config, rngs)
         self.temperature = config.temperature if config.score == "cosine" else None
         self.reads_times = config.time
         self.num_items = num_items
