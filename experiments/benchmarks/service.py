@@ -5,8 +5,9 @@ python experiments/benchmarks/service.py --run=runs/ttt
 The load comes from wrk (Debian: apt-get install wrk), which shares the machine with the service.
 Each request clicks a random item in one of the sessions in turn, and is answered when the click is
 on disk. Beside it, in the same order of connections: an empty handler of FastAPI on uvicorn, and
-Recommender called directly, with as many sessions in a call as there are connections. Then what a
-click costs after 10 and after 10,000 others, over one connection, in turns; and with --live, the
+Recommender called directly, with as many sessions in a call as there are connections; and the CPU
+time that a click takes in the HTTP workers and in the device process. Then what a click costs
+after 10 and after 10,000 others, over one connection, in turns; and with --live, the
 memory and the store of so many sessions.
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from command_line import Figures, run, write_json
+from process_usage import cpu_seconds, memory_mb, workers_of
 from timing import machine
 
 from data_prep.settings import UserError, option
@@ -229,13 +231,19 @@ def cost_by_history(port: int, items: list[str], repeats: int = 400) -> dict[str
     return {f"after {count:,}, ms": 1e3 * float(np.median(s)) for count, s in seconds.items()}
 
 
-def memory_mb(process: subprocess.Popen) -> float:
-    """Return the resident memory of a process and its children in MB."""
-    children = Path(f"/proc/{process.pid}/task").glob("*/children")
-    pids = [process.pid, *(int(pid) for file in children for pid in file.read_text().split())]
-    lines = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
-    found = [re.search(r"VmRSS:\s+(\d+) kB", text) for text in lines]
-    return sum(int(match[1]) for match in found if match) / 1e3
+def measure_load(
+    flags: ServiceFlags, wrk: Wrk, process: subprocess.Popen, connections: int
+) -> dict[str, float]:
+    """Return what `Wrk.run` does, and microseconds of CPU time a click by the service's parts."""
+
+    def taken() -> tuple[float, float]:
+        return sum(map(cpu_seconds, workers_of(process))), cpu_seconds(process.pid)
+
+    before = taken()
+    load = wrk.run(CLICKS, connections, flags.seconds)
+    clicks = load["per_s"] * flags.seconds
+    workers, device = (1e6 * (b - a) / clicks for a, b in zip(before, taken(), strict=True))
+    return load | {"worker_us": workers, "device_us": device}
 
 
 def measure_live(flags: ServiceFlags, wrk: Wrk, process: subprocess.Popen) -> dict[str, float]:
@@ -273,11 +281,14 @@ def main(flags: ServiceFlags) -> None:
             wrk = Wrk(folder, port)
             open_sessions(wrk, flags.sessions)
             wrk.run(CLICKS, counts[-1], 2)
-            loads = [wrk.run(CLICKS, count, flags.seconds) for count in counts]
+            loads = [measure_load(flags, wrk, process, count) for count in counts]
             costs = cost_by_history(port, items)
             live = measure_live(flags, wrk, process) if flags.live else {}
     print(before)
-    print("connections  clicks/s  p50 ms  p99 ms  failed  empty/s  Recommender/s  of empty  of it")
+    print(
+        "connections  clicks/s  p50 ms  p99 ms  failed  empty/s  Recommender/s  of empty  of it  "
+        "worker us  device us"
+    )
     rows = []
     for count, load, nothing in zip(counts, loads, empty, strict=True):
         row = {"connections": count, **load, "empty_per_s": nothing["per_s"]}
@@ -286,7 +297,8 @@ def main(flags: ServiceFlags) -> None:
         print(
             f"{count:11,}  {load['per_s']:8,.0f}  {load['p50_ms']:6.1f}  {load['p99_ms']:6.1f}  "
             f"{load['failed']:6}  {nothing['per_s']:7,.0f}  {rates[count]:13,.0f}  "
-            f"{load['per_s'] / nothing['per_s']:8.2f}  {load['per_s'] / rates[count]:5.2f}"
+            f"{load['per_s'] / nothing['per_s']:8.2f}  {load['per_s'] / rates[count]:5.2f}  "
+            f"{load['worker_us']:9.0f}  {load['device_us']:9.0f}"
         )
     few, many = costs.values()
     for name, value in {**costs, "ratio": many / few, **live}.items():
