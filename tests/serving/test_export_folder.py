@@ -106,6 +106,11 @@ DAMAGED = {
         lambda m: change(m, format="x"),
         "found x of format version 1, expected",
     ),
+    "a format of two lines": (
+        "manifest.json",
+        lambda m: change(m, format="x\ny"),
+        r"found x\ny of format version 1, expected",
+    ),
     "no JSON": ("manifest.json", lambda m: json.dumps(m)[:50], "not the manifest of an export"),
     "another JSON": ("manifest.json", lambda m: "[1]", "not the manifest of an export"),
     "no manifest": ("manifest.json", None, "no manifest.json, so it holds no export"),

@@ -59,6 +59,9 @@ Array = np.ndarray
 class ExportError(ValueError):
     """A folder cannot be served; the message is one line."""
 
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
 
 class Recommendation(NamedTuple):
     """Recommended items, the best first; fewer than k where fewer are allowed.
@@ -298,10 +301,8 @@ def deserialize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Return {program: jax.export.Exported}. Raise ExportError if jax cannot run them here."""
     import jax
 
-    platform = jax.export.default_export_platform()
-    platforms = manifest["platforms"]
-    if platform not in platforms:
-        what = f"exported for {', '.join(platforms)}, but jax runs on {platform}"
+    if (platform := jax.export.default_export_platform()) not in manifest["platforms"]:
+        what = f"exported for {', '.join(manifest['platforms'])}, but jax runs on {platform}"
         raise ExportError(f"{folder}: {what}; set JAX_PLATFORMS to one of them")
     least = jax.export.minimum_supported_calling_convention_version
     most = jax.export.maximum_supported_calling_convention_version
