@@ -178,8 +178,7 @@ class ModelConfig:
     )
     input_layer: str = option(
         "none",
-        "Layer that the embedded clicks pass through first: affine with tanh, norm (RMSNorm), or "
-        "none.",
+        "Layer that the embedded clicks pass through first. tanh: affine with tanh. norm: RMSNorm.",
         choices=("none", "tanh", "norm"),
     )
     user_tower: str = option(
