@@ -21,7 +21,7 @@ STREAMS = {
     "b10": {"mini_batch_size": 10, "score": "cosine"},
     "mlp": {"mini_batch_size": 4, "inner": "mlp"},
     "mamba": {"mini_batch_size": 4, "backbone": "mamba"},
-    "averages": {"mini_batch_size": 4, "num_blocks": 2, "moving_averages": True},
+    "filter": {"mini_batch_size": 4, "num_blocks": 2, "block": "filter"},
 }
 
 

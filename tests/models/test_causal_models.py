@@ -19,9 +19,9 @@ CASES = {
     "ttt4rec, no ffn": TTT | {"ffn": "none"},
     "ttt4rec, mamba": TTT | {"backbone": "mamba"},
     "ttt4rec, positions": TTT | {"positions": "learned"},
-    "ttt4rec, averages": TTT | {"moving_averages": True},
+    "ttt4rec, filter": TTT | {"block": "filter"},
     "sasrec": {"model": "sasrec"},
-    "sasrec, averages": {"model": "sasrec", "moving_averages": True},
+    "sasrec, filter": {"model": "sasrec", "block": "filter"},
     "gru4rec": {"model": "gru4rec"},
 }
 

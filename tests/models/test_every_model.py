@@ -68,7 +68,7 @@ SWIGLU = 3 * D * 32 + D  # width 8/3 D, rounded up to a multiple of 16, and the 
 MORE = {  # options: how many parameters they add
     ("sasrec", ("ffn", "none")): -2 * (2 * FFN * D * D + FFN * D + D + D),
     ("sasrec", ("ffn", "swiglu")): 2 * (SWIGLU - (2 * FFN * D * D + FFN * D + D + D)),
-    ("sasrec", ("moving_averages", True)): 2 * D,
+    ("sasrec", ("block", "filter")): 2 * (D + D),  # a norm and the gains
     ("bert4rec", ("user_tower", "mlp")): TOWER,
     ("gru4rec", ("input_layer", "tanh")): D * D + D,
     ("sasrec", ("input_layer", "norm")): D,

@@ -130,7 +130,7 @@ def test_statistics_are_those_of_gradient_descent_by_hand(inner, mini_batch_size
 
 @pytest.mark.parametrize(
     "settings",
-    [{"backbone": "mamba", "inner": "mlp"}, {"positions": "learned", "moving_averages": True}],
+    [{"backbone": "mamba", "inner": "mlp"}, {"positions": "learned", "block": "filter"}],
     ids=lambda s: "-".join(s),
 )
 def test_a_models_blocks_read_what_they_read_when_it_encodes(random_dataset, settings):
@@ -148,13 +148,12 @@ def test_a_models_blocks_read_what_they_read_when_it_encodes(random_dataset, set
         seen = []
         got = ttt_stats.model_stats(model, *histories)
         for block in model.blocks:
-            holder = block.mixer if "moving_averages" in settings else block
 
-            def mixer(x, length, last_only, layer=holder.mixer):
+            def mixer(x, length, last_only, layer=block.mixer):
                 seen.append(layer_stats(layer, x, length))
                 return layer(x, length, last_only)
 
-            holder.mixer = mixer
+            block.mixer = mixer
         model.encode(*histories, every=True)
         return got, seen
 

@@ -107,10 +107,18 @@ class ModelConfig:
         "of width 4 on queries and keys, and a gate.",
         choices=("transformer", "mamba"),
     )
-    moving_averages: bool = option(
-        False,
-        "Add to the output of each TTT layer or attention weighted means of the sequence so far, "
-        "with four rates of forgetting and a learned gate for each channel.",
+    block: str = option(
+        "residual",
+        "Block around a TTT layer or an attention. residual: norms before it, residuals around it. "
+        "filter: BSARec's, made causal: weighted means of the clicks so far beside it, norms after "
+        "it.",
+        choices=("residual", "filter"),
+    )
+    filter_share: float = option(
+        0.7,
+        "block=filter: share of the means in the sum of means and TTT layer or attention.",
+        low=0.0,
+        high=1.0,
     )
     score: str = option(
         "dot",

@@ -20,7 +20,8 @@ OPTIONS = {
     "backbone": TTT,
     # the parameters of TTT4Rec are drawn as initializer_range and initializer_reach say
     "initializer": ("sasrec", "gru4rec", "din", *COMIREC, "bert4rec", "iclrec"),
-    "moving_averages": ("ttt4rec", "sasrec"),
+    "block": ("ttt4rec", "sasrec"),
+    "filter_share": ("ttt4rec", "sasrec"),
     "score": TWO_TOWER,
     "temperature": TWO_TOWER,
     "target_tower": TWO_TOWER,

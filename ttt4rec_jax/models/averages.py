@@ -1,19 +1,18 @@
-"""--moving_averages: weighted means of a sequence so far, added to what a block's mixer returns.
+"""Weighted means of a sequence so far: the causal low-pass filter of --block=filter.
 
-A causal low-pass filter beside the sequence layer, as the frequency layer of BSARec (Shin, Choi,
-Wi, Park 2024, arXiv:2312.10325) is one over whole windows. With a decay d, the mean at position i
-weighs an earlier input j by d^(i - j). Each quarter of the channels has a decay of its own, and
-each channel a learned gate, 1 at first.
+The frequency layer of BSARec (Shin, Choi, Wi, Park 2024, arXiv:2312.10325, section 4.2) is a filter
+over whole windows. Here, with a decay d, the mean at position i weighs an earlier input j by
+d^(i - j). Each quarter of the channels has a decay of its own.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.dense import normal
 from ttt4rec_jax.ttt.forward import Length
 
 DECAYS = (0.6, 0.85, 0.95, 1.0)  # 2.5, 6.7, 20 and all inputs count
@@ -50,56 +49,32 @@ def means_at(
     return jnp.concatenate(means, -1), jnp.stack(weights, -1)
 
 
-class WithAverages(nnx.Module):
-    """A mixer's output plus gated moving averages of its input, as a mixer (see Block)."""
+class MovingAverages(nnx.Module):
+    """m + g^2 (x - m) of a sequence x and its means m so far, with a learned g for each channel.
 
-    def __init__(self, mixer: Any, dim: int):
-        self.mixer: Any = mixer
-        self.gate = nnx.Param(jnp.ones(dim))
+    BSARec's eq. 8, where m is the low-frequency part of x and g is called sqrt(beta); as in its
+    code, g is drawn from N(0, 1). Where g is 0 the output is the mean, where it is 1 the input, and
+    beyond 1 what is new in the input is amplified.
+    """
+
+    def __init__(self, dim: int, rngs: nnx.Rngs):
+        self.gain = normal(rngs, (dim,), 1.0)
+
+    def initial_state(self) -> Means:
+        """Return the means before the first input."""
+        return no_means(len(self.gain))
 
     def __call__(
-        self,
-        x_BxLxD: Float[Array, "B L D"],
-        length_B: Int[Array, " B"],
-        last_only: bool = False,
-    ) -> Float[Array, "B L_or_1 D"]:
-        """Return [B, L, D], or [B, 1, D] at the last valid position with last_only."""
+        self, x_LxD: Float[Array, "L D"], length: Length, state: Means, last_only: bool = False
+    ) -> tuple[Float[Array, "L_or_1 D"], Means]:
+        """Return (outputs of one sequence from a state, the next state).
 
-        def means(x_LxD, length):
-            position_R = self.positions(x_LxD, length, last_only)
-            return means_at(x_LxD, position_R, no_means(x_LxD.shape[-1]))[0]
-
-        mixed = self.mixer(x_BxLxD, length_B, last_only)
-        return mixed + self.gate[...] * jax.vmap(means)(x_BxLxD, length_B)
-
-    def initial_state(self) -> tuple:
-        """Return (the mixer's state, the means) before the first token."""
-        return self.mixer.initial_state(), no_means(len(self.gate))
-
-    def sequence(
-        self, x_LxD: Float[Array, "L D"], length: Length, state: tuple, last_only: bool = False
-    ) -> tuple[Float[Array, "L_or_1 D"], tuple]:
-        """Return (the outputs of one sequence from a state, the next state)."""
-        mixed, after = self.mixer.sequence(x_LxD, length, state[0], last_only)
-        position_R = self.positions(x_LxD, length, last_only)
-        mean_RxD, weight_Rxd = means_at(x_LxD, position_R, state[1])
-        row = 0 if last_only else jnp.maximum(length - 1, 0)
-        return mixed + self.gate[...] * mean_RxD, (after, Means(mean_RxD[row], weight_Rxd[row]))
-
-    def step(self, x_D: Float[Array, " D"], state: tuple) -> tuple[Float[Array, " D"], tuple]:
-        """Return (the output of one more token, the next state)."""
-        mixed, after = self.mixer.step(x_D, state[0])
-        mean_1xD, weight_1xd = means_at(x_D[None], jnp.zeros(1, jnp.int32), state[1])
-        return mixed + self.gate[...] * mean_1xD[0], (after, Means(mean_1xD[0], weight_1xd[0]))
-
-    @staticmethod
-    def positions(x_LxD: jax.Array, length: Length, last_only: bool) -> jax.Array:
-        """Return the positions that are read: the last valid one, or all."""
-        if last_only:
-            return jnp.maximum(jnp.asarray(length) - 1, 0)[None]
-        return jnp.arange(len(x_LxD))
-
-
-def mixer(config: ModelConfig, layer: Any) -> Any:
-    """Return a sequence layer as the mixer of a block: with moving averages, if configured."""
-    return WithAverages(layer, config.dim) if config.moving_averages else layer
+        The outputs are [L, D], or [1, D] at the last of the `length` valid positions.
+        """
+        last = jnp.maximum(jnp.asarray(length) - 1, 0)
+        position_R = last[None] if last_only else jnp.arange(len(x_LxD))
+        mean_RxD, weight_Rxd = means_at(x_LxD, position_R, state)
+        row = 0 if last_only else last
+        new_RxD = x_LxD[position_R] - mean_RxD
+        output_RxD = mean_RxD + jnp.square(self.gain[...]) * new_RxD
+        return output_RxD, Means(mean_RxD[row], weight_Rxd[row])

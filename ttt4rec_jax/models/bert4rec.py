@@ -16,9 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.models.blocks import Block, BlockRecommender
 from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.interface import Key
-from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender
+from ttt4rec_jax.models.layers import Attention
 
 
 class Bert4Rec(BlockRecommender):

@@ -37,9 +37,10 @@ from jaxtyping import Array, Bool, Float, Int
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.data.examples import Histories
+from ttt4rec_jax.models.blocks import Block, BlockRecommender
 from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.interface import Key
-from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender, unit
+from ttt4rec_jax.models.layers import Attention, unit
 
 CROP_TENTHS = 2  # of a history's clicks that a crop keeps
 MASK_TENTHS = 7  # that masking masks

@@ -12,7 +12,6 @@ from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.dense import EMBEDDING_RANGE, Mlp, TanhLayer, normal
 from ttt4rec_jax.models.gap_embeddings import GapEmbeddings
 from ttt4rec_jax.models.interface import Key
-from ttt4rec_jax.ttt.forward import Length
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
@@ -127,59 +126,6 @@ class Attention(nnx.Module):
         return mixed.reshape(B, -1, D) @ self.w_out[...]
 
 
-class Block(nnx.Module):
-    """x + mixer(norm(x)), and with a feed-forward network then x + FFN(norm(x)).
-
-    A mixer is a sequence layer: mixer(x [B, L, D], length [B], last_only) -> [B, L or 1, D].
-    """
-
-    def __init__(self, dim: int, mixer: nnx.Module, ffn: Any, dropout: float):
-        """ffn: a network of dense.feed_forward, or None."""
-        self.norm = RMSNorm(dim)
-        self.mixer: Any = mixer
-        self.ffn_norm = None if ffn is None else RMSNorm(dim)
-        self.ffn = ffn
-        self.dropout = dropout
-
-    def __call__(
-        self,
-        x_BxLxD: Float[Array, "B L D"],
-        length_B: Int[Array, " B"],
-        last_only: bool,
-        key: Key,
-    ) -> Float[Array, "B L_or_1 D"]:
-        """Return [B, L, D], or [B, 1, D] at the last valid position with last_only."""
-        mixer_key, ffn_key = split_key(key, 2)
-        mixed = self.mixer(self.norm(x_BxLxD), length_B, last_only)
-        if last_only:
-            x_BxLxD = last_valid(x_BxLxD, length_B)
-        x_BxLxD = x_BxLxD + dropout(mixed, self.dropout, mixer_key)
-        return self.add_feed_forward(x_BxLxD, ffn_key)
-
-    def add_feed_forward(self, x: Float[Array, "*rows D"], key: Key) -> Float[Array, "*rows D"]:
-        """Return x + FFN(norm(x)), or x without a feed-forward network."""
-        if self.ffn is None or self.ffn_norm is None:
-            return x
-        return x + dropout(self.ffn(self.ffn_norm(x)), self.dropout, key)
-
-    def advance(
-        self, x_LxD: Float[Array, "L D"], length: Length, state: Any, last_only: bool
-    ) -> tuple[Float[Array, "L_or_1 D"], Any]:
-        """Continue from a state of the mixer with clicks of one sequence, without dropout.
-
-        Returns: (output [L, D], or [1, D] at the last valid position with last_only; state).
-        """
-        normed_LxD = self.norm(x_LxD)
-        if len(x_LxD) == 1:  # mixer.sequence would compute a whole mini-batch for one token
-            mixed_D, state = self.mixer.step(normed_LxD[0], state)
-            mixed_LxD = mixed_D[None]
-        else:
-            mixed_LxD, state = self.mixer.sequence(normed_LxD, length, state, last_only)
-        if last_only:
-            x_LxD = x_LxD[jnp.maximum(length - 1, 0)][None]
-        return self.add_feed_forward(x_LxD + mixed_LxD, None), state
-
-
 class TwoTowerModel(nnx.Module):
     """The base of two-tower models: the table of item embeddings, the target tower, the score.
 
@@ -240,61 +186,3 @@ class TwoTowerModel(nnx.Module):
         """Return the item vectors of rows of the table."""
         e = e if self.tower is None else self.tower(e)
         return e if self.temperature is None else unit(e)
-
-
-class BlockRecommender(TwoTowerModel):
-    """Item embeddings (with position embeddings, if configured) -> blocks -> RMSNorm."""
-
-    uses: tuple[str, ...] = (*TwoTowerModel.uses, "input_layer", "positions")
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        num_items: int,
-        blocks: list[Block],
-        rngs: nnx.Rngs,
-        more_rows: int = 0,
-        more_positions: int = 0,
-        embedding_range: float | jax.Array = EMBEDDING_RANGE,
-    ):
-        super().__init__(config, num_items, rngs, more_rows, embedding_range)
-        shape = (config.max_len + more_positions, config.dim)
-        self.positions = (
-            normal(rngs, shape, embedding_range) if config.positions == "learned" else None
-        )
-        self.blocks = nnx.List(blocks)
-        self.norm = RMSNorm(config.dim)
-        self.dropout = config.dropout
-
-    def encode(
-        self,
-        history_BxL: Int[Array, "B L"],
-        length_B: Int[Array, " B"],
-        every: bool = False,
-        key: Key = None,
-    ) -> Float[Array, "B *positions 1 D"]:
-        """Return user vectors: [B, 1, D] at the last click, or [B, L, 1, D] at every one."""
-        x = self.represent(history_BxL, length_B, every, key)
-        return self.user_vectors(x if every else x[:, 0])
-
-    def first_input(self, click_BxL: Int[Array, "*B L"]) -> Float[Array, "*B L D"]:
-        """Return what the first block reads of clicks, without dropout."""
-        x = self.embed(click_BxL)
-        if self.positions is not None:
-            x = x + self.positions[: x.shape[-2]]
-        return self.read(x)
-
-    def represent(
-        self,
-        history_BxL: Int[Array, "B L"],
-        length_B: Int[Array, " B"],
-        every: bool,
-        key: Key,
-    ) -> Float[Array, "B L_or_1 D"]:
-        """Return the last block's output, normalised: [B, L, D], or [B, 1, D] at the last click."""
-        *block_keys, embedding_key = split_key(key, len(self.blocks) + 1)
-        x = dropout(self.first_input(history_BxL), self.dropout, embedding_key)
-        last = len(self.blocks) - 1
-        for depth, (block, block_key) in enumerate(zip(self.blocks, block_keys, strict=True)):
-            x = block(x, length_B, last_only=not every and depth == last, key=block_key)
-        return self.norm(x)

@@ -13,9 +13,9 @@ by sqrt(D); positions counted from the first click of the window; and any of thi
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.models.averages import mixer
+from ttt4rec_jax.models.blocks import BlockRecommender, make_block
 from ttt4rec_jax.models.dense import feed_forward
-from ttt4rec_jax.models.layers import Attention, Block, BlockRecommender
+from ttt4rec_jax.models.layers import Attention
 
 
 class SasRec(BlockRecommender):
@@ -23,8 +23,5 @@ class SasRec(BlockRecommender):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
-        blocks = [
-            Block(config.dim, mixer(config, layer), feed_forward(config, rngs), config.dropout)
-            for layer in layers
-        ]
+        blocks = [make_block(config, one, feed_forward(config, rngs), rngs) for one in layers]
         super().__init__(config, num_items, blocks, rngs)

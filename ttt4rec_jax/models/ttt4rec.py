@@ -20,9 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
-from ttt4rec_jax.models.averages import WithAverages, mixer
+from ttt4rec_jax.models.blocks import BlockRecommender, make_block
 from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward
-from ttt4rec_jax.models.layers import Block, BlockRecommender
 from ttt4rec_jax.ttt.forward import Length
 from ttt4rec_jax.ttt.layer import Ranges, TttLayer
 from ttt4rec_jax.ttt.params import TttConfig
@@ -49,18 +48,14 @@ class Ttt4Rec(BlockRecommender):
             ranges = ranges._replace(gate_range=Ranges().initializer_range)
         std = None if config.initializer_reach == "layer" else ranges.initializer_range
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
-        blocks = [
-            Block(config.dim, mixer(config, layer), feed_forward(config, rngs, std), config.dropout)
-            for layer in layers
-        ]
+        blocks = [make_block(config, one, feed_forward(config, rngs, std), rngs) for one in layers]
         embedding_range = EMBEDDING_RANGE if std is None else std
         super().__init__(config, num_items, blocks, rngs, embedding_range=embedding_range)
 
     @property
     def ttt_layers(self) -> list[TttLayer]:
         """The TTT layer of each block, first block first."""
-        mixers: list[Any] = [block.mixer for block in self.blocks]
-        return [one.mixer if isinstance(one, WithAverages) else one for one in mixers]
+        return [block.mixer for block in self.blocks]
 
     @property
     def is_stream(self) -> bool:
@@ -71,8 +66,8 @@ class Ttt4Rec(BlockRecommender):
         return self.positions is None
 
     def initial_state(self) -> tuple[Any, ...]:
-        """Return the state of every block's mixer before the first click."""
-        return tuple(block.mixer.initial_state() for block in self.blocks)
+        """Return the state of every block before the first click."""
+        return tuple(block.initial_state() for block in self.blocks)
 
     def advance(
         self, click_L: Int[Array, " L"], length: Length, state: tuple[Any, ...]

@@ -41,7 +41,7 @@ def model_stats(
     x = model.first_input(history_BxL)
     stats = []
     for block, layer in zip(model.blocks, model.ttt_layers, strict=True):
-        stats.append(layer_stats(layer, block.norm(x), length_B))
+        stats.append(layer_stats(layer, block.read(x), length_B))
         x = block(x, length_B, last_only=False, key=None)
     return stats
 
