@@ -6,7 +6,6 @@ from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.blocks import make_block
-from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.layers import Attention
 
 D = 8
@@ -25,7 +24,7 @@ def test_the_block_is_its_equation():
         config = ModelConfig(model="sasrec", dim=D, block="filter", filter_share=share)
         rngs = nnx.Rngs(0)
         attention = Attention(D, 2, rngs)
-        block = make_block(config, attention, feed_forward(config, rngs), rngs)
+        block = make_block(config, attention, rngs)
         outputs[share] = block(x, lengths, last_only=False, key=None)
     filtered = np.stack([block.filter(row, 5, block.filter.initial_state())[0] for row in x])
     mixed = np.asarray(attention(x, lengths))

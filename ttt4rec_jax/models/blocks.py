@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.averages import MovingAverages
-from ttt4rec_jax.models.dense import EMBEDDING_RANGE, normal
+from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward, normal
 from ttt4rec_jax.models.layers import Key, RMSNorm, TwoTowerModel, dropout, last_valid, split_key
 from ttt4rec_jax.ttt.forward import Length
 
@@ -159,12 +159,21 @@ class FilterBlock(nnx.Module):
 
 
 def make_block(
-    config: ModelConfig, mixer: nnx.Module, ffn: Any, rngs: nnx.Rngs
+    config: ModelConfig,
+    mixer: nnx.Module,
+    rngs: nnx.Rngs,
+    std: float | jax.Array | None = None,
 ) -> Block | FilterBlock:
-    """Return the block that --block names, around a mixer and a feed-forward network."""
+    """Return the block that --block names, around a mixer.
+
+    std: of the initial weights of its feed-forward network; None: Block's are those of
+    dense.feed_forward, FilterBlock's small, as all of BSARec's, so that at first the block returns
+    little but its input.
+    """
     if config.block == "filter":
+        ffn = feed_forward(config, rngs, EMBEDDING_RANGE if std is None else std)
         return FilterBlock(config, mixer, ffn, rngs)
-    return Block(config.dim, mixer, ffn, config.dropout)
+    return Block(config.dim, mixer, feed_forward(config, rngs, std), config.dropout)
 
 
 class BlockRecommender(TwoTowerModel):

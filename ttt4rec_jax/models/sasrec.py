@@ -14,7 +14,6 @@ from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.blocks import BlockRecommender, make_block
-from ttt4rec_jax.models.dense import feed_forward
 from ttt4rec_jax.models.layers import Attention
 
 
@@ -23,5 +22,5 @@ class SasRec(BlockRecommender):
 
     def __init__(self, config: ModelConfig, num_items: int, rngs: nnx.Rngs):
         layers = [Attention(config.dim, config.num_heads, rngs) for _ in range(config.num_blocks)]
-        blocks = [make_block(config, one, feed_forward(config, rngs), rngs) for one in layers]
+        blocks = [make_block(config, one, rngs) for one in layers]
         super().__init__(config, num_items, blocks, rngs)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.blocks import BlockRecommender, make_block
-from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward
+from ttt4rec_jax.models.dense import EMBEDDING_RANGE
 from ttt4rec_jax.ttt.forward import Length
 from ttt4rec_jax.ttt.layer import Ranges, TttLayer
 from ttt4rec_jax.ttt.params import TttConfig
@@ -48,7 +48,7 @@ class Ttt4Rec(BlockRecommender):
             ranges = ranges._replace(gate_range=Ranges().initializer_range)
         std = None if config.initializer_reach == "layer" else ranges.initializer_range
         layers = [TttLayer(ttt_config(config), rngs, ranges) for _ in range(config.num_blocks)]
-        blocks = [make_block(config, one, feed_forward(config, rngs, std), rngs) for one in layers]
+        blocks = [make_block(config, one, rngs, std) for one in layers]
         embedding_range = EMBEDDING_RANGE if std is None else std
         super().__init__(config, num_items, blocks, rngs, embedding_range=embedding_range)
 
