@@ -1,4 +1,4 @@
-"""--block=filter: the sum of its two halves, and what it is without either."""
+"""--block=filter is its equation, at every position and at the last one."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,6 +1,6 @@
 """Weighted means of a sequence so far: the causal low-pass filter of --block=filter.
 
-The frequency layer of BSARec (Shin, Choi, Wi, Park 2024, arXiv:2312.10325, section 4.2) is a filter
+The frequency layer of BSARec (Shin, Choi, Wi, Park 2024, arXiv:2312.10325) is a filter
 over whole windows. Here, with a decay d, the mean at position i weighs an earlier input j by
 d^(i - j). Each quarter of the channels has a decay of its own.
 """
@@ -52,7 +52,7 @@ def means_at(
 class MovingAverages(nnx.Module):
     """m + g^2 (x - m) of a sequence x and its means m so far, with a learned g for each channel.
 
-    BSARec's eq. 8, where m is the low-frequency part of x and g is called sqrt(beta); as in its
+    As in BSARec, where m is the low-frequency part of x and g is called sqrt(beta). As in its
     code, g is drawn from N(0, 1). Where g is 0 the output is the mean, where it is 1 the input, and
     beyond 1 what is new in the input is amplified.
     """

@@ -2,7 +2,7 @@
 
 --block=residual: pre-norm and residuals, as in the TTT paper's backbone (Sun et al. 2024,
 arXiv:2407.04620, figure 13). --block=filter: the block of BSARec (Shin, Choi, Wi, Park 2024,
-arXiv:2312.10325, section 4), made causal; see FilterBlock.
+arXiv:2312.10325), made causal; see FilterBlock.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ class Block(nnx.Module):
 class FilterBlock(nnx.Module):
     """norm(y + FFN(y)) of y = share * norm(x + filter(x)) + (1 - share) * norm(x + mixer(x)).
 
-    BSARec's block, eq. 9 to 11, with TTT or attention as the mixer. Its filter is a Fourier
+    BSARec's block, with TTT or attention as the mixer. Its filter is a Fourier
     transform of the whole window; this one reads what came before alone (see averages.py), so that
     every position can be trained and a session goes on from a state.
     """
