@@ -52,8 +52,8 @@ def means_at(
 class MovingAverages(nnx.Module):
     """m + g^2 (x - m) of a sequence x and its means m so far, with a learned g for each channel.
 
-    As in BSARec, where m is the low-frequency part of x and g is called sqrt(beta). As in its
-    code, g is drawn from N(0, 1). Where g is 0 the output is the mean, where it is 1 the input, and
+    In BSARec m is the low-frequency part of x, and g is called sqrt(beta). As in its code, g is
+    drawn from N(0, 1). Where g is 0 the output is the mean, where it is 1 the input, and
     beyond 1 what is new in the input is amplified.
     """
 

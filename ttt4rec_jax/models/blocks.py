@@ -89,9 +89,9 @@ class Block(nnx.Module):
 class FilterBlock(nnx.Module):
     """norm(y + FFN(y)) of y = share * norm(x + filter(x)) + (1 - share) * norm(x + mixer(x)).
 
-    BSARec's block, with TTT or attention as the mixer. Its filter is a Fourier
-    transform of the whole window; this one reads what came before alone (see averages.py), so that
-    every position can be trained and a session goes on from a state.
+    BSARec's block, with TTT or attention as the mixer. BSARec filters the whole window by a Fourier
+    transform; this filter reads the clicks so far alone (see averages.py), so that every position
+    can be trained and a session goes on from a state.
     """
 
     def __init__(self, config: ModelConfig, mixer: nnx.Module, ffn: Any, rngs: nnx.Rngs):
