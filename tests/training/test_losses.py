@@ -1,11 +1,13 @@
 """Each loss against its formula in NumPy, and against the loss that it approximates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttt4rec_jax.training import losses
+from ttt4rec_jax.training import losses, objective
 
 POSITIVE = jnp.array(0.7)
 NEGATIVES = jnp.array([-1.2, 0.3, 2.0])
@@ -87,3 +89,32 @@ def test_sampled_softmax_is_unbiased_in_its_normaliser():
     np.testing.assert_allclose(
         jnp.exp(loss).mean(), jnp.exp(losses.softmax(logits, jnp.array(7), 200)), rtol=0.02
     )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])  # chunks of 1 position, of 3 with 1 over, one chunk
+def test_a_loss_by_positions_is_that_of_all_positions(rows, monkeypatch):
+    monkeypatch.setattr(objective, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(objective, "CHUNK_LOGITS", rows * 6)
+    keys = jax.random.split(jax.random.key(0), 3)
+    users_2x4x1x3 = jax.random.normal(keys[0], (2, 4, 1, 3))
+    items_6x3 = jax.random.normal(keys[1], (6, 3))
+    target_2x4 = jax.random.randint(keys[2], (2, 4), 1, 6)
+
+    def mean_loss(by_positions, users, items):
+        def loss(users, target):
+            return losses.softmax(users[..., 0, :] @ items.T, target, 5)
+
+        whole = (
+            objective.by_positions(loss, users, target_2x4, 6)
+            if by_positions
+            else loss(users, target_2x4)
+        )
+        return (whole * jnp.arange(8.0).reshape(2, 4)).mean(), whole
+
+    got, expected = (
+        jax.value_and_grad(functools.partial(mean_loss, chunked), (0, 1), has_aux=True)(
+            users_2x4x1x3, items_6x3
+        )
+        for chunked in (True, False)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)

@@ -1,6 +1,7 @@
 """The loss of a batch: scores of targets and negatives, the loss that --loss names, their mean."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,11 @@ from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, Config
 from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.training import losses
+from ttt4rec_jax.ttt.matmul import on_cpu
+
+# Of a chunk of the softmax over the catalogue, see by_positions: rows on a CPU, logits elsewhere.
+CHUNK_ROWS = 128
+CHUNK_LOGITS = 2**26  # 256 MB
 
 
 class Scores(NamedTuple):
@@ -60,8 +66,12 @@ def target_losses(
         else:
             vectors = model.item_vectors(jnp.arange(num_items + 1))
         rule = models.rule_of(model, config.interest_rule)
-        logits = models.over_interests(scores.users, lambda u: u @ vectors.T, rule)
-        return losses.softmax(logits, batch.target, num_items)
+
+        def over_catalogue(users, target):
+            logits = models.over_interests(users, lambda u: u @ vectors.T, rule)
+            return losses.softmax(logits, target, num_items)
+
+        return by_positions(over_catalogue, scores.users, batch.target, len(vectors))
     if loss == "sampled_softmax":
         more = scores.negatives, batch.negatives, num_items, batch.log_expected
         return losses.sampled_softmax(scores.positive, batch.target, *more)
@@ -70,6 +80,34 @@ def target_losses(
     if loss == "gbce":
         return losses.gbce(scores.positive, negatives, num_items, config.train.gbce_t)
     return losses.bce(scores.positive, negatives)
+
+
+def by_positions(
+    loss: Callable[..., jax.Array], users: jax.Array, target: jax.Array, num_vectors: int
+) -> jax.Array:
+    """Return loss(users, target), computed for some positions of all sequences at a time.
+
+    The logits of all positions would fill the memory of an accelerator, and on a CPU they would
+    not stay in its cache. The gradient computes a chunk's logits again, which still costs less.
+
+    users: [B, L, I, D] and target [B, L], or without L, which is one chunk.
+    num_vectors: the columns of the logits.
+    """
+    if target.ndim == 1:
+        return loss(users, target)
+    rows = CHUNK_ROWS if on_cpu() else CHUNK_LOGITS // num_vectors
+    num_sequences, num_positions = target.shape
+    size = min(max(1, rows // num_sequences), num_positions)
+    num_chunks = -(-num_positions // size)
+
+    def chunks(x):  # [B, L, ...] -> [chunk, B, positions, ...]
+        missing = num_chunks * size - num_positions
+        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(num_sequences, num_chunks, size, *x.shape[2:]), 1, 0)
+
+    of_chunk = jax.checkpoint(lambda args: loss(*args))
+    losses_CxBxP = jax.lax.map(of_chunk, (chunks(users), chunks(target)))
+    return jnp.moveaxis(losses_CxBxP, 0, 1).reshape(num_sequences, -1)[:, :num_positions]
 
 
 def batch_loss(
