@@ -58,7 +58,7 @@ def test_ids_and_titles_from_data_are_escaped_wherever_they_are_printed(tmp_path
         recommend.format_item(catalogue, "b\nc"),
         recommend.format_matches(catalogue, "\x1b", catalogue.ids),
     ]
-    run.reporter({})("data \x1b[2J\nnext")
+    run.reporter(RunFolder(tmp_path), [])("data \x1b[2J\nnext")
     terminal.prepare_streams()
     logging.getLogger("ttt4rec_jax").warning("%s: bad", "\x1b[2J")
     texts += [capsys.readouterr().out, caplog.text]
@@ -93,13 +93,13 @@ def test_a_terminal_of_another_encoding_gets_stand_ins(monkeypatch, encoding, ex
     assert printed(encoding, "0.5 ± 0.1 é日", monkeypatch) == expected
 
 
-def test_a_disk_that_fills_under_the_output_does_not_end_a_run(monkeypatch, capsys):
+def test_a_disk_that_fills_under_the_output_does_not_end_a_run(monkeypatch, capsys, tmp_path):
     class Full(io.StringIO):
         def flush(self):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
-    run.reporter({})("epoch 1")
+    run.reporter(RunFolder(tmp_path), [])("epoch 1")
     assert "No space left on device); the run goes on" in capsys.readouterr().err
 
 
@@ -112,7 +112,7 @@ def test_a_closed_pipe_interrupts_a_run_but_not_one_whose_result_is_on_disk(monk
             raise OSError
 
     monkeypatch.setattr(sys, "stdout", Closed())
-    report = run.reporter({"": RunFolder(tmp_path)})
+    report = run.reporter(RunFolder(tmp_path), [""])
     with pytest.raises(BrokenPipeError):
         report("epoch 1")
     (tmp_path / "result.json").touch()

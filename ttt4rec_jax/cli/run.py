@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from ttt4rec_jax.config.execution import RunConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
 from ttt4rec_jax.data.examples import steps_of, training_examples
 from ttt4rec_jax.parallel import processes
+from ttt4rec_jax.parallel.sharding import DeviceMesh
 from ttt4rec_jax.pipeline import sweep, windows
 from ttt4rec_jax.pipeline.devices import platform, start_devices
 from ttt4rec_jax.pipeline.experiment import Experiment, fit, saved_results, train_all
@@ -56,33 +57,20 @@ def run(
     if len(parts) > 1:
         _run_windows(parts, run_config, root, flags, started)
         return
-    prepared, dataset = load(config, run_config)
-    prepare_seconds = time.perf_counter() - started
     if not processes.is_primary():
+        _, dataset = load(config, run_config)
         if not run_config.dry_run:
             fit({"": config}, dataset, root, {"": root}, mesh, log=_silent)
         return
-    introduce(dataset, prepared, root)
+    experiment = open_data(config, run_config, root, mesh, started)
     if run_config.dry_run:
-        print(shown_lines(dry_run(combinations, dataset, root.path)))
+        print(shown_lines(dry_run(combinations, experiment.dataset, root.path)))
         return
     with root.locked():
         # Check again: another process may have started a run here in the meantime.
         check_folder(root, combinations, run_config.resume)
-        train_all(
-            Experiment(
-                combinations=combinations,
-                flags=flags,
-                root=root,
-                dataset=dataset,
-                items=catalogue.from_prepared(prepared, dataset),
-                mesh=mesh,
-                platform=platform(),
-                started=started,
-                prepare_seconds=prepare_seconds,
-                log=reporter({name: RunFolder(root.path / name) for name in combinations}),
-            )
-        )
+        log = reporter(root, combinations)
+        train_all(experiment._replace(combinations=combinations, flags=flags, log=log))
 
 
 def _run_windows(
@@ -94,25 +82,12 @@ def _run_windows(
 ) -> None:
     """Do what `run` does for the windows of a rolling split, one after the other."""
     combinations = {name: config for part in parts for name, config in part.items()}
-    log = reporter({name: RunFolder(root.path / name) for name in combinations})
+    log = reporter(root, combinations)
 
     def loaded(part: dict[str, Config]) -> Experiment:
-        began = time.perf_counter()
-        prepared, dataset = load(next(iter(part.values())), run_config)
-        prepare_seconds = time.perf_counter() - began
-        introduce(dataset, prepared, root)
-        return Experiment(
-            combinations=part,
-            flags=flags,
-            root=root,
-            dataset=dataset,
-            items=catalogue.from_prepared(prepared, dataset),
-            mesh=None,
-            platform=platform(),
-            started=began,
-            prepare_seconds=prepare_seconds,
-            log=log,
-        )
+        config = next(iter(part.values()))
+        experiment = open_data(config, run_config, root, None, time.perf_counter())
+        return experiment._replace(combinations=part, flags=flags, log=log)
 
     if run_config.dry_run:
         for part in parts:
@@ -131,27 +106,39 @@ def search(asked: Search, run_config: RunConfig, root: RunFolder, started: float
     import_optuna()  # before anything is prepared or written
     config = asked.combination({name: one.first for name, one in asked.space.items()})
     mesh = start_devices(run_config, asked.batch)
-    prepared, dataset = load(config, run_config)
-    prepare_seconds = time.perf_counter() - started
-    introduce(dataset, prepared, root)
+    experiment = open_data(config, run_config, root, mesh, started)
     space = "\n          ".join(f"{name} {one.text()}" for name, one in asked.space.items())
     print(shown_lines(f"space     {space}"), flush=True)
     with root.locked():
-        return search_options(
-            asked,
-            Experiment(
-                combinations={},
-                flags={},
-                root=root,
-                dataset=dataset,
-                items=catalogue.from_prepared(prepared, dataset),
-                mesh=mesh,
-                platform=platform(),
-                started=started,
-                prepare_seconds=prepare_seconds,
-                log=reporter({}),
-            ),
-        )
+        return search_options(asked, experiment._replace(log=reporter(root, {})))
+
+
+def open_data(
+    config: Config,
+    run_config: RunConfig,
+    root: RunFolder,
+    mesh: DeviceMesh | None,
+    started: float,
+) -> Experiment:
+    """Prepare, load and introduce the data; return an experiment on them without combinations.
+
+    started: time.perf_counter() when the preparation or the program started. Raises UserError.
+    """
+    prepared, dataset = load(config, run_config)
+    prepare_seconds = time.perf_counter() - started
+    introduce(dataset, prepared, root)
+    return Experiment(
+        combinations={},
+        flags={},
+        root=root,
+        dataset=dataset,
+        items=catalogue.from_prepared(prepared, dataset),
+        mesh=mesh,
+        platform=platform(),
+        started=started,
+        prepare_seconds=prepare_seconds,
+        log=_silent,
+    )
 
 
 def load(config: Config, run_config: RunConfig) -> tuple[Path, Dataset]:
@@ -206,19 +193,22 @@ def size(config: Config, dataset: Dataset) -> tuple[int, int, int]:
     return len(examples.ends), sum(map(steps_of, buckets)), parameters
 
 
-def reporter(folders: dict[str, RunFolder]) -> Callable[[str], None]:
+def reporter(root: RunFolder, names: Iterable[str]) -> Callable[[str], None]:
     """Return a function that prints a line above the progress bar, and flushes it.
+
+    names: of the folders of the runs in `root`.
 
     A full disk under stdout is no reason to lose a run. A closed pipe interrupts a run, unless
     every folder has its result or its error: what is on disk is not reported as a failure.
     """
+    folders = [RunFolder(root.path / name) for name in names]
 
     def report(line: str) -> None:
         try:
             tqdm.write(shown_lines(line))
             sys.stdout.flush()
         except BrokenPipeError:
-            ended = (run.result.exists() or run.error.exists() for run in folders.values())
+            ended = (run.result.exists() or run.error.exists() for run in folders)
             if not all(ended):
                 raise
             discard_output()
