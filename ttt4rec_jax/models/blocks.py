@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -17,7 +16,7 @@ from ttt4rec_jax.config import ModelConfig
 from ttt4rec_jax.models.averages import MovingAverages
 from ttt4rec_jax.models.dense import EMBEDDING_RANGE, feed_forward, normal
 from ttt4rec_jax.models.layers import Key, RMSNorm, TwoTowerModel, dropout, last_valid, split_key
-from ttt4rec_jax.ttt.forward import Length
+from ttt4rec_jax.ttt.forward import Length, last_position
 
 
 def mix_on(
@@ -82,7 +81,7 @@ class Block(nnx.Module):
         """
         mixed_LxD, state = mix_on(self.mixer, self.read(x_LxD), length, state, last_only)
         if last_only:
-            x_LxD = x_LxD[jnp.maximum(length - 1, 0)][None]
+            x_LxD = x_LxD[last_position(length)][None]
         return self.add_feed_forward(x_LxD + mixed_LxD, None), state
 
 
@@ -154,7 +153,7 @@ class FilterBlock(nnx.Module):
         mixed_LxD, mixer_state = mix_on(self.mixer, x_LxD, length, state[0], last_only)
         filtered_LxD, filter_state = self.filter(x_LxD, length, state[1], last_only)
         if last_only:
-            x_LxD = x_LxD[jnp.maximum(length - 1, 0)][None]
+            x_LxD = x_LxD[last_position(length)][None]
         return self.join(x_LxD, filtered_LxD, mixed_LxD, None), (mixer_state, filter_state)
 
 
