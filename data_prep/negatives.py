@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.index import blocks
+from data_prep.index import blocks, is_training
 from data_prep.settings import UserError
 
 BLOCK = 2**18  # negatives drawn at a time; changing it changes the negatives of a seed
@@ -38,6 +38,19 @@ def clicked(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Clicked:
         keys[count : count + len(pairs)] = pairs
         count += len(pairs)
     return Clicked(keys[:count], base)
+
+
+def pool(
+    kind: str, items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
+) -> np.ndarray:
+    """Return the items from which negatives are sampled, each as often as its weight.
+
+    These are all items once if `kind` is uniform, the items of the training clicks if it is
+    popularity.
+    """
+    if kind == "uniform":
+        return np.arange(1, num_items + 1)
+    return items[is_training(offsets, train_ends)]
 
 
 def draw(

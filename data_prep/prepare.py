@@ -40,6 +40,7 @@ from data_prep import (
     store,
     summary,
     synthetic,
+    ties,
     windows,
 )
 from data_prep.catalogue.entry import Layout, Source
@@ -92,6 +93,8 @@ def prepare(config: DataConfig, data_dir: str | Path = "", cache_dir: str | Path
         parsed, kept, dropped, window = _filtered(parsed, config, filters)
         sequences = in_sequence(kept, filters)
         del kept
+        if config.ties == "shuffled":
+            ties.shuffle(sequences.items, sequences.times, sequences.offsets, config.data_seed)
         arrays, tables = prepared(sequences, titles, config, window)
         whole = arrays["items"], arrays["offsets"], arrays["train_ends"], len(tables["items"])
         lookup = index.click_index(*whole)
@@ -187,7 +190,7 @@ def _settings(config: DataConfig, source: Source) -> dict:
         "dedup": config.dedup,
         "data_seed": config.data_seed,
         "on_bad_rows": config.on_bad_rows,
-    }
+    } | ({} if config.ties == "file" else {"ties": config.ties})  # the others keep their folders
 
 
 class Sequences(NamedTuple):
@@ -250,7 +253,7 @@ def prepared(
         "train_ends": parts.train_ends,
     }
     history = negatives.clicked(items, offsets, len(tables["items"]))
-    pool = _pool(config.negatives, items, offsets, parts.train_ends, len(tables["items"]))
+    pool = negatives.pool(config.negatives, items, offsets, parts.train_ends, len(tables["items"]))
     for number, part in enumerate(("validation", "test")):
         positions = getattr(parts, part)
         users = np.searchsorted(offsets, positions, side="right") - 1
@@ -280,19 +283,6 @@ def _split(
     if config.split == "user_holdout":
         return split.user_holdout(offsets, config.holdout_users, config.data_seed)
     return split.leave_one_out(offsets)
-
-
-def _pool(
-    kind: str, items: np.ndarray, offsets: np.ndarray, train_ends: np.ndarray, num_items: int
-) -> np.ndarray:
-    """Return the items from which negatives are sampled, each as often as its weight.
-
-    These are all items once if `kind` is uniform, the items of the training clicks if it is
-    popularity.
-    """
-    if kind == "uniform":
-        return np.arange(1, num_items + 1)
-    return items[index.is_training(offsets, train_ends)]
 
 
 def _from_memory(table: pl.DataFrame) -> Clicks:

@@ -195,6 +195,12 @@ class DataConfig:
         "those that follow a click on the same item. all: all but the first.",
         choices=("none", "consecutive", "all"),
     )
+    ties: str = option(
+        "file",
+        "Order of a user's clicks with equal times. file: as in the input. shuffled: at random, by "
+        "data_seed; for input that is sorted by item, where the order tells which item is next.",
+        choices=("file", "shuffled"),
+    )
     user_core: int = option(
         -1,
         "Keep users with at least this many clicks (k-core, iterated with item_core); "
@@ -255,7 +261,7 @@ class DataConfig:
     )
     data_seed: int = option(
         0,
-        "Seed of the evaluation negatives and of the synthetic data set.",
+        "Seed of the evaluation negatives, of shuffled ties and of the synthetic data set.",
         low=0,
         high=2**31 - 1,
     )

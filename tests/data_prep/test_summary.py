@@ -16,6 +16,7 @@ from data_prep.tables import encode
 
 
 def manifest_of(tmp_path, rows, **options):
+    tmp_path.mkdir(exist_ok=True)
     path = write_csv(tmp_path / "clicks.csv", rows)
     options = {"eval_negatives": 3, "user_core": 1, "item_core": 1} | options
     folder = prepare(DataConfig(dataset=str(path), **options), cache_dir=tmp_path / "cache")
@@ -36,6 +37,31 @@ def test_figures_equal_a_brute_force_count(tmp_path):
     text = "\n".join(summary.lines(manifest))
     assert "600 rows read; columns user=user, item=item, time=time" in text
     assert f"{figures['duplicates']} clicks are exact duplicates" in text
+
+
+def test_input_that_is_sorted_by_item_is_noticed_and_can_be_shuffled(tmp_path):
+    rows = [(u, f"i{i:03}", t) for u in range(60) for i, t in enumerate((1, 1, 1, 2, 3, 3, 9), u)]
+    sentence = "100% of 180 neighbouring clicks with equal times are in the order of their item ids"
+    manifest, folder = manifest_of(tmp_path, rows)
+    assert sentence in "\n".join(summary.lines(manifest))
+    manifest, reversed_folder = manifest_of(tmp_path, rows[::-1])
+    assert sentence in "\n".join(summary.lines(manifest))
+    manifest, shuffled = manifest_of(tmp_path, rows, ties="shuffled")
+    figures = manifest["summary"]
+    assert figures["tied_pairs"] == 180 and 60 < figures["tied_pairs_ascending"] < 120
+    assert "in the order of their item ids" not in "\n".join(summary.lines(manifest))
+    arrays = [
+        {name: np.load(f / f"{name}.npy") for name in ("items", "timestamps", "offsets")}
+        for f in (folder, reversed_folder, shuffled)
+    ]
+    moments = np.arange(60).repeat(7) * 10 + arrays[0]["timestamps"]
+    clicks = set(zip(moments, arrays[0]["items"], strict=True))
+    for one in arrays[1:]:
+        np.testing.assert_array_equal(one["timestamps"], arrays[0]["timestamps"])
+        assert set(zip(moments, one["items"], strict=True)) == clicks
+    again, _ = manifest_of(tmp_path / "again", rows, ties="shuffled")
+    other, _ = manifest_of(tmp_path / "other", rows, ties="shuffled", data_seed=1)
+    assert again["sha256"] == manifest["sha256"] != other["sha256"]
 
 
 def test_rows_are_counted_wherever_they_go(tmp_path):
