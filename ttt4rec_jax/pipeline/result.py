@@ -117,8 +117,9 @@ def evaluation_protocol(
     kept = {} if evaluation.filter_seen else {"unfiltered": f"all {items} items"}
     without = manifest.get("summary", {}).get("test_without_negatives", 0)
     left_out = f"; without {without:,} users who leave fewer" if without else ""
+    shuffled = f", equal times shuffled, seed {data.data_seed}" * (data.ties == "shuffled")
     return {
-        "split": split_text(data) + f", time {order}" * order.startswith("none"),
+        "split": split_text(data) + f", time {order}" * order.startswith("none") + shuffled,
         **trained,
         "sampled": f"1:{data.eval_negatives}, {data.negatives}, none of the user's full history, "
         f"seed {data.data_seed}{left_out}",
