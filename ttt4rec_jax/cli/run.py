@@ -110,7 +110,7 @@ def search(asked: Search, run_config: RunConfig, root: RunFolder, started: float
     space = "\n          ".join(f"{name} {one.text()}" for name, one in asked.space.items())
     print(shown_lines(f"space     {space}"), flush=True)
     with root.locked():
-        return search_options(asked, experiment._replace(log=reporter(root, {})))
+        return search_options(asked, experiment._replace(log=reporter(root, ())))
 
 
 def open_data(

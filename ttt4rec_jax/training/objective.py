@@ -90,14 +90,14 @@ def by_positions(
     The logits of all positions would fill the memory of an accelerator, and on a CPU they would
     not stay in its cache. The gradient computes a chunk's logits again, which still costs less.
 
-    users: [B, L, I, D] and target [B, L], or without L, which is one chunk.
-    num_vectors: the columns of the logits.
+    users: [B, L, I, D] and target [B, L], or without L. What fits into one chunk is computed as it
+    is. num_vectors: the columns of the logits.
     """
-    if target.ndim == 1:
-        return loss(users, target)
+    num_sequences, num_positions = target.shape if target.ndim == 2 else (len(target), 1)
     rows = CHUNK_ROWS if on_cpu() else CHUNK_LOGITS // num_vectors
-    num_sequences, num_positions = target.shape
-    size = min(max(1, rows // num_sequences), num_positions)
+    size = max(1, rows // num_sequences)
+    if size >= num_positions:
+        return loss(users, target)
     num_chunks = -(-num_positions // size)
 
     def chunks(x):  # [B, L, ...] -> [chunk, B, positions, ...]
