@@ -188,9 +188,10 @@ def _settings(config: DataConfig, source: Source) -> dict:
         "negatives": {"kind": config.negatives, "number": config.eval_negatives},
         "where": source.layout.where,
         "dedup": config.dedup,
+        "ties": config.ties,
         "data_seed": config.data_seed,
         "on_bad_rows": config.on_bad_rows,
-    } | ({} if config.ties == "file" else {"ties": config.ties})  # the others keep their folders
+    }
 
 
 class Sequences(NamedTuple):

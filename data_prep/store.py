@@ -18,7 +18,7 @@ from data_prep.files import file_digest, read_json, sync
 from data_prep.settings import UserError
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 4  # also increased when a bug in the readers is fixed, to prepare data again
+FORMAT_VERSION = 5  # also increased when a bug in the readers is fixed, to prepare data again
 ATTEMPTS = 10  # to replace a damaged folder while other processes do the same
 
 

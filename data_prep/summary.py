@@ -52,15 +52,14 @@ def summarise(
         "repeated_share": round(1 - np.count_nonzero(is_first) / clicks, 4),
     }
     if unit != NO_TIME:
-        tied, duplicates = ties.count(items, times, offsets)
-        tied_pairs, ascending = ties.pairs_by_item(items, times, offsets)
+        tied = ties.count(items, times, offsets)
         low = int(times.min())
         high = int(times.max())
         figures |= {
-            "tied_share": round(tied / clicks, 4),
-            "duplicates": duplicates,
-            "tied_pairs": tied_pairs,
-            "tied_pairs_ascending": ascending,
+            "tied_share": round(tied.clicks / clicks, 4),
+            "duplicates": tied.duplicates,
+            "tied_pairs": tied.pairs,
+            "tied_pairs_ascending": tied.ascending,
             "time_span": [low, high],
             "time_span_text": span_text(low, high, unit),
         }

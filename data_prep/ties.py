@@ -4,6 +4,8 @@ Reviews of Amazon, for example, have days for times and come in files that are s
 that of two clicks on one day the second is the one whose item id is greater.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from data_prep.index import blocks
@@ -11,46 +13,37 @@ from data_prep.index import blocks
 STREAM = 3  # of random bits for a seed; see split.py for the others
 
 
-def count(items: np.ndarray, times: np.ndarray, offsets: np.ndarray) -> tuple[int, int]:
-    """Return how many clicks share their time with another of the same user, and how many repeat
-    another's item as well.
+class Ties(NamedTuple):
+    """Counts of clicks that share their time with another of the same user.
 
-    Clicks are in order of users and times.
+    duplicates: those that repeat another's item as well. pairs: neighbours with equal times and
+    different items; ascending: those of them whose second item has the greater id. About half of
+    the pairs ascend if the order does not depend on the item.
     """
-    ties = 0
-    duplicates = 0
+
+    clicks: int
+    duplicates: int
+    pairs: int
+    ascending: int
+
+
+def count(items: np.ndarray, times: np.ndarray, offsets: np.ndarray) -> Ties:
+    """Return the ties of clicks in order of users and times; items are numbered as ids ascend."""
+    total = np.zeros(len(Ties._fields), np.int64)
     for low, high in blocks(offsets):
         part = slice(offsets[low], offsets[high])
-        same = np.diff(times[part]) == 0  # each click and the next one
-        same[offsets[low + 1 : high] - offsets[low] - 1] = False  # the next one is another user's
+        of_item = items[part].astype(np.int64)
+        moment = _moments(times[part], offsets[low : high + 1])
+        same = np.diff(moment) == 0  # each click and the next one
         if not same.any():
             continue
-        tied = np.zeros(len(same) + 1, bool)
+        tied = np.zeros(len(of_item), bool)
         tied[1:] |= same
         tied[:-1] |= same
-        ties += int(tied.sum())
-        moments = np.concatenate([[0], np.cumsum(~same)])[tied]
-        keys = np.sort(moments * (int(items[part].max(initial=0)) + 1) + items[part][tied])
-        duplicates += int((np.diff(keys) == 0).sum())
-    return ties, duplicates
-
-
-def pairs_by_item(items: np.ndarray, times: np.ndarray, offsets: np.ndarray) -> tuple[int, int]:
-    """Return how many neighbouring clicks of a user have equal times and different items, and in
-    how many of these pairs the id of the second item is the greater one.
-
-    Items are numbered in the order of their ids. About half of the pairs ascend in data whose order
-    does not depend on the item.
-    """
-    pairs = ascending = 0
-    for low, high in blocks(offsets):
-        part = slice(offsets[low], offsets[high])
-        steps = np.diff(items[part].astype(np.int64))
-        steps[np.diff(times[part]) != 0] = 0
-        steps[offsets[low + 1 : high] - offsets[low] - 1] = 0  # the next click is another user's
-        pairs += int(np.count_nonzero(steps))
-        ascending += int((steps > 0).sum())
-    return pairs, ascending
+        keys = np.sort(moment[tied] * (of_item.max() + 1) + of_item[tied])
+        steps = np.diff(of_item)[same]
+        total += tied.sum(), (np.diff(keys) == 0).sum(), (steps != 0).sum(), (steps > 0).sum()
+    return Ties(*total.tolist())
 
 
 def shuffle(items: np.ndarray, times: np.ndarray, offsets: np.ndarray, seed: int) -> None:
@@ -58,8 +51,16 @@ def shuffle(items: np.ndarray, times: np.ndarray, offsets: np.ndarray, seed: int
     bits = np.random.PCG64(np.random.SeedSequence((seed, STREAM)))
     for low, high in blocks(offsets):
         part = slice(offsets[low], offsets[high])
-        is_new = np.ones(offsets[high] - offsets[low], bool)
-        is_new[1:] = np.diff(times[part]) != 0
-        is_new[offsets[low:high] - offsets[low]] = True
-        order = np.lexsort((bits.random_raw(len(is_new)), np.cumsum(is_new)))
-        items[part] = items[part][order]
+        moment = _moments(times[part], offsets[low : high + 1])
+        items[part] = items[part][np.lexsort((bits.random_raw(len(moment)), moment))]
+
+
+def _moments(times: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Return a number for each click, ascending, which a user's clicks with equal times share.
+
+    bounds: where each user's clicks begin, and where the last one's end.
+    """
+    is_new = np.ones(len(times), np.int64)
+    is_new[1:] = np.diff(times) != 0
+    is_new[bounds[:-1] - bounds[0]] = 1
+    return np.cumsum(is_new)
