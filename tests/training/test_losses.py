@@ -118,3 +118,5 @@ def test_a_loss_by_positions_is_that_of_all_positions(rows, monkeypatch):
         for chunked in (True, False)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+    program = jax.make_jaxpr(functools.partial(mean_loss, True))(users_2x4x1x3, items_6x3)
+    assert ("scan" in str(program)) == (rows < 8)  # one chunk needs no loop
