@@ -20,8 +20,20 @@ from data_prep.settings import DataConfig, option
 from ttt4rec_jax.cli.command import DataFolders
 from ttt4rec_jax.config import Config, ModelConfig, TrainConfig
 from ttt4rec_jax.data.dataset import Dataset, load_dataset
+from ttt4rec_jax.pipeline import presets
 from ttt4rec_jax.training.compile import compile_runs
 from ttt4rec_jax.training.loop import copied
+
+
+def best(model: str, dataset: str) -> tuple[str, dict, dict]:
+    """Return the case of a model's best recipe for a data set."""
+    values = presets.values("best", model, dataset)
+    of_model, of_training = (
+        {name: values[name] for name in values.keys() & {f.name for f in dataclasses.fields(part)}}
+        for part in (ModelConfig, TrainConfig)
+    )
+    return dataset, of_model | {"model": model}, of_training
+
 
 EVERY = {"targets": "every", "num_negatives": 1}
 SHAPE = {"max_len": 50, "num_blocks": 2, "dropout": 0.2}
@@ -32,6 +44,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {  # data set, model and training set
     "beauty-ttt-bN": ("beauty", {"mini_batch_size": 50} | SHAPE, EVERY),
     "beauty-ttt-b10": ("beauty", {"mini_batch_size": 10} | SHAPE, EVERY),
     "beauty-paper": ("beauty", {}, {}),
+    "beauty-ttt-best": best("ttt4rec", "beauty"),
+    "beauty-sasrec-best": best("sasrec", "beauty"),
     "ml1m-sasrec-200": ("ml1m", {"model": "sasrec"} | SHAPE | {"max_len": 200}, EVERY),
     "ml1m-ttt-200-b10": ("ml1m", {"mini_batch_size": 10} | SHAPE | {"max_len": 200}, EVERY),
     "ml1m-paper": ("ml1m", {}, {}),

@@ -76,6 +76,27 @@ def test_the_loss_over_the_catalogue_takes_the_scores_of_the_evaluation(rule):
     )
 
 
+@pytest.mark.parametrize("rule", ["own", "soft"])
+def test_the_loss_over_a_shared_sample_takes_the_scores_of_the_evaluation(rule):
+    asked = config(rule=rule, loss="sampled_softmax")
+    model = build(asked)
+    batch = batch_of(negatives=np.array([2, 5, 3, 5, 1], np.int32))
+    items_Bx6 = jnp.concatenate(
+        [batch.target[:, None], jnp.broadcast_to(batch.negatives, (16, 5))], 1
+    )
+    expected_Bx6 = evaluated(model, batch, items_Bx6)
+    np.testing.assert_allclose(
+        objective.target_losses(
+            model, objective.batch_scores(model, batch, asked, None), batch, asked, V
+        ),
+        losses.sampled_softmax(
+            expected_Bx6[:, 0], batch.target, expected_Bx6[:, 1:], batch.negatives, V
+        ),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 def test_scores_by_formula():
     interests = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     items = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)

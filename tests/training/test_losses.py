@@ -99,16 +99,14 @@ def test_a_loss_by_positions_is_that_of_all_positions(rows, monkeypatch):
     users_2x4x1x3 = jax.random.normal(keys[0], (2, 4, 1, 3))
     items_6x3 = jax.random.normal(keys[1], (6, 3))
     target_2x4 = jax.random.randint(keys[2], (2, 4), 1, 6)
+    added_2x4 = jnp.arange(8.0).reshape(2, 4)
 
     def mean_loss(by_positions, users, items):
-        def loss(users, target):
-            return losses.softmax(users[..., 0, :] @ items.T, target, 5)
+        def loss(users, target, added):
+            return losses.softmax(users[..., 0, :] @ items.T, target, 5) + added
 
-        whole = (
-            objective.by_positions(loss, users, target_2x4, 6)
-            if by_positions
-            else loss(users, target_2x4)
-        )
+        rows = users, target_2x4, added_2x4
+        whole = objective.by_positions(loss, 6, *rows) if by_positions else loss(*rows)
         return (whole * jnp.arange(8.0).reshape(2, 4)).mean(), whole
 
     got, expected = (

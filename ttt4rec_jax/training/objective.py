@@ -14,17 +14,22 @@ from ttt4rec_jax.data.batches import Batch
 from ttt4rec_jax.training import losses
 from ttt4rec_jax.ttt.matmul import on_cpu
 
-# Of a chunk of the softmax over the catalogue, see by_positions: rows on a CPU, logits elsewhere.
+# Of a chunk of a softmax, see by_positions: rows on a CPU, logits elsewhere.
 CHUNK_ROWS = 128
 CHUNK_LOGITS = 2**26  # 256 MB
 
 
 class Scores(NamedTuple):
-    """Interests [..., I, D] that score, or None; scores of targets [...] and negatives [..., K]."""
+    """Interests [..., I, D] that score, or None; scores of targets [...] and negatives [..., K].
+
+    Of negatives that the batch shares, there are vectors [K, D] in the place of scores: the loss
+    computes the scores of some positions at a time.
+    """
 
     users: Any
     positive: jax.Array
-    negatives: jax.Array
+    negatives: Any
+    vectors: Any = None
 
 
 def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None) -> Scores:
@@ -50,6 +55,8 @@ def batch_scores(model: Any, batch: Batch, config: Config, key: jax.Array | None
     vectors = model.item_vectors(batch.negatives)
     score = functools.partial(models.over_interests, interests, rule=rule)
     of_target = score(lambda u: (u * target).sum(-1))
+    if batch.negatives.ndim == 1:
+        return Scores(interests, of_target, None, vectors)
     of_negatives = score(lambda u: jnp.einsum("...D,...KD->...K", u, vectors))
     return Scores(interests, of_target, of_negatives)
 
@@ -59,22 +66,34 @@ def target_losses(
 ) -> jax.Array:
     """Return the loss of each of a batch's targets [...], as --loss names it."""
     loss = config.train.loss
+    rule = models.rule_of(model, config.interest_rule)
     if loss == "softmax":
         if isinstance(model, models.HasItemTable):
             # use the table itself: a look-up of all rows would gather it on every device
             vectors = model.vectors_of(model.embedding[...])
         else:
             vectors = model.item_vectors(jnp.arange(num_items + 1))
-        rule = models.rule_of(model, config.interest_rule)
 
         def over_catalogue(users, target):
             logits = models.over_interests(users, lambda u: u @ vectors.T, rule)
             return losses.softmax(logits, target, num_items)
 
-        return by_positions(over_catalogue, scores.users, batch.target, len(vectors))
+        return by_positions(over_catalogue, len(vectors), scores.users, batch.target)
     if loss == "sampled_softmax":
-        more = scores.negatives, batch.negatives, num_items, batch.log_expected
-        return losses.sampled_softmax(scores.positive, batch.target, *more)
+
+        def over_sample(target, positive, negatives):
+            more = batch.negatives, num_items, batch.log_expected
+            return losses.sampled_softmax(positive, target, negatives, *more)
+
+        if scores.vectors is None:
+            return over_sample(batch.target, scores.positive, scores.negatives)
+
+        def of_users(users, target, positive):
+            logits = models.over_interests(users, lambda u: u @ scores.vectors.T, rule)
+            return over_sample(target, positive, logits)
+
+        rows = scores.users, batch.target, scores.positive
+        return by_positions(of_users, len(scores.vectors), *rows)
     # a user who has clicked every item has padding instead of negatives, which adds nothing
     negatives = jnp.where(batch.negatives > 0, scores.negatives, -jnp.inf)
     if loss == "gbce":
@@ -83,21 +102,25 @@ def target_losses(
 
 
 def by_positions(
-    loss: Callable[..., jax.Array], users: jax.Array, target: jax.Array, num_vectors: int
+    loss: Callable[..., jax.Array],
+    num_vectors: int,
+    users: jax.Array,
+    target: jax.Array,
+    *more: jax.Array,
 ) -> jax.Array:
-    """Return loss(users, target), computed for some positions of all sequences at a time.
+    """Return loss(users, target, *more), computed for some positions of all sequences at a time.
 
     The logits of all positions would fill the memory of an accelerator, and on a CPU they would
     not stay in its cache. The gradient computes a chunk's logits again, which still costs less.
 
-    users: [B, L, I, D] and target [B, L], or without L. What fits into one chunk is computed as it
-    is. num_vectors: the columns of the logits.
+    users: [B, L, I, D], target and more [B, L], or all without L. What fits into one chunk is
+    computed as it is. num_vectors: the columns of the logits.
     """
     num_sequences, num_positions = target.shape if target.ndim == 2 else (len(target), 1)
     rows = CHUNK_ROWS if on_cpu() else CHUNK_LOGITS // num_vectors
     size = max(1, rows // num_sequences)
     if size >= num_positions:
-        return loss(users, target)
+        return loss(users, target, *more)
     num_chunks = -(-num_positions // size)
 
     def chunks(x):  # [B, L, ...] -> [chunk, B, positions, ...]
@@ -106,7 +129,7 @@ def by_positions(
         return jnp.moveaxis(x.reshape(num_sequences, num_chunks, size, *x.shape[2:]), 1, 0)
 
     of_chunk = jax.checkpoint(lambda args: loss(*args))
-    losses_CxBxP = jax.lax.map(of_chunk, (chunks(users), chunks(target)))
+    losses_CxBxP = jax.lax.map(of_chunk, jax.tree.map(chunks, (users, target, *more)))
     return jnp.moveaxis(losses_CxBxP, 0, 1).reshape(num_sequences, -1)[:, :num_positions]
 
 
