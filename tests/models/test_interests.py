@@ -81,6 +81,7 @@ def test_the_loss_over_a_shared_sample_takes_the_scores_of_the_evaluation(rule):
     asked = config(rule=rule, loss="sampled_softmax")
     model = build(asked)
     batch = batch_of(negatives=np.array([2, 5, 3, 5, 1], np.int32))
+    batch = batch._replace(log_expected=jnp.log(jnp.arange(1.0, 6.0)))
     items_Bx6 = jnp.concatenate(
         [batch.target[:, None], jnp.broadcast_to(batch.negatives, (16, 5))], 1
     )
@@ -90,7 +91,12 @@ def test_the_loss_over_a_shared_sample_takes_the_scores_of_the_evaluation(rule):
             model, objective.batch_scores(model, batch, asked, None), batch, asked, V
         ),
         losses.sampled_softmax(
-            expected_Bx6[:, 0], batch.target, expected_Bx6[:, 1:], batch.negatives, V
+            expected_Bx6[:, 0],
+            batch.target,
+            expected_Bx6[:, 1:],
+            batch.negatives,
+            V,
+            batch.log_expected,
         ),
         rtol=1e-4,
         atol=1e-4,
