@@ -100,6 +100,21 @@ BEST: dict[tuple[str, str], Preset] = {
         "test 1:99 HR@10 .4818, NDCG@10 .3404; full .1017 / .0622 "
         "(mean of seeds 0, 1, 2; 9 to 14 min)",
     ),
+    ("ttt4rec", "s3rec:Sports_and_Outdoors"): Preset(
+        FILTER | TTT,
+        "as on Beauty",
+        "test 1:99 HR@10 .4844, NDCG@10 .3170; full .0559 / .0324 (seed 0; 42 min)",
+    ),
+    ("sasrec", "s3rec:Sports_and_Outdoors"): Preset(
+        FILTER,
+        "as on Beauty",
+        "test 1:99 HR@10 .4883, NDCG@10 .3192; full .0549 / .0320 (seed 0; 29 min)",
+    ),
+    ("sasrec", "s3rec:LastFM"): Preset(
+        FILTER | {"max_len": 200},
+        "the length that is better for TTT4Rec on validation",
+        "test 1:99 HR@10 .5248, NDCG@10 .3116; full .0789 / .0429 (seed 0; 7 min)",
+    ),
     ("ttt4rec", "s3rec:LastFM"): Preset(
         FILTER | TTT | {"max_len": 200},
         "as on Beauty, but for the length: with 50 clicks, validation was lower",
