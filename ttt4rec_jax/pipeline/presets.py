@@ -110,15 +110,15 @@ BEST: dict[tuple[str, str], Preset] = {
         "as on Beauty",
         "test 1:99 HR@10 .4883, NDCG@10 .3192; full .0549 / .0320 (seed 0; 29 min)",
     ),
-    ("sasrec", "s3rec:LastFM"): Preset(
-        FILTER | {"max_len": 200},
-        "the length that is better for TTT4Rec on validation",
-        "test 1:99 HR@10 .5248, NDCG@10 .3116; full .0789 / .0429 (seed 0; 7 min)",
-    ),
     ("ttt4rec", "s3rec:LastFM"): Preset(
         FILTER | TTT | {"max_len": 200},
         "as on Beauty, but for the length: with 50 clicks, validation was lower",
         "test 1:99 HR@10 .5422, NDCG@10 .3237; full .0780 / .0442 (seed 0; 12 min)",
+    ),
+    ("sasrec", "s3rec:LastFM"): Preset(
+        FILTER | {"max_len": 200},
+        "the length that is better for TTT4Rec on validation",
+        "test 1:99 HR@10 .5248, NDCG@10 .3116; full .0789 / .0429 (seed 0; 7 min)",
     ),
     ("gru4rec", "beauty"): Preset(
         CONSTANT | {"epochs": 60, "patience": 8},

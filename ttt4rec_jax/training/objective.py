@@ -22,8 +22,8 @@ CHUNK_LOGITS = 2**26  # 256 MB
 class Scores(NamedTuple):
     """Interests [..., I, D] that score, or None; scores of targets [...] and negatives [..., K].
 
-    Of negatives that the batch shares, there are vectors [K, D] in the place of scores: the loss
-    computes the scores of some positions at a time.
+    Where the batch shares its negatives, `negatives` is None and `vectors` [K, D] are those of the
+    negatives: the loss computes their scores for some positions at a time.
     """
 
     users: Any

@@ -165,12 +165,12 @@ def make_run_steps(
             result = state, jnp.zeros(())
             for index, bucket in enumerate(buckets):
                 # A loop of one iteration or none updates its carry in place, whereas lax.switch
-                # would copy the item tables. Its turn is 0. Adding it to the step keeps XLA from
-                # moving work that depends on the step alone (batches, dropout) out of the loops,
-                # where every step would do that of every bucket.
+                # would copy the item tables. Its counter is always 0. Adding it to the step keeps
+                # XLA from moving the work that depends on the step alone (batches, dropout) out of
+                # the loop, where each step would do this work for every bucket.
 
-                def iteration(turn, result, bucket=bucket):
-                    return take(result[0], step + turn, bucket)
+                def iteration(counter, result, bucket=bucket):
+                    return take(result[0], step + counter, bucket)
 
                 is_taken = (bucket_S[step] == index).astype(jnp.int32)
                 result = jax.lax.fori_loop(0, is_taken, iteration, result)
