@@ -1,5 +1,6 @@
 """The TTT layer as a Flax module, which holds the parameters; forward.py has the computation."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from ttt4rec_jax.ttt.params import (
     TttConfig,
 )
 from ttt4rec_jax.ttt.rope import deinterleave
+from ttt4rec_jax.ttt.slices import by_slices, num_slices
 
 
 class Ranges(NamedTuple):
@@ -90,8 +92,12 @@ class TttLayer(nnx.Module):
         length_B: Int[Array, " B"],
         last_only: bool = False,
     ) -> Float[Array, "B L_or_1 D"]:
-        """Return forward.batch: the outputs of a batch of sequences from the initial state."""
-        return forward.batch(core_params(self), x_BxLxD, length_B, self.config, last_only)
+        """Return forward.batch: the outputs of a batch of sequences from the initial state.
+
+        A large batch is computed by slices on a CPU; see slices.py.
+        """
+        layer = partial(forward.batch, core_params(self), config=self.config, last_only=last_only)
+        return by_slices(layer, num_slices(x_BxLxD.shape), x_BxLxD, length_B)
 
     def sequence(
         self,

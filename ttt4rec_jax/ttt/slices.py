@@ -1,0 +1,58 @@
+"""A large batch of sequences in slices whose arrays stay in a CPU's cache.
+
+Between its matrix products, a layer reads and writes arrays as large as its input many times. On a
+CPU those of a large batch come from main memory, and the memory of the intermediate values is
+requested from the system again in each call, which costs more than to compute them once more. So
+the gradient computes the outputs of a slice again, and then only the layer's inputs are kept.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ttt4rec_jax.ttt.matmul import on_cpu
+
+# Numbers in the inputs of a slice: 400 KB in float32. On two AMD EPYC cores, at D = 64, half as many
+# were as good, and twice as many slower at 50 tokens; half of MANY was faster uncut.
+USUAL = 100_000
+MANY = 4 * USUAL
+
+
+def num_slices(shape: tuple[int, ...]) -> int:
+    """Return the number of slices for inputs [B, L, D]; 1 unless they are many, on one CPU.
+
+    On several devices the sequences are spread over them, and a slice would be on one alone.
+    """
+    count = math.prod(shape)
+    if not on_cpu() or jax.device_count() > 1 or count < MANY:
+        return 1
+    return min(shape[0], -(-count // USUAL))
+
+
+def by_slices(
+    layer: Callable[[jax.Array, jax.Array], jax.Array],
+    slices: int,
+    x_BxLxD: Float[Array, "B L D"],
+    length_B: Int[Array, " B"],
+) -> Float[Array, "B L_or_1 D"]:
+    """Return layer(x, length), computed for one of so many slices of the batch at a time.
+
+    The last slice is filled up with empty sequences.
+    """
+    if slices == 1:
+        return layer(x_BxLxD, length_B)
+    batch_size = len(x_BxLxD)
+    size = -(-batch_size // slices)
+    missing = slices * size - batch_size
+
+    def cut(x):  # [B, ...] -> [slices, size, ...]
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(slices, size, *x.shape[1:])
+
+    # a loop keeps the second computation apart from the first without barriers of its own
+    again = jax.checkpoint(layer, prevent_cse=False)
+    outputs = jax.lax.map(lambda args: again(*args), (cut(x_BxLxD), cut(length_B)))
+    return outputs.reshape(slices * size, *outputs.shape[2:])[:batch_size]
