@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.ttt.matmul import on_cpu
 
-# Numbers in the inputs of a slice: 400 KB in float32. On two AMD EPYC cores, at D = 64, half as many
-# were as good, and twice as many slower at 50 tokens; half of MANY was faster uncut.
-USUAL = 100_000
+# Numbers in the inputs of a slice: 400 KB in float32. On two AMD EPYC cores, at D = 64, half as
+# many were as good, and twice as many slower at 50 tokens; half of MANY was faster uncut.
+USUAL = 102_400
 MANY = 4 * USUAL
 
 
@@ -29,7 +29,7 @@ def num_slices(shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
     if not on_cpu() or jax.device_count() > 1 or count < MANY:
         return 1
-    return min(shape[0], -(-count // USUAL))
+    return -(-shape[0] // max(1, shape[0] * USUAL // count))
 
 
 def by_slices(
