@@ -19,7 +19,7 @@ from helpers import (
 
 from data_prep.settings import UserError
 from ttt4rec_jax.config import MODELS
-from ttt4rec_jax.serving import recurrent
+from ttt4rec_jax.serving import engine, recurrent
 from ttt4rec_jax.serving.recommender import Recommender
 from ttt4rec_jax.serving.session import CHECK_BYTES, check_bytes
 
@@ -136,6 +136,21 @@ def test_many_sessions_at_once_equal_each_alone(recommender_of, case, long_histo
     assert recommender.observe_many(together[:1], [100]) is None
     assert together[0].clicks == 4
     assert recommender.observe_many([], [], k=3) == [] == recommender.recommend_many([])
+
+
+def test_states_are_advanced_in_batches_that_stay_in_a_cache(
+    random_dataset, ttt4rec, long_history, monkeypatch
+):
+    monkeypatch.setattr(engine, "MAX_STATES", 3 * ttt4rec.engine.max_state_size)
+    recommender = make_recommender(ttt4rec.config, random_dataset)
+    assert recommender.engine.state_batch_sizes == [1, 2]
+    clicks = long_history[:5]
+    sessions = [recommender.open_session() for _ in clicks]
+    best = recommender.observe_many(sessions, clicks, k=V)
+    for session, recommendation, click in zip(sessions, best, clicks, strict=True):
+        alone = ttt4rec.open_session([click])
+        assert_same_lists(recommendation, alone.recommend(V))
+        np.testing.assert_allclose(session.state, alone.state, rtol=2e-4, atol=2e-4)
 
 
 def test_requests_of_any_size_share_a_few_programs(random_dataset, long_history):

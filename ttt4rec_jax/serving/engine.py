@@ -20,9 +20,13 @@ from ttt4rec_jax.models import StreamingModel, TwoTower
 from ttt4rec_jax.serving import top_k
 from ttt4rec_jax.serving.load_export import next_power_of_two, pad_rows, windows
 from ttt4rec_jax.serving.recurrent import RecurrentPrograms, join_rows
+from ttt4rec_jax.ttt.matmul import on_cpu
 
 MAX_SCORES = 2**24  # users x items of a batch: 64 MB
 MAX_CLICKS = 2**15  # of a batch of whole histories
+# Numbers in the recurrent states of a batch on a CPU: 8 MB. More would leave its caches, and their
+# memory would be requested from the system again in each call.
+MAX_STATES = 2**21
 NO_CLICKS = np.zeros(0, np.int32)
 
 # From a slice of the requests to the bit masks [B, W] of the items that are excluded for each. Only
@@ -84,7 +88,9 @@ class Engine:
         at_most = min(ranking.TILE, max(MAX_SCORES // self.num_slots, 1))
         fitting = [size for size in batch_sizes if size <= at_most]
         self.batch_sizes = fitting or [1 << power for power in range(at_most.bit_length())]
-        self.batch_size = self.batch_sizes[-1]
+        states_at_most = max(1, MAX_STATES // self.max_state_size) if on_cpu() else at_most
+        fitting = [size for size in self.batch_sizes if size <= states_at_most]
+        self.state_batch_sizes = fitting or self.batch_sizes[:1]
 
         def item_vectors(params):
             return jax.lax.map(nnx.merge(graphdef, params).item_vectors, item_NxC)
@@ -177,7 +183,7 @@ class Engine:
         pending = []  # dispatch all calls before waiting for the first result
         for group, length in enumerate(lengths):
             members = np.flatnonzero(group_n == group)
-            for part, rows in self._batches(len(members)):
+            for part, rows in batches(len(members), self.batch_sizes):
                 chosen = members[part]
                 history_BxL = pad_rows(history_nxL[chosen, :length], rows)
                 length_B = pad_rows(length_n[chosen], rows)
@@ -195,7 +201,7 @@ class Engine:
         user_nx1xD = np.zeros((0, 1, 1), np.float32)
         for length in np.unique(length_n).tolist():
             members = np.flatnonzero(length_n == length)
-            size = next_power_of_two(max(min(MAX_CLICKS // length, self.batch_size), 1))
+            size = next_power_of_two(max(min(MAX_CLICKS // length, self.batch_sizes[-1]), 1))
             for first in range(0, len(members), size):
                 chosen = members[first : first + size]
                 rows = next_power_of_two(len(chosen))
@@ -218,7 +224,7 @@ class Engine:
     ) -> tuple[list[np.ndarray], list[Ranked]]:
         after: list[np.ndarray] = []
         ranked = []
-        for part, rows in self._batches(len(clicks)):
+        for part, rows in batches(len(clicks), self.state_batch_sizes):
             count = len(clicks[part])
             padding = [states[part.start]] * (rows - count)
             before = self.params, join_rows([*states[part], *padding])
@@ -248,19 +254,12 @@ class Engine:
     ) -> list[Ranked]:
         """Run a program (*inputs, blocked, k) -> (scores, items) in batches."""
         ranked = []
-        for part, rows in self._batches(len(inputs[0])):
+        for part, rows in batches(len(inputs[0]), self.batch_sizes):
             blocked_BxW = blocked(part)
             padded = [pad_rows(x, rows) for x in (*(x[part] for x in inputs), blocked_BxW)]
             scores, items = program(*padded, k=self._padded_k(k))
             ranked.append(Ranked(scores, items, self._num_allowed(blocked_BxW)))
         return ranked
-
-    def _batches(self, count: int) -> Iterator[tuple[slice, int]]:
-        """Yield (slice of the requests, number of rows to pad them to) for each batch."""
-        for first in range(0, count, self.batch_size):
-            size = min(self.batch_size, count - first)
-            padded = min(rows for rows in self.batch_sizes if rows >= size)
-            yield slice(first, first + size), self.batch_size if first else padded
 
     def _padded_k(self, k: int) -> int:
         return min(next_power_of_two(k, 16), self.num_slots)
@@ -270,3 +269,15 @@ class Engine:
         # two bytes at a time, which is faster: a tile is of whole groups of 16 items
         pair_BxP = np.ascontiguousarray(blocked_BxW).view(np.uint16)
         return self.num_slots - np.bitwise_count(pair_BxP).sum(1, dtype=np.int64)
+
+
+def batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Yield (slice of the requests, number of rows to pad them to) for each batch.
+
+    sizes: the ascending numbers of rows that batches may have.
+    """
+    largest = sizes[-1]
+    for first in range(0, count, largest):
+        size = min(largest, count - first)
+        padded = min(rows for rows in sizes if rows >= size)
+        yield slice(first, first + size), largest if first else padded

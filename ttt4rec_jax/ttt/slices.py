@@ -8,6 +8,7 @@ the gradient computes the outputs of a slice again, and then only the layer's in
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,16 @@ USUAL = 102_400
 MANY = 4 * USUAL
 
 
-def num_slices(shape: tuple[int, ...]) -> int:
+def num_slices(shape: tuple[Any, ...]) -> int:
     """Return the number of slices for inputs [B, L, D]; 1 unless they are many, on one CPU.
 
-    On several devices the sequences are spread over them, and a slice would be on one alone.
+    On several devices the sequences are spread over them, and a slice would be on one alone. An
+    export's program is for any number of sequences.
     """
+    if not on_cpu() or jax.device_count() > 1 or not isinstance(shape[0], int):
+        return 1
     count = math.prod(shape)
-    if not on_cpu() or jax.device_count() > 1 or count < MANY:
+    if count < MANY:
         return 1
     return -(-shape[0] // max(1, shape[0] * USUAL // count))
 
