@@ -40,7 +40,8 @@ def test_slices_give_the_values_and_gradients_of_the_whole():
     [
         ((256, 50, 64), True, 1, 8),
         ((256, 10, 64), True, 1, 1),  # small
-        ((2, 100_000, 64), True, 1, 2),  # no part of a sequence
+        ((256, 50, 256), True, 1, 32),  # of 8 sequences, which are the fewest
+        ((17, 100_000, 64), True, 1, 3),
         ((256, 50, 64), False, 1, 1),
         ((256, 50, 64), True, 2, 1),
     ],
@@ -48,4 +49,4 @@ def test_slices_give_the_values_and_gradients_of_the_whole():
 def test_large_batches_on_one_cpu_are_cut(shape, on_cpu, devices, expected, monkeypatch):
     monkeypatch.setattr(slices, "on_cpu", lambda: on_cpu)
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    assert slices.num_slices(shape) == expected
+    assert slices.num_slices(*shape) == expected

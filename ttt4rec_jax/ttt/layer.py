@@ -96,8 +96,12 @@ class TttLayer(nnx.Module):
 
         A large batch is computed by slices on a CPU; see slices.py.
         """
-        layer = partial(forward.batch, core_params(self), config=self.config, last_only=last_only)
-        return by_slices(layer, num_slices(x_BxLxD.shape), x_BxLxD, length_B)
+        p = core_params(self)
+        layer = partial(forward.batch, p, config=self.config, last_only=last_only)
+        widest = max(w.shape[-1] for w in [p.inner_norm.scale, *jax.tree.leaves(p.w0)])
+        batch_size, length, _ = x_BxLxD.shape
+        slices = num_slices(batch_size, length, self.config.num_heads * widest)
+        return by_slices(layer, slices, x_BxLxD, length_B)
 
     def sequence(
         self,

@@ -6,7 +6,6 @@ requested from the system again in each call, which costs more than to compute t
 the gradient computes the outputs of a slice again, and then only the layer's inputs are kept.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,24 +15,27 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.ttt.matmul import on_cpu
 
-# Numbers in the inputs of a slice: 400 KB in float32. On two AMD EPYC cores, at D = 64, half as
-# many were as good, and twice as many slower at 50 tokens; half of MANY was faster uncut.
+# Numbers in the widest array of a slice: 400 KB in float32. On two AMD EPYC cores, for TTT-Linear at
+# D = 64, half as many were as good, and twice as many slower at 50 tokens; half of MANY was faster
+# uncut.
 USUAL = 102_400
 MANY = 4 * USUAL
+LEAST = 8  # sequences of a slice; fewer were slower, for TTT-MLP at 200 tokens
 
 
-def num_slices(shape: tuple[Any, ...]) -> int:
-    """Return the number of slices for inputs [B, L, D]; 1 unless they are many, on one CPU.
+def num_slices(batch_size: Any, length: int, width: int) -> int:
+    """Return the number of slices for so many sequences; 1 unless they are many, on one CPU.
 
     On several devices the sequences are spread over them, and a slice would be on one alone. An
-    export's program is for any number of sequences.
+    export's program is for any number of sequences. width: the numbers in the widest of the rows
+    that the layer computes for a token.
     """
-    if not on_cpu() or jax.device_count() > 1 or not isinstance(shape[0], int):
+    if not on_cpu() or jax.device_count() > 1 or not isinstance(batch_size, int):
         return 1
-    count = math.prod(shape)
+    count = batch_size * length * width
     if count < MANY:
         return 1
-    return -(-shape[0] // max(1, shape[0] * USUAL // count))
+    return -(-batch_size // max(LEAST, batch_size * USUAL // count))
 
 
 def by_slices(
