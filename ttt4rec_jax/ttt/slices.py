@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from ttt4rec_jax.ttt.matmul import on_cpu
 
-# Numbers in the widest array of a slice: 400 KB in float32. On two AMD EPYC cores, for TTT-Linear at
-# D = 64, half as many were as good, and twice as many slower at 50 tokens; half of MANY was faster
-# uncut.
+# Numbers in the widest array of a slice: 400 KB in float32. On two AMD EPYC cores, for TTT-Linear
+# at D = 64, half as many were as good, and twice as many slower at 50 tokens; half of MANY was
+# faster uncut.
 USUAL = 102_400
 MANY = 4 * USUAL
 LEAST = 8  # sequences of a slice; fewer were slower, for TTT-MLP at 200 tokens
