@@ -58,6 +58,7 @@ from helpers.serving import (
     make_recommender,
     serving_config,
     split_model,
+    timed_dataset,
     write_histories,
 )
 from helpers.steps import (

@@ -1,5 +1,6 @@
 """Models that serve, their cases, and files of histories."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 from flax import nnx
 
 from data_prep.index import is_training
+from helpers.runs import make_dataset
 from ttt4rec_jax import models
 from ttt4rec_jax.config import MODELS, ModelConfig
 from ttt4rec_jax.runs.items import Catalogue
@@ -40,7 +42,19 @@ def split_model(config: ModelConfig, dataset):
     params = nnx.to_pure_dict(params)
     if "embedding" in params:
         params["embedding"] = params["embedding"] * 20
+    for name, table in params.get("gaps", {}).items():
+        params["gaps"][name] = table * 20
     return graphdef, params
+
+
+def timed_dataset():
+    """Clicks at the same second, half a minute, an hour and two days apart."""
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(2, 14, 30)
+    data = make_dataset([rng.integers(1, V + 1, n).tolist() for n in lengths], V)
+    gaps = rng.choice([0, 30, 3600, 40 * 3600], lengths.sum())
+    manifest = data.manifest | {"time_unit": "seconds"}
+    return dataclasses.replace(data, timestamps=np.cumsum(gaps), manifest=manifest)
 
 
 def catalogue_of(dataset, titles=None) -> Catalogue:

@@ -32,22 +32,23 @@ def open_store(request, tmp_path):
         store.close()
 
 
-def append(session, first, *ids, key=""):
-    return Changes(appends=[Append(session, Clicks(first, list(ids)), key)])
+def append(session, first, *ids, key="", times=None):
+    return Changes(appends=[Append(session, Clicks(first, list(ids), times), key)])
 
 
 def test_clicks_come_back_in_order_and_once(open_store):
     store = open_store()
     assert store.commit(Changes(creates=["a", "b"])) == set()
-    assert store.commit(append("a", 0, "1", "2", key="k1")) == set()
+    times = [1_700_000_000.123, 1_700_000_001.0]
+    assert store.commit(append("a", 0, "1", "2", key="k1", times=times)) == set()
     assert store.commit(append("a", 2, "é\u2028'", key="k2")) == set()
     # another process that has not seen k2 yet, and a session that does not exist
     assert store.commit(append("a", 2, "9", key="k3")) == {"a"}
     assert store.commit(append("nobody", 0, "9")) == {"nobody"}
     other = open_store()
     assert other.counts(["a", "b", "nobody"]) == {"a": 3, "b": 0}
-    assert other.clicks("a", 0, 3) == [Clicks(0, ["1", "2"]), Clicks(2, ["é\u2028'"])]
-    assert other.clicks("a", 1, 2) == [Clicks(0, ["1", "2"])]
+    assert other.clicks("a", 0, 3) == [Clicks(0, ["1", "2"], times), Clicks(2, ["é\u2028'"])]
+    assert other.clicks("a", 1, 2) == [Clicks(0, ["1", "2"], times)]
     assert other.clicks("a", 2, 3) == [Clicks(2, ["é\u2028'"])]
     keys = [("a", "k1"), ("a", "k2"), ("a", "k3"), ("b", "k1")]
     assert other.outcomes(keys) == {("a", "k1"): 2, ("a", "k2"): 3}
@@ -139,3 +140,33 @@ def test_a_store_that_cannot_be_used_says_so(tmp_path):
     store.close()
     with pytest.raises(StoreError, match="SQLite"):
         store.counts(["a"])
+
+
+def test_sessions_of_an_earlier_version_are_read_and_go_on(tmp_path, request):
+    """Version 1 kept no times of clicks."""
+    store = SqliteStore(tmp_path / "s", 60, KEEP)
+    store.commit(Changes(creates=["a"]))
+    store.commit(append("a", 0, "1", key="k"))
+    store.close()
+    earlier = sqlite3.connect(tmp_path / "s")
+    earlier.execute("ALTER TABLE clicks DROP COLUMN times")
+    earlier.execute("PRAGMA user_version = 1")
+    earlier.commit()
+    earlier.close()
+    for _ in range(2):  # brought up to date once
+        store = SqliteStore(tmp_path / "s", 60, KEEP)
+        assert store.clicks("a", 0, 1) == [Clicks(0, ["1"])]
+        assert store.outcomes([("a", "k")]) == {("a", "k"): 1}
+        assert store.commit(append("a", 1, "2", times=[5.0])) in (set(), {"a"})
+        assert store.clicks("a", 1, 2) == [Clicks(1, ["2"], [5.0])]
+        store.close()
+
+
+def test_redis_reads_requests_of_an_earlier_version(redis_url):
+    store = RedisStore(redis_url, 60, KEEP)
+    store.client.flushdb()
+    store.commit(Changes(creates=["a"]))
+    store.commit(append("a", 0, "1", times=[5.0]))
+    (key,) = store.client.keys("*:c:*")
+    store.client.lset(key, 0, '[0, ["1"], ""]')
+    assert store.clicks("a", 0, 1) == [Clicks(0, ["1"])]

@@ -7,6 +7,7 @@ import numpy as np
 
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.service.models import Best
+from ttt4rec_jax.service.store import Clicks
 
 
 class Items:
@@ -17,9 +18,14 @@ class Items:
         titles = items.titles or [None] * len(items)
         self.json = [_item(id, title) for id, title in zip(items.ids, titles, strict=True)]
 
-    def listed(self, ids: Sequence[str]) -> list[dict]:
-        """Return ids with their titles, also ids that this model does not know."""
-        return [{"id": id, "title": self.items.title(id) or None} for id in ids]
+    def listed(self, kept: Sequence[Clicks]) -> list[dict]:
+        """Return clicks with the titles of their items, also of items that the model lacks."""
+        listed = []
+        for clicks in kept:
+            for i, id in enumerate(clicks.ids):
+                time = clicks.times[i] if clicks.times else None
+                listed.append({"id": id, "title": self.items.title(id) or None, "time": time})
+        return listed
 
     def found(self, text: str, limit: int) -> list[dict]:
         """Return the first items whose title, or whose id, contains a text, ignoring case."""

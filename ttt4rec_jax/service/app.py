@@ -30,6 +30,15 @@ KEY = Annotated[
     ),
 ]
 MODEL = Annotated[str, Query(max_length=255, description="Name of a model; default: the first.")]
+AT = Annotated[
+    float | None,
+    Query(
+        ge=schemas.EARLIEST,
+        le=schemas.LATEST,
+        description="Seconds since 1970 for which the list is asked, for a model with "
+        "--time=request; default: now.",
+    ),
+]
 NO_KEY: Any = None
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Ask = Callable[[Request], Awaitable[Answer]]
@@ -100,9 +109,10 @@ def _add_routes(app: FastAPI, types: schemas.Bodies, config: ServiceConfig, ask:
         id: SESSION_ID,
         k: Annotated[int, Query(ge=1, le=config.max_k, description="Number of items.")] = 10,
         model: MODEL = "",
+        at: AT = None,
     ) -> Response:
         """Return the list after the session's clicks so far."""
-        return await respond(Request("list", session=id, k=k, model=model))
+        return await respond(Request("list", session=id, k=k, model=model, at=at))
 
     @app.get("/v1/sessions/{id}", response_model=schemas.SessionNow, tags=["sessions"])
     async def session(id: SESSION_ID) -> Response:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttt4rec_jax.service.live import Live
+from ttt4rec_jax.service import times
 from ttt4rec_jax.service.models import NO_CLICKS, k_computed
 from ttt4rec_jax.service.problems import Problem
 from ttt4rec_jax.service.requests import Answer
@@ -29,35 +29,54 @@ def compute(rows: Sequence[Row]) -> None:
 
 
 def advance(served: Served, rows: list[Row]) -> None:
-    """Add the clicks that states lack, except for the last one of a row that asks for a list."""
+    """Add the clicks that states lack, except for one that `rank_sessions` adds."""
     lives = []
     lacking = []
     for row in rows:
-        now = row.items[:-1] if row.k else row.items
+        now = row.clicks[:-1] if last_is_left(row) else row.clicks
         lives.append(row.live)
         lacking.append(np.concatenate([row.lacking, now]) if len(now) else row.lacking)
     caught_up = served.live.caught_up([live for live in lives if live], lacking)
     for row, live in zip(rows, caught_up, strict=True):
-        is_last_left = bool(row.k and len(row.items))
-        row.live = Live(row.after - is_last_left, live.state, live.seen, live.saved)
+        row.live = live._replace(clicks=row.after - last_is_left(row))
+
+
+def last_is_left(row: Row) -> bool:
+    """Return whether a row's last click is read in the call that makes its list.
+
+    With --time=request it is not: that call reads it for the time of the list, and it is kept to be
+    read again when the gap after it is known.
+    """
+    return bool(row.k and len(row.clicks) and row.served.model.timed.time != "request")
 
 
 def rank_sessions(served: Served, rows: list[Row]) -> None:
     """Add the last click of each row to its state and make its list, in one call of the device."""
     if not rows:
         return
+    model = served.model
     lives = [row.live for row in rows if row.live]
-    last = [row.items[-1:] for row in rows]
+    last = [row.clicks[-1:] if last_is_left(row) else times.NO_CLICKS for row in rows]
     seen_BxW = join_rows([live.seen for live in lives])
-    set_bits(seen_BxW, last)
+    set_bits(seen_BxW, [clicks["item"] for clicks in last])
     excluded_BxW = join_rows([row.excluded_W for row in rows])
     is_hidden_B = np.array([row.request.exclude_seen for row in rows])
     excluded_BxW[:, : seen_BxW.shape[1]] |= seen_BxW * is_hidden_B[:, None]
-    k = k_computed(served.model, max(row.k for row in rows))
-    states, best = served.model.step([live.state for live in lives], last, excluded_BxW, k)
+    k = k_computed(model, max(row.k for row in rows))
+    states = [live.state for live in lives]
+    clocks = [live.clock for live in lives]
+    if model.timed.time == "request":
+        reads = [times.asked(model.timed, x.clock, r.at) for x, r in zip(lives, rows, strict=True)]
+        _, best = model.step(states, reads, excluded_BxW, k)
+    else:
+        pairs = [times.read(model.timed, *x) for x in zip(last, clocks, strict=True)]
+        clocks = [clock for _, clock in pairs]
+        states, best = model.step(states, [clicks for clicks, _ in pairs], excluded_BxW, k)
     texts = served.items.best(best, [row.k for row in rows])
     for i, row in enumerate(rows):
-        row.live = Live(row.after, states[i], seen_BxW[i].copy(), lives[i].saved)
+        row.live = lives[i]._replace(
+            clicks=row.after, state=states[i], seen=seen_BxW[i].copy(), clock=clocks[i]
+        )
         popular = "" if row.after else served.items.popular(excluded_BxW[i], row.k)
         row.best = popular or texts[i]
         if not row.best:
@@ -70,6 +89,7 @@ def rank_histories(served: Served, rows: list[Row]) -> None:
         return
     owners = [row for row in rows for _ in row.histories]
     histories = [history for row in rows for history in row.histories]
+    reads = [clicks for row in rows for clicks in row.reads]
     excluded_BxW = join_rows([row.excluded_W for row in owners])
     seen = [
         history if row.request.exclude_seen else NO_CLICKS
@@ -77,7 +97,7 @@ def rank_histories(served: Served, rows: list[Row]) -> None:
     ]
     set_bits(excluded_BxW, seen)
     k = k_computed(served.model, max(row.k for row in rows))
-    best = served.model.rank(histories, excluded_BxW, k)
+    best = served.model.rank(reads, excluded_BxW, k)
     texts = served.items.best(best, [row.k for row in owners])
     lists: dict[Row, list[str]] = {row: [] for row in rows}
     for row, history, text, excluded_W in zip(owners, histories, texts, excluded_BxW, strict=True):

@@ -4,7 +4,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ttt4rec_jax.service.compute import compute
@@ -25,11 +25,18 @@ class Executor:
     Clicks are written while the device computes with them. They are what counts: a state is kept
     only if they were written, and can be computed from them again.
 
-    models: by name; the first is the default.
+    models: by name; the first is the default. now: the present in seconds since 1970.
     """
 
-    def __init__(self, models: Mapping[str, Model], store: Store, config: ServiceConfig):
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        store: Store,
+        config: ServiceConfig,
+        now: Callable[[], float] = time.time,
+    ):
         self.config = config
+        self.now = now
         self.store = store
         self.committer = ThreadPoolExecutor(1, "commit")
         self.unsaved = Changes()  # states that the next commit saves
@@ -53,10 +60,11 @@ class Executor:
         answers: list[Answer | None] = []
         rows: dict[int, Row] = {}
         served = self.served
+        now = round(self.now(), 3)
         for place, request in enumerate(requests):
             answers.append(None)
             try:
-                rows[place] = make_row(request, served)
+                rows[place] = make_row(request, served, now)
             except Problem as problem:
                 answers[place] = Answer.of(problem)
         self._execute(list(rows.values()))
@@ -119,14 +127,14 @@ class Executor:
             row.count = count
             row.replayed = outcomes.get((row.request.session, row.request.key), -1)
             if row.replayed >= 0:
-                row.items = row.items[:0]
+                row.clicks = row.clicks[:0]
 
     def _recalled(self, row: Row) -> bool:
         """Return whether a row's clicks can be written without a look at the store.
 
         If the remembered number is wrong, nothing is written, and the row is executed again.
         """
-        if not len(row.items) or row.request.key or self.store.has_other_writers:
+        if not len(row.clicks) or row.request.key or self.store.has_other_writers:
             return False
         row.count = self.counts.get(row.request.session, -1)
         return row.count >= 0
@@ -162,9 +170,10 @@ class Executor:
                 changes.creates.append(session)
             elif row.request.kind == "delete":
                 changes.deletes.append(session)
-            elif len(row.items):
+            elif len(row.clicks):
                 ids = row.served.model.items.ids
-                clicks = Clicks(row.count, [str(ids[item - 1]) for item in row.items.tolist()])
+                chosen = [str(ids[item - 1]) for item in row.clicks["item"].tolist()]
+                clicks = Clicks(row.count, chosen, row.clicks["time"].tolist())
                 changes.appends.append(Append(session, clicks, row.request.key))
         return self.committer.submit(self.store.commit, changes) if changes else None
 
@@ -183,7 +192,7 @@ class Executor:
             row.again = session in conflicts
             if row.again or row.request.kind == "delete":
                 self.counts.pop(session, None)
-            elif len(row.items):
+            elif len(row.clicks):
                 self._remember(session, row.after)
             if row.request.kind == "delete":
                 self.num_sessions -= 1
@@ -219,7 +228,6 @@ class Executor:
             kept = self.store.clicks(row.request.session, 0, row.count)
         except StoreError as error:
             return Answer.of(Problem("store-unavailable", f"{error}.", retry_after=1))
-        ids = [id for clicks in kept for id in clicks.ids]
-        items = row.served.items.listed(ids)
+        items = row.served.items.listed(kept)
         body = {"id": row.request.session, "clicks": row.count, "items": items}
         return Answer(200, json.dumps(body).encode())

@@ -15,7 +15,7 @@ from ttt4rec_jax.serving import load_export
 from ttt4rec_jax.serving.load_export import ExportedModel, ExportError, windows
 from ttt4rec_jax.serving.recommender import Recommender
 from ttt4rec_jax.serving.recurrent import CHUNK_SIZES
-from ttt4rec_jax.serving.timed import check_untimed
+from ttt4rec_jax.serving.timed import TimedClicks
 from ttt4rec_jax.serving.top_k import pack_mask
 
 NO_CLICKS = np.zeros(0, np.int32)
@@ -32,14 +32,16 @@ class Best(NamedTuple):
 class Model(Protocol):
     """A model and its items. It is immutable; one thread calls it at a time.
 
-    version: a digest of settings, parameters and items. initial_state: the state of a session
-    before its first click, a vector of S or fewer numbers. nothing_excluded: the mask [W] to start
-    from. about: what kind of model it is, for people.
+    version: a digest of settings, parameters and items. timed: how it reads times of clicks; the
+    calls take clicks as it reads them. initial_state: the state of a session before its first
+    click, a vector of S or fewer numbers. nothing_excluded: the mask [W] to start from. about: what
+    kind of model it is, for people.
     """
 
     version: str
     about: str
     items: Catalogue
+    timed: TimedClicks
     initial_state: np.ndarray
     nothing_excluded: np.ndarray
     max_k: int
@@ -74,6 +76,7 @@ class RunModel:
         self.version = recommender.fingerprint
         self.about = recommender.config.model
         self.items = recommender.items
+        self.timed = recommender.timed
         self.initial_state = self.engine.initial_state
         self.nothing_excluded = pack_mask(np.zeros(len(self.items), bool))
         self.max_k = max_k
@@ -108,6 +111,7 @@ class ExportModel:
         self.version = load_export.sha256(exported.folder / "manifest.json")[:32]
         self.about = f"{exported.manifest['model']['model']}, exported"
         self.items = Catalogue(exported.ids, exported.titles, exported.clicks)
+        self.timed = TimedClicks("none", len(self.items))  # models that read times have no exports
         self.is_recurrent = "session_step" in exported.programs
         first = exported.arrays["first_memory"] if self.is_recurrent else NO_CLICKS
         self.initial_state = np.asarray(first)
@@ -160,9 +164,7 @@ def load(
             raise UserError(f"--run: {error}") from error
     from ttt4rec_jax.runs.load import load_run
 
-    model = load_run(folder, data_dir, cache_dir)
-    check_untimed(model[0].time, folder, "the service")
-    recommender = Recommender(*model, batch_sizes)
+    recommender = Recommender(*load_run(folder, data_dir, cache_dir), batch_sizes)
     return RunModel(recommender, min(max_k, len(recommender.items)))
 
 

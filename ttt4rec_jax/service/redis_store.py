@@ -7,7 +7,8 @@ with appendfsync=always, Redis answers after it has forced its log to disk.
 
 Keys, under the prefix of this format; the session is in braces, so that its keys share a slot:
     t:s:{ID}        hash: "n" the number of clicks; "k:KEY" the clicks after a request with that key
-    t:c:{ID}        list of the kept requests, each JSON [first, ids, key]
+    t:c:{ID}        list of the kept requests, each JSON [first, ids, key, times]; earlier versions
+                    kept no times
     t:m:{ID}        hash of saved states: "VERSION:clicks", "VERSION:state", "VERSION:seen"
 All expire with the session. t:open is a sorted set of the sessions by the time of their expiry.
 """
@@ -107,9 +108,9 @@ class RedisStore:
     def clicks(self, session: str, start: int, stop: int) -> list[Clicks]:
         """Return the kept requests that have any of the clicks start..stop-1, in order."""
         with _reported():
-            kept = [Clicks(*json.loads(line)[:2]) for line in self._kept(session, stop - start)]
+            kept = [_parsed(line) for line in self._kept(session, stop - start)]
             if not kept or kept[0].first > start:
-                kept = [Clicks(*json.loads(line)[:2]) for line in self._kept(session, 0)]
+                kept = [_parsed(line) for line in self._kept(session, 0)]
         return [c for c in kept if c.first + len(c.ids) > start and c.first < stop]
 
     def saved(self, session: str, version: str) -> Saved | None:
@@ -152,8 +153,8 @@ class RedisStore:
         return self.client.lrange(_clicks(session), -last if last else 0, -1)
 
     def _append(self, pipe: Any, append: Append, expires: int) -> None:
-        session, (first, ids), key = append
-        request = json.dumps([first, ids, key])
+        session, (first, ids, times), key = append
+        request = json.dumps([first, ids, key, times])
         self.append(
             keys=[_session(session), _clicks(session), f"{PREFIX}open"],
             args=[session, first, first + len(ids), request, key, self.ttl_s, expires],
@@ -170,6 +171,11 @@ class RedisStore:
     def _delete(self, pipe: Any, session: str) -> None:
         pipe.delete(_session(session), _clicks(session), _states(session))
         pipe.zrem(f"{PREFIX}open", session)
+
+
+def _parsed(line: bytes) -> Clicks:
+    first, ids, _, *times = json.loads(line)
+    return Clicks(first, ids, *times)
 
 
 def _session(session: str) -> str:

@@ -16,14 +16,17 @@ CONTROL = ("items", "status", "reload")
 class Request:
     """One request, checked for its form but not yet for its ids.
 
-    k: 0 for no list. model: "" for the first one. items: the clicks of kind "clicks". text: what
-    titles contain, of kind "items".
+    k: 0 for no list. model: "" for the first one. items: the clicks of kind "clicks". times: those
+    of the clicks, one list for each history of kind "recommend". at: the time for which lists are
+    asked; None for the present. text: what titles contain, of kind "items".
     """
 
     kind: str
     session: str = ""
     items: list[Id] = dataclasses.field(default_factory=list)
     histories: list[list[Id]] = dataclasses.field(default_factory=list)
+    times: list[float] | list[list[float]] | None = None
+    at: float | None = None
     k: int = 0
     key: str = ""
     model: str = ""

@@ -7,9 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from ttt4rec_jax.service.settings import ServiceConfig
 
 LONGEST_ID = 200  # characters
+LATEST = 1e11  # of times in seconds; present times in milliseconds lie beyond
+EARLIEST = -LATEST
 IdText = Annotated[StrictStr, Field(max_length=LONGEST_ID)]
 IdNumber = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Id = IdNumber | IdText
+Seconds = Annotated[
+    float, Field(strict=True, ge=EARLIEST, le=LATEST, description="Seconds since 1970.")
+]
 
 
 class Body(BaseModel):
@@ -67,12 +72,18 @@ class Clicked(BaseModel):
     source: str | None = None
 
 
+class ClickedItem(Item):
+    """An item that was clicked. time: in seconds since 1970, null if it was not kept."""
+
+    time: float | None
+
+
 class SessionNow(BaseModel):
     """A session with its clicks, as far as they are kept."""
 
     id: str
     clicks: int
-    items: list[Item]
+    items: list[ClickedItem]
 
 
 class Found(BaseModel):
@@ -146,11 +157,25 @@ def bodies(config: ServiceConfig) -> Bodies:
     }
     histories = Annotated[list[ids], Field(min_length=1, max_length=config.max_histories)]
     clicks = Annotated[list[Id], Field(min_length=1, max_length=config.max_clicks)]
+    at = "The time for which the list is asked, for a model with --time=request; default: now."
+    filters["at"] = (Seconds | None, Field(None, description=at))
+    of_histories = "The times of the clicks of each history, which a model with --time needs."
+    of_clicks = "The times of the clicks, one each; default: now."
     return Bodies(
         create_model(
-            "RecommendBody", __base__=Body, histories=(histories, ...), k=(k, 10), **filters
+            "RecommendBody",
+            __base__=Body,
+            histories=(histories, ...),
+            times=(list[list[Seconds]] | None, Field(None, description=of_histories)),
+            k=(k, 10),
+            **filters,
         ),
         create_model(
-            "ClicksBody", __base__=Body, items=(clicks, ...), k=(k | None, None), **filters
+            "ClicksBody",
+            __base__=Body,
+            items=(clicks, ...),
+            times=(list[Seconds] | None, Field(None, description=of_clicks)),
+            k=(k | None, None),
+            **filters,
         ),
     )

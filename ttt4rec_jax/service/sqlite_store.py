@@ -17,7 +17,7 @@ from typing import Any
 from data_prep.settings import UserError
 from ttt4rec_jax.service.store import Append, Changes, Clicks, Saved, StoreError
 
-VERSION = 1
+VERSION = 2  # 1 had no times of clicks
 BUSY_S = 5  # how long a process waits for another one's transaction
 IDS = 500  # at most so many values in one statement
 SCHEMA = """
@@ -26,7 +26,7 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID;
 CREATE TABLE clicks (
     session TEXT NOT NULL, first INTEGER NOT NULL, stop INTEGER NOT NULL, ids TEXT NOT NULL,
-    key TEXT, PRIMARY KEY (session, first)
+    key TEXT, times TEXT, PRIMARY KEY (session, first)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON clicks (session, key) WHERE key IS NOT NULL;
 CREATE TABLE states (
@@ -83,11 +83,14 @@ class SqliteStore:
         """Return the kept requests that have any of the clicks start..stop-1, in order."""
         with _reported():
             rows = self.reader.execute(
-                "SELECT first, ids FROM clicks WHERE session = ? AND stop > ? AND first < ? "
+                "SELECT first, ids, times FROM clicks WHERE session = ? AND stop > ? AND first < ? "
                 "ORDER BY first",
                 (session, start, stop),
             )
-            return [Clicks(first, json.loads(ids)) for first, ids in rows]
+            return [
+                Clicks(first, json.loads(ids), json.loads(times) if times else None)
+                for first, ids, times in rows
+            ]
 
     def saved(self, session: str, version: str) -> Saved | None:
         """Return the last saved state of a version of a model."""
@@ -130,7 +133,7 @@ class SqliteStore:
         now = int(self.now())
         rows = []
         conflicts = set()
-        for session, (first, ids), key in appends:
+        for session, (first, ids, times), key in appends:
             stop = first + len(ids)
             updated = self.writer.execute(
                 "UPDATE sessions SET clicks = ?, expires = ? "
@@ -138,10 +141,11 @@ class SqliteStore:
                 (stop, expires, session, first, now),
             )
             if updated.rowcount:
-                rows.append((session, first, stop, json.dumps(ids), key or None))
+                kept = None if times is None else json.dumps(times)
+                rows.append((session, first, stop, json.dumps(ids), key or None, kept))
             else:
                 conflicts.add(session)
-        self.writer.executemany("INSERT INTO clicks VALUES (?, ?, ?, ?, ?)", rows)
+        self.writer.executemany("INSERT INTO clicks VALUES (?, ?, ?, ?, ?, ?)", rows)
         return conflicts
 
     def _counts(self, connection: sqlite3.Connection, sessions: list[str]) -> dict[str, int]:
@@ -196,7 +200,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _make(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new file. Raises UserError for a file of something else."""
+    """Make the tables in a new file, or bring those of an earlier version up to date.
+
+    Raises UserError for a file of something else.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -204,6 +211,9 @@ def _make(connection: sqlite3.Connection, path: Path) -> None:
         if version == 0 and tables == 0:
             for statement in filter(str.strip, SCHEMA.split(";")):
                 connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 1:
+            connection.execute("ALTER TABLE clicks ADD COLUMN times TEXT")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
             raise UserError(

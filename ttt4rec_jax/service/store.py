@@ -9,10 +9,14 @@ class StoreError(Exception):
 
 
 class Clicks(NamedTuple):
-    """The clicks of one request: ids as text, and the number of the session's clicks before."""
+    """The clicks of one request: ids as text, and the number of the session's clicks before.
+
+    times: in seconds since 1970; None where an earlier version kept none.
+    """
 
     first: int
     ids: list[str]
+    times: list[float] | None = None
 
 
 class Saved(NamedTuple):
