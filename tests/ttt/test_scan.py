@@ -128,10 +128,14 @@ def objective(name, inner, aligned):
     def run(norm, scale, weights, floats, valid_L, cotangent):
         length = len(valid_L)
         start = initial_state(weights)
+
+        def tokens(floats, valid_L):  # the rate of an invalid token is 0
+            return Tokens(*floats[:3], jnp.where(valid_L, floats[3], 0), valid_L)
+
         if not aligned:  # a state inside a mini-batch that depends on what is differentiated
-            half = Tokens(None, *floats[1:], jnp.arange(length) < length // 2)
+            half = tokens((None, *floats[1:]), jnp.arange(length) < length // 2)
             _, start = core(norm, scale, start, half, True)
-        outputs, state = core(norm, scale, start, Tokens(*floats, valid_L), aligned)
+        outputs, state = core(norm, scale, start, tokens(floats, valid_L), aligned)
         after = sum(jnp.sin(x).sum() for x in jax.tree.leaves((state.weights, state.gradients)))
         return (outputs * cotangent).sum() + after, (outputs * valid_L[:, None], state)
 

@@ -42,6 +42,8 @@ def test_slices_give_the_values_and_gradients_of_the_whole():
         ((256, 10, 64), True, 1, 1),  # small
         ((256, 50, 256), True, 1, 32),  # of 8 sequences, which are the fewest
         ((17, 100_000, 64), True, 1, 3),
+        ((256, 50, 256, 16_384), True, 1, 64),  # of 4 sequences, whose fast weights fit
+        ((256, 50, 256, 1_000_000), True, 1, 256),
         ((256, 50, 64), False, 1, 1),
         ((256, 50, 64), True, 2, 1),
     ],

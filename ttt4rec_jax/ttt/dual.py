@@ -16,7 +16,10 @@ from jaxtyping import Array, Float
 
 from ttt4rec_jax.ttt.inner import FastWeights, Norm, gelu, layer_norm
 from ttt4rec_jax.ttt.matmul import mean
-from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_mini_batches
+from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_aligned, scan_mini_batches
+
+# of a map: the inputs x of some tokens, and the rate-weighted gradients g at its outputs for them
+Rows = tuple[Float[Array, "b _"], Float[Array, "b _"]]
 
 
 def output_gradient(
@@ -31,26 +34,36 @@ def output_gradient(
 
 
 def key_pass(
-    weights: FastWeights, norm: Norm, tokens: Tokens
-) -> list[tuple[Float[Array, "b in"], Float[Array, "b out"]]]:
-    """Return every map's inputs x [b, in] and rate-weighted output gradients g [b, out].
+    weights: FastWeights,
+    norm: Norm,
+    key: Float[Array, "b F"],
+    target: Float[Array, "b F"],
+    rate: Float[Array, " b"],
+    beside: Float[Array, "n F"] | None = None,
+) -> tuple[list[Rows], Float[Array, "n F"]]:
+    """Return every map's rows for keys, and the outputs z [n, F] for the rows `beside` them.
 
-    Both are for the keys of a mini-batch; the sum of x g over tokens is the gradient of the map.
+    The gradients are weighted by the rates; the sum of x g over tokens is the gradient of the map.
     """
+    b = len(key)
     inputs = []
     slopes = []
-    x = tokens.key
-    for depth, (w, b) in enumerate(weights):
+    x = key if beside is None else jnp.concatenate([key, beside])
+    for depth, (w, bias) in enumerate(weights):
         if depth:
-            x, slope = jax.vjp(gelu, x)
-            slopes.append(slope)
-        inputs.append(x)
-        x = x @ w + b
-    g = output_gradient(x, norm, tokens.value - tokens.key) * tokens.rate[:, None]
-    gradients = [g]
+            slopes.append(jax.vjp(gelu, x[:b])[1])
+            x = gelu(x)
+        inputs.append(x[:b])
+        x = x @ w + bias
+    gradients = [output_gradient(x[:b], norm, target) * rate[:, None]]
     for (w, _), slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
         gradients.append(slope(gradients[-1] @ w.T)[0])
-    return list(zip(inputs, reversed(gradients), strict=True))
+    return list(zip(inputs, reversed(gradients), strict=True)), x[b:]
+
+
+def products(maps: list[Rows]) -> FastWeights:
+    """Return the gradients of maps, summed over tokens."""
+    return tuple((x.T @ g, g.sum(0)) for x, g in maps)
 
 
 def ttt_dual(
@@ -61,25 +74,85 @@ def ttt_dual(
     aligned: bool = False,
 ) -> tuple[Float[Array, "L F"] | None, State]:
     """Compute the same as `scan.ttt_scan`, for fast weights that are a tuple of (W, b)."""
+    if len(slot_scale_b) == 1:
+        return ttt_online(norm, slot_scale_b[0], state, tokens)
 
-    def mini_batch(state, tokens):
-        maps = key_pass(state.weights, norm, tokens)
-        update = tuple((x.T @ g, g.sum(0)) for x, g in maps)
-        after = advance(state, slot_scale_b, update, tokens.valid.sum(dtype=jnp.int32))
+    def gradient_rows(weights, tokens):
+        return key_pass(weights, norm, tokens.key, tokens.value - tokens.key, tokens.rate)[0]
+
+    def outputs_of(weights, maps, tokens, carried):
+        """Return the outputs of a mini-batch.
+
+        carried: the gradients of its earlier tokens; None for each map if there are none.
+        """
         if tokens.query is None:
-            return after, None
+            return None
         size = len(tokens.key)
         scale_bx1 = slot_scale_b[:size, None]
         causal_bxb = jnp.tri(size, dtype=tokens.query.dtype)
         z = tokens.query
-        for depth, ((w, b), (carried_w, carried_b), (x, g)) in enumerate(
-            zip(state.weights, state.gradients, maps, strict=True)
-        ):
+        for depth, ((w, b), earlier, (x, g)) in enumerate(zip(weights, carried, maps, strict=True)):
             q = gelu(z) if depth else z
             step = (causal_bxb * (q @ x.T + 1)) @ g
-            if not aligned:  # add the gradients accumulated before this call
-                step += q @ carried_w + carried_b
+            if earlier is not None:
+                step += q @ earlier[0] + earlier[1]
             z = q @ w + b - scale_bx1 * step
-        return after, tokens.query + layer_norm(z, norm)
+        return tokens.query + layer_norm(z, norm)
 
-    return scan_mini_batches(mini_batch, state, tokens, len(slot_scale_b), aligned)
+    def from_state(state, tokens):
+        maps = gradient_rows(state.weights, tokens)
+        outputs = outputs_of(state.weights, maps, tokens, state.gradients)
+        count = tokens.valid.sum(dtype=jnp.int32)
+        return advance(state, slot_scale_b, products(maps), count), outputs
+
+    def from_start(weights, tokens, scale):
+        maps = gradient_rows(weights, tokens)
+        outputs = outputs_of(weights, maps, tokens, (None,) * len(maps))
+        return stepped(weights, maps, scale), outputs
+
+    if not aligned:
+        return scan_mini_batches(from_state, state, tokens, len(slot_scale_b), aligned)
+    return scan_aligned(
+        from_start, lambda w, t: products(gradient_rows(w, t)), slot_scale_b, state, tokens
+    )
+
+
+def stepped(weights: FastWeights, maps: list[Rows], scale: Float[Array, ""]) -> FastWeights:
+    """Return weights after a step against the gradients of maps."""
+    # the scale is applied to rows, which saves passes over arrays of the size of the weights
+    return jax.tree.map(jnp.add, weights, products([(x, -scale * g) for x, g in maps]))
+
+
+def ttt_online(
+    norm: Norm, scale: Float[Array, ""], state: State, tokens: Tokens
+) -> tuple[Float[Array, "L F"] | None, State]:
+    """Compute the same for mini_batch_size 1, whose states have no gradients of earlier tokens.
+
+    The weights after token t are those that its query reads, and those at which the gradient of
+    token t + 1 is taken. So query t and key t + 1 are rows of the same products.
+    """
+    query = tokens.query
+    earlier = None
+    if query is not None:  # the query beside each key; the last query follows alone
+        earlier = jnp.concatenate([jnp.zeros_like(query[:1]), query[:-1]])[:, None]
+
+    def token(weights, xs):
+        earlier, key, value, rate = xs
+        maps, z = key_pass(weights, norm, key[None], (value - key)[None], rate[None], earlier)
+        output = None if earlier is None else earlier[0] + layer_norm(z[0], norm)
+        return stepped(weights, maps, scale), output
+
+    # what a token computes is computed again in the gradient, since to keep it means to write and
+    # read several arrays of the size of the weights
+    again = jax.checkpoint(token, prevent_cse=False)
+    weights, outputs = jax.lax.scan(
+        again, state.weights, (earlier, tokens.key, tokens.value, tokens.rate)
+    )
+    after = state._replace(weights=weights)
+    if query is None:
+        return None, after
+    z = query[-1]
+    for depth, (w, b) in enumerate(weights):
+        z = (gelu(z) if depth else z) @ w + b
+    last = query[-1] + layer_norm(z, norm)
+    return jnp.concatenate([outputs[1:], last[None]]), after

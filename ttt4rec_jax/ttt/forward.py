@@ -21,7 +21,7 @@ from ttt4rec_jax.ttt.matmul import project as batch_matmul
 from ttt4rec_jax.ttt.params import CONV_WIDTH, Convolution, CoreParams, LayerState, TttConfig
 from ttt4rec_jax.ttt.rope import rotate
 from ttt4rec_jax.ttt.scan import State, Tokens, initial_state, ttt_scan, weights_at_slot
-from ttt4rec_jax.ttt.select import select_impl
+from ttt4rec_jax.ttt.select import chosen_impl
 from ttt4rec_jax.ttt.stream import ttt_step
 
 Length = int | Int[Array, ""]
@@ -261,10 +261,8 @@ def run_head(
     Without queries, the outputs are None.
     """
     tokens = rotate_tokens(tokens, 0 if aligned else state.filled, last, config)
-    impl, chunk = select_impl(len(tokens.key), config.mini_batch_size, config.inner)
-    impl = impl if config.impl == "auto" else config.impl
+    impl, chunk = chosen_impl(config, len(tokens.key))
     if impl == "chunked":
-        chunk = config.chunk or chunk
         return ttt_chunked(norm, slot_scale_b, state, tokens, aligned, chunk, last)
     learner = INNER_LEARNERS[config.inner]
     core = ttt_dual if impl == "dual" else partial(ttt_scan, learner)

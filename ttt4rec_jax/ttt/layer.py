@@ -20,6 +20,7 @@ from ttt4rec_jax.ttt.params import (
     TttConfig,
 )
 from ttt4rec_jax.ttt.rope import deinterleave
+from ttt4rec_jax.ttt.select import chosen_impl
 from ttt4rec_jax.ttt.slices import by_slices, num_slices
 
 
@@ -100,7 +101,11 @@ class TttLayer(nnx.Module):
         layer = partial(forward.batch, p, config=self.config, last_only=last_only)
         widest = max(w.shape[-1] for w in [p.inner_norm.scale, *jax.tree.leaves(p.w0)])
         batch_size, length, _ = x_BxLxD.shape
-        slices = num_slices(batch_size, length, self.config.num_heads * widest)
+        impl, _ = chosen_impl(self.config, length)
+        carried = 0
+        if self.config.mini_batch_size == 1 and impl != "chunked":
+            carried = sum(w.size for w in jax.tree.leaves(p.w0))
+        slices = num_slices(batch_size, length, self.config.num_heads * widest, carried)
         return by_slices(layer, slices, x_BxLxD, length_B)
 
     def sequence(

@@ -138,6 +138,49 @@ def scan_mini_batches(
     return jax.lax.dynamic_slice_in_dim(outputs, first, len(tokens.key)), state
 
 
+def scan_aligned(
+    mini_batch: Callable[[FastWeights, Tokens, jax.Array], tuple[FastWeights, Any]],
+    gradients_of: Callable[[FastWeights, Tokens], FastWeights],
+    slot_scale_b: Float[Array, " b"],
+    state: State,
+    tokens: Tokens,
+) -> tuple[Any, State]:
+    """Run `mini_batch(weights, tokens_b) -> (gradients, outputs_b)` from a state without gradients.
+
+    Only weights are carried from one mini-batch to the next. Gradients of a mini-batch that is not
+    full are part of the state alone, and so are computed after the loop: where the state is not
+    read, as in training, XLA leaves them out.
+
+    Returns: (outputs [L, F], or None if mini_batch returns None; the state at the end).
+    """
+    b = len(slot_scale_b)
+    placed, _ = to_mini_batches(tokens, state, b, aligned=True)
+    length = len(tokens.key)
+    last = len(placed.key) - 1
+    count = tokens.valid.sum(dtype=jnp.int32)
+    # the tokens after a mini-batch that is not full are padding, so that it need not be applied
+    is_full_M = b * jnp.arange(1, last + 2) <= count
+    scale_M = jnp.where(is_full_M, slot_scale_b[-1], 0)
+
+    def step(weights, xs):
+        tokens, scale = xs
+        return mini_batch(weights, tokens, scale)
+
+    if last:
+        again = jax.checkpoint(step, prevent_cse=False)
+        weights, outputs = jax.lax.scan(again, state.weights, (placed, scale_M))
+        open_one = jax.tree.map(lambda x: x[jnp.minimum(count // b, last)], placed)
+        gradients = gradients_of(weights, open_one)
+    else:
+        only = jax.tree.map(lambda x: x[0], placed)
+        gradients = gradients_of(state.weights, only)
+        weights, outputs = mini_batch(state.weights, only, scale_M[0])
+    filled = count % b
+    gradients = jax.tree.map(lambda g: jnp.where(filled > 0, g, 0), gradients)
+    after = State(weights, gradients, filled)
+    return None if outputs is None else outputs.reshape(-1, outputs.shape[-1])[:length], after
+
+
 def ttt_scan(
     learner: InnerLearner,
     norm: Norm,

@@ -1,6 +1,7 @@
 """The choice among the implementations of the TTT layer's core: scan, dual and chunked."""
 
 from ttt4rec_jax.ttt.inner import INNER_LEARNERS
+from ttt4rec_jax.ttt.params import TttConfig
 
 # Measured on CPUs at F = 32, by experiments/benchmarks/layer.py --impls=chunked --chunks=25,50. Up
 # to 50 tokens one chunk is fastest; beyond them chunks of about 25 are, by 3 to 25% against 50.
@@ -19,6 +20,12 @@ def select_impl(length: int, mini_batch_size: int, inner: str) -> tuple[str, int
         return "chunked", chunk_length(length, mini_batch_size)
     learner = INNER_LEARNERS.get(inner)
     return ("dual" if learner is not None and learner.is_affine_stack else "scan"), 0
+
+
+def chosen_impl(config: TttConfig, length: int) -> tuple[str, int]:
+    """Return the implementation that a layer uses for a length, and its chunk length."""
+    impl, chunk = select_impl(length, config.mini_batch_size, config.inner)
+    return (impl if config.impl == "auto" else config.impl), config.chunk or chunk
 
 
 def chunk_length(length: int, mini_batch_size: int) -> int:

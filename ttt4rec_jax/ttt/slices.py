@@ -20,22 +20,29 @@ from ttt4rec_jax.ttt.matmul import on_cpu
 # faster uncut.
 USUAL = 102_400
 MANY = 4 * USUAL
-LEAST = 8  # sequences of a slice; fewer were slower, for TTT-MLP at 200 tokens
+LEAST = 8  # sequences of a slice; fewer were slower
+# Numbers in the fast weights of a slice that are read and written at each token. On two Intel Xeon
+# cores, for TTT-MLP at F = 32 and two heads, twice as many were slower by 10 to 40%.
+CARRIED = 65_536
 
 
-def num_slices(batch_size: Any, length: int, width: int) -> int:
+def num_slices(batch_size: Any, length: int, width: int, carried: int = 0) -> int:
     """Return the number of slices for so many sequences; 1 unless they are many, on one CPU.
 
     On several devices the sequences are spread over them, and a slice would be on one alone. An
     export's program is for any number of sequences. width: the numbers in the widest of the rows
-    that the layer computes for a token.
+    that the layer computes for a token. carried: those in a sequence's fast weights, if each token
+    reads and writes them.
     """
     if not on_cpu() or jax.device_count() > 1 or not isinstance(batch_size, int):
         return 1
     count = batch_size * length * width
     if count < MANY:
         return 1
-    return -(-batch_size // max(LEAST, batch_size * USUAL // count))
+    size = max(LEAST, batch_size * USUAL // count)
+    if carried:
+        size = min(size, max(1, CARRIED // carried))
+    return -(-batch_size // size)
 
 
 def by_slices(
