@@ -5,6 +5,7 @@ from helpers import make_recommender, serving_config, timed_dataset
 from helpers.service import local_service
 from starlette.testclient import TestClient
 
+from ttt4rec_jax.service.live import clicks_between
 from ttt4rec_jax.service.models import RunModel
 from ttt4rec_jax.service.store import Append, Changes, Clicks
 
@@ -123,14 +124,27 @@ def test_times_that_run_backwards_lose_no_click(serve, recommenders):
     client, _ = serve()
     id = client.post("/v1/sessions").json()["id"]
     url = f"/v1/sessions/{id}/clicks"
-    client.post(url, json={"items": [300, 700], "times": [50, 20]})
+    client.post(url, json={"items": [300, 700, 500], "times": [40, 50, 20]})
     client.post(url, json={"items": [1100], "times": [30], "k": 3})
     kept = client.get(f"/v1/sessions/{id}").json()["items"]
-    assert [(item["id"], item["time"]) for item in kept] == [("300", 50), ("700", 20), ("1100", 30)]
-    expected = recommenders["request"].open_session([300, 700, 1100], times=[50] * 3)
+    assert [(item["id"], item["time"]) for item in kept][2:] == [("500", 20), ("1100", 30)]
+    read = [40, 50, 50, 50]
+    expected = recommenders["request"].open_session([300, 700, 500, 1100], times=read)
     same(lists_of(client, id, model="request", at=10), expected.recommend(9, at=50))
+    # a history whose last click is later than this service's present
+    body = {"histories": [[300]], "times": [[NOW + 5]], "k": 9, "model": "request"}
+    (found,) = client.post("/v1/recommend", json=body).json()["lists"]
+    (best,) = recommenders["request"].recommend([[300]], 9, times=[[NOW + 5]], at=NOW + 5)
+    same(found, best)
     wrong = client.post(url, json={"items": [300, 700], "times": [60]})
     assert wrong.status_code == 422 and "found 1 for 2 items" in wrong.json()["detail"]
+
+
+def test_clicks_are_found_with_their_times():
+    kept = [Clicks(0, ["a", "b", "c"], [1.0, 2.0, 3.0]), Clicks(3, ["d"], [4.0])]
+    assert clicks_between(kept, 1, 4) == (["b", "c", "d"], [2.0, 3.0, 4.0])
+    assert clicks_between(kept[:1], 0, 2) == (["a", "b"], [1.0, 2.0])
+    assert clicks_between(kept[1:], 2, 4) is None
 
 
 def test_clicks_without_times_are_no_state_of_a_model_that_reads_them(serve):
