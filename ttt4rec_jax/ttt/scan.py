@@ -145,11 +145,15 @@ def scan_aligned(
     state: State,
     tokens: Tokens,
 ) -> tuple[Any, State]:
-    """Run `mini_batch(weights, tokens_b) -> (gradients, outputs_b)` from a state without gradients.
+    """Run mini-batches from a state without gradients, and carry nothing but weights between them.
 
-    Only weights are carried from one mini-batch to the next. Gradients of a mini-batch that is not
-    full are part of the state alone, and so are computed after the loop: where the state is not
-    read, as in training, XLA leaves them out.
+    The gradients of a mini-batch that is not full are part of the state alone, and so are computed
+    after the loop: where the state is not read, as in training, XLA leaves them out.
+
+    Args:
+        mini_batch: (weights, tokens_b, scale) -> (the weights after a step of the scale against the
+            gradients, outputs_b).
+        gradients_of: (weights, tokens_b) -> the rate-weighted sum of the tokens' gradients.
 
     Returns: (outputs [L, F], or None if mini_batch returns None; the state at the end).
     """
@@ -167,6 +171,7 @@ def scan_aligned(
         return mini_batch(weights, tokens, scale)
 
     if last:
+        # to keep what a step computes takes longer than to compute it again in the gradient
         again = jax.checkpoint(step, prevent_cse=False)
         weights, outputs = jax.lax.scan(again, state.weights, (placed, scale_M))
         open_one = jax.tree.map(lambda x: x[jnp.minimum(count // b, last)], placed)
