@@ -51,7 +51,7 @@ def last_is_left(row: Row) -> bool:
 
 
 def rank_sessions(served: Served, rows: list[Row]) -> None:
-    """Add the last click of each row to its state and make its list, in one call of the device."""
+    """Add the click that `advance` has left to each row's state and make its list, in one call."""
     if not rows:
         return
     model = served.model

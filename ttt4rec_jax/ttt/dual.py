@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ttt4rec_jax.ttt.inner import FastWeights, Norm, gelu, layer_norm
+from ttt4rec_jax.ttt.inner import FastWeights, Norm, apply_affine_stack, gelu, layer_norm
 from ttt4rec_jax.ttt.matmul import mean
 from ttt4rec_jax.ttt.scan import State, Tokens, advance, scan_aligned, scan_mini_batches
 
@@ -151,8 +151,5 @@ def ttt_online(
     after = state._replace(weights=weights)
     if query is None:
         return None, after
-    z = query[-1]
-    for depth, (w, b) in enumerate(weights):
-        z = (gelu(z) if depth else z) @ w + b
-    last = query[-1] + layer_norm(z, norm)
-    return jnp.concatenate([outputs[1:], last[None]]), after
+    last = query[-1:] + layer_norm(apply_affine_stack(weights, query[-1:]), norm)
+    return jnp.concatenate([outputs[1:], last]), after

@@ -46,6 +46,13 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.nn.gelu(x, approximate=True)
 
 
+def apply_affine_stack(weights: FastWeights, x: Float[Array, "*rows F"]) -> Float[Array, "*rows F"]:
+    """Return the output of affine maps (W, b) with GELU in between."""
+    for depth, (w, b) in enumerate(weights):
+        x = (gelu(x) if depth else x) @ w + b
+    return x
+
+
 def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
     """Return affine maps with GELU in between. expansion: the hidden widths in multiples of F.
 
@@ -59,12 +66,7 @@ def affine_stack(expansion: tuple[int, ...]) -> InnerLearner:
         shapes = zip(keys, widths[:-1], widths[1:], strict=True)
         return tuple((std * jax.random.normal(k, (i, o)), jnp.zeros(o)) for k, i, o in shapes)
 
-    def apply(weights, x):
-        for depth, (w, b) in enumerate(weights):
-            x = (gelu(x) if depth else x) @ w + b
-        return x
-
-    return InnerLearner(init, apply, is_affine_stack=True)
+    return InnerLearner(init, apply_affine_stack, is_affine_stack=True)
 
 
 INNER_LEARNERS = {"linear": affine_stack(()), "mlp": affine_stack((4,))}

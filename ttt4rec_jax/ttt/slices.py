@@ -22,7 +22,7 @@ USUAL = 102_400
 MANY = 4 * USUAL
 LEAST = 8  # sequences of a slice; fewer were slower
 # Numbers in the fast weights of a slice that are read and written at each token. On two Intel Xeon
-# cores, for TTT-MLP at F = 32 and two heads, twice as many were slower by 10 to 40%.
+# cores, for TTT-MLP at F = 32 and two heads, twice as many were slower by 8 to 39%.
 CARRIED = 65_536
 
 
