@@ -98,8 +98,8 @@ def change(manifest, **fields):
 DAMAGED = {
     "another version": (
         "manifest.json",
-        lambda m: change(m, format_version=2),
-        "format version 2, expected",
+        lambda m: change(m, format_version=3),
+        "format version 3, expected",
     ),
     "another format": (
         "manifest.json",
@@ -227,7 +227,7 @@ def test_the_command_exports_a_run(random_dataset, tmp_path, monkeypatch, capsys
     out, err = capsys.readouterr()
     assert code == 0 and err == ""
     assert out.startswith(
-        "model: popularity, 30 items, top 5; encode, score, top_k for cpu, cuda, tpu; 0.0 MB\n"
+        "model: popularity, 30 items, top 5; encode, score, top_k for cpu, cuda, tpu; 0.1 MB\n"
     )
     best, expected = (
         model.recommend([[100, 300]], k=5)[0]

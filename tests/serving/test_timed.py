@@ -21,7 +21,6 @@ from data_prep.settings import UserError
 from ttt4rec_jax.config import Config, EvalConfig, ModelConfig, TrainConfig
 from ttt4rec_jax.data.clicks import device_clicks
 from ttt4rec_jax.evaluation.evaluator import Evaluator
-from ttt4rec_jax.serving import export
 
 HOUR = 3600
 KINDS = {
@@ -145,11 +144,7 @@ def test_wrong_times_are_told(recommender_of):
     assert session.clicks == 1 and session.clock.last == 10
 
 
-def test_what_passes_no_times_on_is_refused(recommender_of, tmp_path, dataset, monkeypatch):
-    config = recommender_of("ttt4rec", "gaps").config
-    monkeypatch.setattr(export, "load_run", lambda *_: (config, None, None, None))
-    with pytest.raises(UserError, match=r"--run: runs/x reads .*, which an export does not pass"):
-        export.export_run("runs/x", tmp_path / "new")
+def test_what_reads_no_times_is_refused(dataset):
     with pytest.raises(UserError, match="--sparse_embeddings: a model with --time=gaps"):
         Config(model=ModelConfig(time="gaps"), train=TrainConfig(sparse_embeddings=True))
     with pytest.raises(UserError, match="--time: an option of --model=ttt4rec or --model=sasrec"):

@@ -19,7 +19,7 @@ PURPOSE = """Export a finished run as StableHLO programs, to serve it without th
 
 The export is made from the run's folder and contains the best parameters, the items, a manifest,
 and programs for CPU, CUDA and TPU that accept any batch size: encode histories, score candidates,
-find the top k and, for TTT4Rec, advance a session by one click. The file load_export.py in the
+find the top k and, for TTT4Rec, advance a session by one click. The folder load_export in the
 export loads it; it needs jax, numpy and flatbuffers, but not this package."""
 
 
@@ -80,10 +80,10 @@ def _export(argv: list[str]) -> None:
 
 def summary(output: Path, manifest: dict) -> str:
     """Return two lines that say what was written."""
-    megabytes = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    megabytes = sum(p.stat().st_size for p in output.rglob("*") if p.is_file()) / 1e6
     return (
         f"{output}: {manifest['model']['model']}, {manifest['items']:,} items, "
         f"top {manifest['k']}; {', '.join(manifest['programs'])} "
         f"for {', '.join(manifest['platforms'])}; {megabytes:.1f} MB\n"
-        f"load it with {output / 'load_export.py'}, which needs jax, numpy and flatbuffers"
+        f"load it with {output / 'load_export'}, which needs jax, numpy and flatbuffers"
     )

@@ -111,7 +111,8 @@ class ExportModel:
         self.version = load_export.sha256(exported.folder / "manifest.json")[:32]
         self.about = f"{exported.manifest['model']['model']}, exported"
         self.items = Catalogue(exported.ids, exported.titles, exported.clicks)
-        self.timed = TimedClicks("none", len(self.items))  # models that read times have no exports
+        own = exported.timed
+        self.timed = TimedClicks(own.time, len(self.items), own.gap_seconds)
         self.is_recurrent = "session_step" in exported.programs
         first = exported.arrays["first_memory"] if self.is_recurrent else NO_CLICKS
         self.initial_state = np.asarray(first)

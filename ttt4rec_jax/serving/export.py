@@ -1,6 +1,6 @@
 """Export a trained run as a folder that can be served without this package.
 
-load_export.py describes the content of the folder and loads it. Scores and ranks are those of the
+load_export/ describes the content of the folder and loads it. Scores and ranks are those of the
 evaluation, since the exported programs (programs.py) consist of the evaluation's functions.
 """
 
@@ -18,13 +18,13 @@ import numpy as np
 from flax import nnx
 
 from ttt4rec_jax.config import ModelConfig
+from ttt4rec_jax.data.time_gaps import SECONDS
 from ttt4rec_jax.runs import read
 from ttt4rec_jax.runs.folder import RunFolder
 from ttt4rec_jax.runs.items import Catalogue
 from ttt4rec_jax.runs.load import load_run
 from ttt4rec_jax.serving import export_folder, load_export
 from ttt4rec_jax.serving.programs import SIGNATURES, Arrays, make_programs
-from ttt4rec_jax.serving.timed import check_untimed
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -48,7 +48,6 @@ def export_run(
     output = Path(output)
     export_folder.check(output, overwrite)
     model = load_run(run_dir, data_dir, cache_dir)
-    check_untimed(model[0].time, run_dir, "an export")
     source = provenance(RunFolder(Path(run_dir)).result)
     return export_model(*model, output, k, overwrite=overwrite, source=source)
 
@@ -69,6 +68,7 @@ def export_model(
     source: entries of the manifest about where the model comes from.
     """
     k = min(k, len(items))
+    is_timed = config.time != "none"
     programs = make_programs(graphdef, params, len(items), config.max_len, k)
     exported = {
         name: export_program(
@@ -78,7 +78,7 @@ def export_model(
     }
     manifest = {
         "format": load_export.FORMAT,
-        "format_version": load_export.VERSION,
+        "format_version": load_export.VERSION_WITH_TIMES if is_timed else load_export.VERSION,
         "written_by": {
             name: importlib.metadata.version(name) for name in ("ttt4rec_jax", "jax", "jaxlib")
         },
@@ -94,6 +94,7 @@ def export_model(
         **(source or {}),
         "items": len(items),
         "k": k,
+        **({"gap_seconds": SECONDS.tolist()} if is_timed else {}),
         "programs": {name: describe(name, program) for name, program in exported.items()},
         "arrays": {
             name: {"dtype": str(x.dtype), "shape": list(x.shape)}
@@ -106,10 +107,11 @@ def export_model(
         arrays: dict[str, Any] = {name: np.asarray(x) for name, x in programs.arrays.items()}
         np.savez(folder / "arrays.npz", **arrays)
         write_items(folder / "items.jsonl", items)
-        shutil.copyfile(load_export.__file__, folder / "load_export.py")
         manifest["files"] = {
             path.name: load_export.sha256(path) for path in sorted(folder.iterdir())
         }
+        loader = Path(load_export.__file__).parent
+        shutil.copytree(loader, folder / loader.name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "manifest.json").write_text(
             json.dumps(manifest, indent=2) + "\n", encoding="utf-8"
         )

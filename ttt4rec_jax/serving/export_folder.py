@@ -43,9 +43,13 @@ def is_export(folder: Path) -> bool:
 
 
 def _own_names(folder: Path) -> set[str]:
-    """Return the names of an export's files; __pycache__ is left by importing load_export.py."""
+    """Return the names of what an export holds.
+
+    Exports of earlier versions have load_export.py, whose import leaves __pycache__.
+    """
+    own = {"manifest.json", "load_export", "__pycache__"}
     try:
-        return {"manifest.json", "__pycache__", *read_json(folder / "manifest.json")["files"]}
+        return own | set(read_json(folder / "manifest.json")["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return {"manifest.json"}
 

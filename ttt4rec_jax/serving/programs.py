@@ -1,10 +1,9 @@
 """The programs of an export: pure functions (arrays, *arguments) -> results.
 
 They consist of the evaluation's functions. Parameters and item vectors are arguments, so that the
-export stores them once for all programs. The
-batch size B and the number of candidates C are symbolic. load_export.py describes each program; the
-names of the arguments and results in SIGNATURES are part of the format ("memory" is the recurrent
-state of a session).
+export stores them once for all programs. The batch size B and the number of candidates C are
+symbolic. The docstring of load_export describes each program; the names of the arguments and
+results in SIGNATURES are part of the format ("memory" is the recurrent state of a session).
 """
 
 from collections.abc import Callable
