@@ -59,6 +59,7 @@ class Executables:
     def __init__(self, program: Program, started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
         self.program = program
+        self._first_epoch: Epoch | None = None
         config = program.config
         training = program.training
         if training is not None:
@@ -75,6 +76,7 @@ class Executables:
         """Return these executables for a program that differs in seeds, rates, ranges or epochs."""
         other = copy.copy(self)
         other.program = program
+        other._first_epoch = None
         if program.training is not None:
             other._begin_epoch = jax.jit(program.training.begin_epoch)
         return other
@@ -95,6 +97,10 @@ class Executables:
 
     def begin_epoch(self, epoch: int) -> Epoch:
         """Return the steps of an epoch, on the host or the devices, as the data are."""
+        first = self._first_epoch
+        if epoch == 0 and first is not None:  # drawn already, for the shapes of a step
+            self._first_epoch = None
+            return first
         steps = self._begin_epoch(epoch)
         program = self.program
         if program.host is not None or program.training is None:
@@ -118,7 +124,9 @@ class Executables:
         program = self.program
         state = training.first_state
         sums = training.first_sums
-        data = (program.clicks, training.examples, *self.begin_epoch(0))
+        first_epoch = self.begin_epoch(0)
+        self._first_epoch = first_epoch
+        data = (program.clicks, training.examples, *first_epoch)
         if training.run_steps is None:
             steps = HostSteps(
                 training.train_step,
