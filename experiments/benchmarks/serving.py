@@ -43,17 +43,25 @@ class ServingFlags(Figures, FinishedRun):
         self.check_run()
 
 
-def clicker(recommender: Recommender, num_clicks: int, rng: np.random.Generator) -> Callable:
-    """Return a function that adds a click to a session of num_clicks and recommends."""
+def clicker(
+    recommender: Recommender, num_clicks: int, rng: np.random.Generator, calls: int = 1
+) -> Callable:
+    """Return a function that adds a click to a session of num_clicks and recommends.
+
+    calls: 2 for `observe` and `recommend` in turn.
+    """
     ids = recommender.items.ids
     session = recommender.open_session([ids[i] for i in rng.integers(0, len(ids), num_clicks)])
     next_ids = itertools.cycle([ids[i] for i in rng.integers(0, len(ids), 4096)])
 
-    def click():
+    def in_one_call():
+        return session.observe_and_recommend(next(next_ids), K)
+
+    def in_two_calls():
         session.observe(next(next_ids))
         return session.recommend(K)
 
-    return click
+    return in_one_call if calls == 1 else in_two_calls
 
 
 def medians(programs: dict[str, Callable], repeats: int) -> dict[str, float]:
@@ -108,6 +116,7 @@ def measure_clicks(
     reread: a model without a state, whose sessions read their last max_len clicks again.
     """
     programs = {f"click after {n:,}": clicker(recommender, n, rng) for n in (FEW, many)}
+    programs[f"click after {FEW:,}, two calls"] = clicker(recommender, FEW, rng, 2)
     if reread:
         programs[f"click after {many:,}, reread"] = clicker(reread, many, rng)
     results = {f"{name}, ms": ms for name, ms in medians(programs, repeats).items()}

@@ -98,9 +98,16 @@ def test_a_session_with_times_equals_the_history(dataset, recommender_of, model,
 
     session = recommender.open_session()
     for count, (id, moment) in enumerate(zip(ids, times, strict=True), 1):
-        session.observe(id, time=datetime.datetime.fromtimestamp(moment, datetime.UTC))
-        assert_same_lists(session.recommend(V, exclude_seen=False, **given), whole(count))
+        time_given = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+        twin = recommender.session_from_bytes(session.to_bytes())
+        session.observe(id, time=time_given)
+        best = session.recommend(V, exclude_seen=False, **given)
+        assert_same_lists(best, whole(count))
+        at_once = twin.observe_and_recommend(id, V, time=time_given, exclude_seen=False, **given)
+        assert_same_lists(at_once, best)
         session = recommender.session_from_bytes(session.to_bytes())
+        np.testing.assert_array_equal(session.seen, twin.seen)
+        assert session.clock == twin.clock
     # some clicks at once, and with the list in the same call
     first = recommender.open_session(ids[:2], times=times[:2])
     second = recommender.open_session()

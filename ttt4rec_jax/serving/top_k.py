@@ -23,7 +23,8 @@ MOST_SCORES = 2**21  # users x items that one product scores: 8 MB, and more wou
 
 def pack_mask(blocked_V: np.ndarray) -> np.ndarray:
     """Return the bits [W] of a mask over the items, padded to whole tiles of blocked items."""
-    padded = np.pad(blocked_V, (0, -len(blocked_V) % ranking.TILE), constant_values=True)
+    padded = np.ones(-(-len(blocked_V) // ranking.TILE) * ranking.TILE, bool)  # np.pad is slow
+    padded[: len(blocked_V)] = blocked_V
     return np.packbits(padded, bitorder="little")
 
 
