@@ -72,6 +72,8 @@ REQUESTS = {
 
 def test_an_impossible_request_is_refused_with_the_reason(popularity_export):
     model = load_export.load_export(popularity_export)
+    forms = [[100, 3000], ["100", "3000"], [100.0, "3000.0"]]  # as other programs write ids
+    assert [model.to_items(ids).tolist() for ids in forms] == [[1, 30]] * 3
     for ask, expected in REQUESTS.values():
         with pytest.raises(ValueError) as error:
             ask(model)

@@ -167,13 +167,15 @@ class ExportedModel:
 
     def to_items(self, ids: Ids) -> Array:
         """Return the item numbers of ids. Raise ValueError that names an unknown id."""
-        ids = list(ids)
-        unknown = [id for id in ids if str(id) not in self.item_of]
-        if unknown:
+        texts = [str(id) for id in ids]
+        find = self.item_of.get
+        items = [find(text) or find(text.removesuffix(".0"), 0) for text in texts]  # 7.0 is 7
+        if 0 in items:
+            unknown = texts[items.index(0)]
             raise ValueError(
-                f"the data has no item {unknown[0]!r}; expected ids such as {self.ids[0]!r}"
+                f"the data has no item {unknown!r}; expected ids such as {self.ids[0]!r}"
             )
-        return np.array([self.item_of[str(id)] for id in ids], np.int32)
+        return np.array(items, np.int32)
 
     def to_reads(
         self, histories: Iterable[Ids], times: Any, at: Any
