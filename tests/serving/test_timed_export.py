@@ -1,6 +1,8 @@
 """Exports of models that read times: the lists of Recommender and of its sessions."""
 
 import datetime
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ def test_the_service_reads_an_exports_times_as_those_of_its_run(exported, tmp_pa
             np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
 
 
-def test_wrong_times_are_told(exported):
+def test_wrong_times_are_told(exported, tmp_path):
     _, gaps = exported("ttt4rec", "gaps")
     with pytest.raises(ValueError, match="times: missing, but the model reads"):
         gaps.recommend([[100]])
@@ -126,3 +128,8 @@ def test_wrong_times_are_told(exported):
         gaps.recommend([[100, 200]], times=[[1]])
     with pytest.raises(ValueError, match="at: found a time, but the model does not read"):
         gaps.recommend([[100]], times=[[1]], at=2)
+    shutil.copytree(gaps.folder, tmp_path / "model")
+    manifest = {key: x for key, x in gaps.manifest.items() if key != "gap_seconds"}
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(load_export.ExportError, match=r"model: damaged .'gap_seconds'.; copy it"):
+        load_export.load_export(tmp_path / "model")

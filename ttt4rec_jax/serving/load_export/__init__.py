@@ -44,6 +44,7 @@ to the next one or, for the last click, to the request; both are 0 if there is n
 
 from pathlib import Path
 
+# Relative imports, since a copy of this package has no parent.
 from .batches import MAX_BATCH, next_power_of_two, pad_rows, set_bits, windows
 from .folder import (
     FORMAT,

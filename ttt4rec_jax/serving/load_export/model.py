@@ -91,7 +91,8 @@ class ExportedModel:
         self.titles = [item["title"] for item in items] if "title" in items[0] else None
         self.clicks = np.array([item["clicks"] for item in items])
         time = manifest["model"].get("time", "none")
-        self.timed = TimedClicks(time, len(items), manifest.get("gap_seconds", ()))
+        gap_seconds = manifest["gap_seconds"] if time != "none" else ()
+        self.timed = TimedClicks(time, len(items), gap_seconds)
         self.item_of = {str(id): item for item, id in enumerate(self.ids, 1)}
         self.process = os.getpid()
         self.arrays = jax.device_put(read_arrays(folder / "arrays.npz"))
