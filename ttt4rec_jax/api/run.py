@@ -48,7 +48,7 @@ class Run:
 
     @property
     def test(self) -> dict[str, dict[str, float]]:
-        """The test metrics by protocol: test["full"]["ndcg@10"], test["sampled"]["hit@10"]."""
+        """The test metrics by protocol: `test["full"]["ndcg@10"]`, `test["sampled"]["hit@10"]`."""
         return self.result["test"]
 
     @property
