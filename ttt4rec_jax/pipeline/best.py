@@ -14,8 +14,8 @@ class Preset(NamedTuple):
 # Ranking the full catalogue calls for a loss over (a sample of) the whole catalogue, and for scores
 # whose magnitude does not depend on an item's popularity: sampled softmax with shared negatives
 # (Jean et al. 2015) over cosines divided by .05 (as in HSTU's baselines, Zhai et al. 2024,
-# arXiv:2402.17152). Short histories call for one block, much dropout, and steps with a constant
-# number of tokens.
+# arXiv:2402.17152). Short histories call for much dropout, and for steps with a constant number of
+# tokens.
 SHARED = {
     "targets": "every",
     "loss": "sampled_softmax",
@@ -58,7 +58,7 @@ BEST: dict[tuple[str, str], Preset] = {
     ),
     ("sasrec", "beauty"): Preset(
         BEAUTY,
-        "the same recipe, for which no search was made",
+        "TTT4Rec's recipe; no search was made for SASRec",
         "test 1:99 HR@10 .5150, NDCG@10 .3668; full .1024 / .0617 "
         "(mean of seeds 0, 1, 2; 8 to 16 min each)",
     ),
@@ -96,7 +96,7 @@ BEST: dict[tuple[str, str], Preset] = {
     ),
     ("gru4rec", "beauty"): Preset(
         CONSTANT | {"epochs": 60, "patience": 8},
-        "the same recipe",
+        "TTT4Rec's recipe before the norm and the filter block",
         "test 1:99 HR@10 .4845, NDCG@10 .3318; full .0753 / .0433 (seed 0, epoch 39)",
     ),
     ("bert4rec", "beauty"): Preset(
@@ -107,14 +107,15 @@ BEST: dict[tuple[str, str], Preset] = {
             "mask_last_probability": 0.3,
             "epochs": 100,
         },
-        "the same recipe; sequences are short, so more items are masked, "
-        "more often only the last one",
+        "TTT4Rec's recipe before the norm and the filter block; sequences are short, so more items "
+        "are masked, more often only the last one",
         "test 1:99 HR@10 .5012, NDCG@10 .3375; full .0606 / .0320 "
         "(seed 0, epoch 99 of 100; 21 min)",
     ),
     ("iclrec", "beauty"): Preset(
         CONSTANT,
-        "the same recipe; weights, intents and temperature as in the authors' code",
+        "TTT4Rec's recipe before the norm and the filter block; weights, intents and temperature as "
+        "in the authors' code",
         "test 1:99 HR@10 .4989, NDCG@10 .3512; full .0935 / .0558 "
         "(seed 0, epoch 83; 43 min on a busy core)",
     ),
@@ -126,7 +127,7 @@ BEST: dict[tuple[str, str], Preset] = {
     ),
     ("sasrec", "ml1m"): Preset(
         ML1M,
-        "the same recipe",
+        "TTT4Rec's recipe",
         "test full HR@10 .3276, NDCG@10 .1909; 1:99 .8174 / .6262 "
         "(mean of seeds 0 and 1; 24 to 25 min)",
     ),

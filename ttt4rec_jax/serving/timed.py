@@ -1,4 +1,4 @@
-"""Times of clicks and of requests, whose mistakes are the user's; see load_export/times.py."""
+"""Times of clicks and of requests for this package; load_export/times.py has the code."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ __all__ = ["Clock", "TimedClicks"]
 
 
 class TimedClicks(load_export.TimedClicks):
-    """The clicks that a model reads, by this package's codes of gaps (data/time_gaps.py)."""
+    """The clicks that a model reads, by the codes of data/time_gaps.py; wrong times: UserError."""
 
     error = UserError
 

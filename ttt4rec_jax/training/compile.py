@@ -98,8 +98,8 @@ class Executables:
     def begin_epoch(self, epoch: int) -> Epoch:
         """Return the steps of an epoch, on the host or the devices, as the data are."""
         first = self._first_epoch
+        self._first_epoch = None
         if epoch == 0 and first is not None:  # drawn already, for the shapes of a step
-            self._first_epoch = None
             return first
         steps = self._begin_epoch(epoch)
         program = self.program
