@@ -114,8 +114,8 @@ BEST: dict[tuple[str, str], Preset] = {
     ),
     ("iclrec", "beauty"): Preset(
         CONSTANT,
-        "TTT4Rec's recipe before the norm and the filter block; weights, intents and temperature as "
-        "in the authors' code",
+        "TTT4Rec's recipe before the norm and the filter block; weights, intents and temperature "
+        "as in the authors' code",
         "test 1:99 HR@10 .4989, NDCG@10 .3512; full .0935 / .0558 "
         "(seed 0, epoch 83; 43 min on a busy core)",
     ),
