@@ -108,6 +108,15 @@ def test_more_epochs_on_resume_are_the_longer_run(random_dataset, tmp_path):
     assert without_times(got.history) == without_times(expected.history)
 
 
+def test_the_order_that_is_drawn_for_the_compilation_is_the_first_epochs_alone(cyclic_dataset):
+    for epoch in (0, 1):  # of a run, and of one that is resumed
+        executables = compile_runs([small_config()], cyclic_dataset)
+        drawn = executables.begin_epoch(epoch)
+        expected = executables.program.training.begin_epoch(epoch)
+        assert (drawn.order_RxSxB == expected.order_RxSxB).all()
+        assert (drawn.key_R == expected.key_R).all()
+
+
 def test_a_cosine_schedule_falls_from_the_full_rate_to_zero():
     steps = jnp.arange(0, 101)
     factor = cosine_schedule(100)(steps)
